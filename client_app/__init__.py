@@ -1,0 +1,5 @@
+"""The Flower client: trains the labs a node hosts and answers the server's questions in sums."""
+
+from client_app.main import app
+
+__all__ = ["app"]

@@ -1,0 +1,167 @@
+"""The ClientApp's handlers: unpack, let ``fedsc`` compute, pack.
+
+A node may host several labs; one that fails answers with an error and the others go on. The
+answer says what kind of error, not its text unless it is one of ours: a stray exception could
+quote a value of the lab's data.
+"""
+
+import time
+from collections.abc import Callable
+from logging import ERROR
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common import log
+
+from client_app import messages
+from client_app.labs import Lab, hosted_labs
+from client_app.state import load_embedding, load_private, save_embedding, save_private
+from fedsc.config import Config
+from fedsc.errors import FedscError
+from fedsc.federated.answers import answer
+from fedsc.methods import load_objective, method_of
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Tell each lab's cells, genes and kind of values."""
+
+    def about(lab: Lab, config: Config) -> RecordDict:
+        cells = lab.expression
+        record = ConfigRecord(
+            {
+                "cells": len(cells.cells),
+                "kind": cells.kind,
+                "genes": messages.pack_names(cells.genes),
+                "simulated": lab.simulated,
+            }
+        )
+        return RecordDict({messages.key("about", lab.name): record})
+
+    return _for_each_lab(message, context, about)
+
+
+@app.query("ask")
+def ask(message: Message, context: Context) -> Message:
+    """Answer a question about each lab's cells in sums."""
+    content = message.content
+    question, subject = messages.unpack_question(content)
+
+    def sums(lab: Lab, config: Config) -> RecordDict:
+        if subject == "expression":
+            data: Any = lab.aligned(messages.unpack_names(content["vocabulary"]["names"]))
+        elif subject == "cells":
+            data = lab.cells(messages.unpack_preprocessing(content), config)
+        else:
+            data = load_embedding(_folder(lab, content)), lab.expression.labels
+        answered = answer(subject, data, question)
+        return RecordDict({messages.key("sums", lab.name): messages.pack_arrays(answered)})
+
+    return _for_each_lab(message, context, sums)
+
+
+@app.query("embed")
+def embed(message: Message, context: Context) -> Message:
+    """Embed each lab's cells with the global model; the embedding stays in the lab."""
+    from fedsc.training import embed_cells, with_kept_norm
+
+    content = message.content
+
+    def embedded(lab: Lab, config: Config) -> RecordDict:
+        cells = lab.cells(messages.unpack_preprocessing(content), config)
+        folder = _folder(lab, content)
+        weights = messages.unpack_arrays(content["weights"])
+        private = load_private(folder, round_=config.rounds + 1)
+        unit = bool(content["run"]["unit"])
+        embedding = embed_cells(
+            with_kept_norm(weights, private), cells, unit=unit, device=_device()
+        )
+        save_embedding(folder, embedding)
+        return RecordDict(
+            {messages.key("embedded", lab.name): MetricRecord({"cells": cells.n_cells})}
+        )
+
+    return _for_each_lab(message, context, embedded)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train each lab that was sent start weights; send back what it shares."""
+    from fedsc.training import train_lab
+
+    content = message.content
+    round_ = int(content["run"]["round"])
+    preprocessing = messages.unpack_preprocessing(content)
+    asked = messages.labs_in(content, "start")
+
+    def update(lab: Lab, config: Config) -> RecordDict:
+        started = time.perf_counter()
+        folder = _folder(lab, content)
+        result = train_lab(
+            load_objective(method_of(config)),
+            messages.unpack_arrays(content[messages.key("start", lab.name)]),
+            load_private(folder, round_),
+            lab.cells(preprocessing, config),
+            config,
+            lab=lab.name,
+            round_=round_,
+            device=_device(),
+        )
+        save_private(folder, round_, result.private)
+        metrics = MetricRecord(
+            {
+                "cells": result.n_cells,
+                "loss": result.loss,
+                "embedding-std": result.embedding_std,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        return RecordDict(
+            {
+                messages.key("update", lab.name): messages.pack_arrays(result.shared),
+                messages.key("metrics", lab.name): metrics,
+            }
+        )
+
+    return _for_each_lab(message, context, update, only=asked)
+
+
+def _for_each_lab(
+    message: Message,
+    context: Context,
+    handle: Callable[[Lab, Config], RecordDict],
+    only: list[str] | None = None,
+) -> Message:
+    reply = RecordDict()
+    try:
+        config = Config.from_mapping(context.run_config)
+        labs = hosted_labs(context.node_config, config)
+    except FedscError as error:
+        reply["error"] = ConfigRecord({"reason": str(error)})
+        return Message(reply, reply_to=message)
+    for lab in labs:
+        if only is not None and lab.name not in only:
+            continue
+        try:
+            reply.update(handle(lab, config))
+        except Exception as error:
+            log(ERROR, "lab %s failed in %s", lab.name, message.metadata.message_type, exc_info=True)
+            reason = str(error) if isinstance(error, FedscError) else type(error).__name__
+            reply[messages.key("error", lab.name)] = ConfigRecord({"reason": reason})
+    return Message(reply, reply_to=message)
+
+
+def _folder(lab: Lab, content: RecordDict) -> Path:
+    run = content["run"]
+    return lab.folder(str(run["name"]), str(run["folder"]))
+
+
+def _device() -> str:
+    """Choose the GPU this process was given, if any (Flower hides the others)."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,109 @@
+"""The wire format: every record that travels between server and labs.
+
+A node may host several labs, so what belongs to one lab is a record of its own, ``"{what}:{lab}"``.
+Only float and integer arrays, short texts and gene names travel; never a cell, a label of a cell
+or a private tensor.
+
+===============  ===============================================  =================================
+message          server → node                                    node → server, for each lab
+===============  ===============================================  =================================
+query.describe   —                                                ``about``: cells, genes, kind
+query.ask        ``question``, its arrays, what it is asked of    ``sums``
+query.embed      model and preprocessing                          ``embedded``: number of cells
+train            ``start`` weights of each lab, preprocessing     ``update`` weights, ``metrics``
+===============  ===============================================  =================================
+
+A lab that fails answers with an ``error`` record instead.
+"""
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from fedsc.data.preprocess import Preprocessing
+from fedsc.federated.averaging import Arrays
+from fedsc.federated.query import Question
+
+DESCRIBE = "query.describe"
+ASK = "query.ask"
+EMBED = "query.embed"
+TRAIN = "train"
+
+
+def key(what: str, lab: str) -> str:
+    """Name a lab's record."""
+    return f"{what}:{lab}"
+
+
+def labs_in(content: RecordDict, what: str) -> list[str]:
+    """List the labs with a record of this kind, sorted by name."""
+    prefix = f"{what}:"
+    return sorted(name.removeprefix(prefix) for name in content if name.startswith(prefix))
+
+
+def pack_arrays(arrays: Arrays) -> ArrayRecord:
+    """Put named arrays into a record."""
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def unpack_arrays(record: ArrayRecord) -> Arrays:
+    """Take named arrays out of a record."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def pack_names(names: np.ndarray | tuple[str, ...] | list[str]) -> bytes:
+    """Join gene names, one a line: far cheaper to send than a list of strings."""
+    return "\n".join(names).encode()
+
+
+def unpack_names(packed: bytes) -> np.ndarray:
+    """Split what :func:`pack_names` joined."""
+    return np.array(packed.decode().split("\n") if packed else [], dtype=object)
+
+
+def pack_preprocessing(preprocessing: Preprocessing) -> RecordDict:
+    """Put all a lab needs to standardise its cells into two records."""
+    return RecordDict(
+        {
+            "preprocessing": ConfigRecord(
+                {
+                    "vocabulary": pack_names(preprocessing.vocabulary),
+                    "genes": pack_names(preprocessing.genes),
+                    "target-sum": preprocessing.target_sum,
+                    "max-value": preprocessing.max_value,
+                }
+            ),
+            "preprocessing-arrays": pack_arrays(
+                {"mean": preprocessing.mean, "std": preprocessing.std}
+            ),
+        }
+    )
+
+
+def unpack_preprocessing(content: RecordDict) -> Preprocessing:
+    """Take the preprocessing out of a message."""
+    texts = content["preprocessing"]
+    arrays = unpack_arrays(content["preprocessing-arrays"])
+    return Preprocessing(
+        vocabulary=tuple(unpack_names(texts["vocabulary"])),
+        genes=tuple(unpack_names(texts["genes"])),
+        mean=arrays["mean"],
+        std=arrays["std"],
+        target_sum=texts["target-sum"],
+        max_value=texts["max-value"],
+    )
+
+
+def pack_question(question: Question, subject: str) -> RecordDict:
+    """Put a question and what it is asked of (``expression``, ``cells``, ``embedding``)."""
+    return RecordDict(
+        {
+            "question": ConfigRecord({"name": question.name, "subject": subject}),
+            "question-arrays": pack_arrays(question.arrays),
+        }
+    )
+
+
+def unpack_question(content: RecordDict) -> tuple[Question, str]:
+    """Take question and subject out of a message."""
+    header = content["question"]
+    return Question(header["name"], unpack_arrays(content["question-arrays"])), header["subject"]

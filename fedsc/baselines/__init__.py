@@ -1,0 +1,1 @@
+"""Centralised methods, one a file with one common signature; what federated training is held against."""

@@ -1,0 +1,198 @@
+"""mask-sc: a masked encoder-decoder over cells laid out as images of genes (Mo, Chen & Bai).
+
+A cell is a matrix of genes in 4 × 4 patches. An encoder sees a quarter of them; from that a decoder
+predicts, for each of the others, what a frozen contrastive-sc encoder makes of it (eq. (6)). A
+cell's embedding is the mean of the encoder's patch tokens on the whole cell.
+
+The rows of the paper's Table 2 are overrides of a preset: :data:`ABLATION`. Its Fig. 4 varies
+``side`` and ``mask_ratio``, its Fig. 5 is :func:`fedsc.plots.attention_map`.
+"""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsc.baselines import mask_checkpoint
+from fedsc.baselines.clustering import cluster
+from fedsc.baselines.mask_checkpoint import Training
+from fedsc.baselines.mask_training import (
+    Preset,
+    fingerprint,
+    layout_of,
+    shape_of,
+    start,
+    train,
+)
+from fedsc.baselines.method import Fitted, Settings
+from fedsc.baselines.presets import choose
+from fedsc.config import Config
+from fedsc.data.expression import Expression
+from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.errors import ConfigError, DataError
+from fedsc.federated.preprocessing import fit_preprocessing
+from fedsc.models.masked import attention, embed, step_flops
+from fedsc.models.mlp import Weights
+from fedsc.models.patches import PATCH, PATCH_SIDE, Layout, patches_of
+
+PRESETS = {
+    "tiny": Preset("tiny", epochs=100, warmup=5, batch_size=128, learning_rate=1e-3),
+    "small": Preset("small", epochs=200, warmup=10, batch_size=256, learning_rate=5e-4),
+    "base": Preset("base", epochs=1600, warmup=40, batch_size=256, learning_rate=1e-4),
+}
+"""``base`` is the paper's (mask-sc §4.1), a job for a GPU; the others are for smaller machines."""
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "IME": {"target": "expression"},
+    "MED": {"embedding": "sequence"},
+    "IME + MED": {},
+}
+"""mask-sc's Table 2 as overrides; its row with neither is contrastive-sc."""
+
+_INFERENCE_BATCH = 256
+
+
+def fit(expression: Expression, settings: Settings, *, teacher: Weights | None = None) -> Fitted:
+    """Train mask-sc on one file and cluster its cells.
+
+    Parameters
+    ----------
+    expression
+        Cells of one file.
+    settings
+        ``preset`` is a key of :data:`PRESETS`, ``overrides`` fields of
+        :class:`~fedsc.baselines.mask_training.Preset`.
+    teacher
+        Holds the network ``encoder``, for the genes the preprocessing chooses; ``None`` trains
+        contrastive-sc on the same cells first.
+
+    Returns
+    -------
+    Fitted
+        ``extras``: ``attention_class`` and ``attention_mean``, float32 (cells, patches), how much
+        the class token, or the mean patch token, looks at each patch in the encoder's last layer;
+        ``patch_places``, int (patches, 1 or 2); ``patch_genes``, (patches, 16), ``""`` = padding.
+
+    Raises
+    ------
+    ConfigError
+        If preset or overrides are none of mask-sc's.
+    DataError
+        If there are too few cells or genes.
+    RunError
+        If the checkpoint is of something else.
+    """
+    began = time.monotonic()
+    preset = _checked(choose(PRESETS, settings))
+    preprocessing = _preprocessing(expression, preset.side**2)
+    cells = transform(expression, preprocessing)
+    layout = layout_of(preset, cells.n_genes)
+    _require(cells, layout, preset)
+
+    training = _resume(cells, preset, settings)
+    resumed_at = len(training.losses) if training else 0
+    if training is None:
+        if teacher is None and preset.target != "expression":
+            teacher = contrastive_sc.train_encoder(
+                cells, replace(settings, preset=preset.teacher, overrides={}, checkpoint=None)
+            )
+        training = start(preset, teacher or {}, settings)
+    trained = time.monotonic()
+    train(training, cells, layout, preset, settings)
+    trained = time.monotonic() - trained
+
+    embedding, extras = _embed(training.weights, cells, layout, preset, settings.device)
+    extras |= {"patch_places": layout.places.numpy(), "patch_genes": _names(preprocessing, layout)}
+    clusters, choice = cluster(embedding, settings)
+    record = {
+        "preset": asdict(preset),
+        "genes": cells.n_genes,
+        "patches": layout.n_patches,
+        "losses": training.losses,
+        "resumed at epoch": resumed_at,
+        "clusters": choice,
+        "seconds": time.monotonic() - began,
+        "training seconds": trained,
+        **_cost(preset, cells.n_cells, layout, trained, preset.epochs - resumed_at),
+    }
+    return Fitted(embedding, clusters, record, extras)
+
+
+def _checked(preset: Preset) -> Preset:
+    if preset.side % PATCH_SIDE:
+        raise ConfigError(f"option side = {preset.side}: must be a multiple of {PATCH_SIDE}")
+    if preset.warmup >= preset.epochs:
+        raise ConfigError(
+            f"option warmup = {preset.warmup}: must be less than epochs = {preset.epochs}"
+        )
+    return preset
+
+
+def _preprocessing(expression: Expression, most: int) -> Preprocessing:
+    """Choose at most ``most`` genes; ties in the ranking may bring a few more, which are cut."""
+    config = Config.from_mapping({"n-genes": most, "min-shared-genes": 1})
+    found = fit_preprocessing([expression], config)
+    return replace(found, genes=found.genes[:most], mean=found.mean[:most], std=found.std[:most])
+
+
+def _require(cells: CellMatrix, layout: Layout, preset: Preset) -> None:
+    if cells.n_cells < 2:
+        raise DataError(f"mask-sc needs at least 2 cells, the file has {cells.n_cells}")
+    if layout.n_patches < 2:
+        raise DataError(
+            f"mask-sc needs genes for at least 2 patches of {PATCH}; with {cells.n_genes} genes "
+            f"and side = {preset.side} there is {layout.n_patches}"
+        )
+
+
+def _resume(cells: CellMatrix, preset: Preset, settings: Settings) -> Training | None:
+    if settings.checkpoint is None:
+        return None
+    of_this = fingerprint(cells, preset, settings.seed)
+    return mask_checkpoint.load(settings.checkpoint, of_this, settings.device)
+
+
+def _embed(
+    weights: Weights, cells: CellMatrix, layout: Layout, preset: Preset, device: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Embed whole cells and look at the last attention; see :func:`fit`."""
+    shape, layout = shape_of(preset), layout.to(device)
+    found: dict[str, list[np.ndarray]] = {"embedding": [], "class": [], "mean": []}
+    for first in range(0, cells.n_cells, _INFERENCE_BATCH):
+        rows = np.arange(first, min(first + _INFERENCE_BATCH, cells.n_cells))
+        patches = patches_of(torch.from_numpy(cells.batch(rows)).to(device), layout)
+        seen = attention(weights, patches, layout, shape)[:, :, 1:]
+        seen = seen / seen.sum(dim=2, keepdim=True)
+        found["embedding"].append(embed(weights, patches, layout, shape).cpu().numpy())
+        found["class"].append(seen[:, 0].cpu().numpy())
+        found["mean"].append(seen[:, 1:].mean(dim=1).cpu().numpy())
+    embedding, of_class, mean = (np.concatenate(part) for part in found.values())
+    return embedding, {"attention_class": of_class, "attention_mean": mean}
+
+
+def _names(preprocessing: Preprocessing, layout: Layout) -> np.ndarray:
+    names: np.ndarray = np.array([*preprocessing.genes, ""])
+    return np.asarray(names[layout.genes.numpy()])
+
+
+def _cost(
+    preset: Preset, n_cells: int, layout: Layout, seconds: float, epochs: int
+) -> dict[str, Any]:
+    """Count what training takes, and what the sizes would take at the speed just reached."""
+    sizes: dict[str, dict[str, float]] = {}
+    for name, other in PRESETS.items():
+        same_task = replace(
+            other, embedding=preset.embedding, target=preset.target, side=preset.side
+        )
+        flops = step_flops(shape_of(same_task), layout.n_patches, preset.mask_ratio)
+        sizes[name] = {"FLOP per cell and step": flops, "FLOP": flops * n_cells * other.epochs}
+    own = step_flops(shape_of(preset), layout.n_patches, preset.mask_ratio)
+    cost: dict[str, Any] = {"FLOP per cell and step": own, "sizes": sizes}
+    if epochs > 0:
+        speed = own * n_cells * epochs / seconds
+        cost["FLOP per second"] = speed
+        for size in sizes.values():
+            size["seconds at this speed"] = size["FLOP"] / speed
+    return cost

@@ -1,0 +1,41 @@
+"""The command line: ``fedsc …``. The one room of ``fedsc`` that may use the rooms above it."""
+
+import sys
+
+import typer
+
+from fedsc.errors import ConfigError, DataError, FedscError
+
+app = typer.Typer(
+    name="fedsc",
+    help="Cluster single-cell RNA-seq data across labs without moving a cell.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _register() -> None:
+    from fedsc.cli.check import check
+    from fedsc.cli.datasets import datasets
+    from fedsc.cli.fit import fit
+    from fedsc.cli.methods import methods
+    from fedsc.cli.run import run
+    from fedsc.cli.split import split
+    from fedsc.cli.synthesize import synthesize
+
+    for command in (run, fit, check, split, datasets, synthesize, methods):
+        app.command()(command)
+
+
+_register()
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr, without a traceback."""
+    try:
+        app()
+    except FedscError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)

@@ -1,0 +1,178 @@
+"""``fedsc run``: a whole federated run, blocking, with a progress bar."""
+
+import json
+import sys
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedsc.cli.progress import RunProgress
+from fedsc.config import Config
+from fedsc.errors import ConfigError
+from fedsc.methods import load_objective, method_of
+
+_INTERRUPTED = 130
+
+
+class Engine(StrEnum):
+    """Where the labs of a simulation run."""
+
+    flower = "flower"
+    inprocess = "inprocess"
+
+
+def run(
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Known set, .h5ad file, or folder with one file per lab."),
+    ] = None,
+    label_key: Annotated[
+        str | None, typer.Option(help="Column of obs with cell types, for splits and scores.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="See `fedsc methods`.")] = None,
+    labs: Annotated[int | None, typer.Option(help="Number of labs.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="subtypes, iid, dirichlet or column.")
+    ] = None,
+    subtypes_per_lab: Annotated[int | None, typer.Option(help="Cell types per lab.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Communication rounds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Moves split, weights and masks.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder in which the run folder is made.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder to go on with; its options apply.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other option; may be repeated."),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Flower's simulation (Ray), or this process: same bits.")
+    ] = Engine.flower,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Simulated nodes the labs are spread over.")
+    ] = 2,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="Share of a GPU each node gets (Flower engine).")
+    ] = 0.0,
+) -> None:
+    """Train one encoder across labs, cluster all cells with it, and score the clusters.
+
+    Every option of a run has its default; all of them are in the run folder's config.json.
+
+    **Examples**
+
+    The embedded set, 4 labs with 3 cell types each:
+
+    `fedsc run`
+
+    Your file, split into 4 labs with 2 cell types each:
+
+    `fedsc run --dataset cells.h5ad --label-key cell_type --subtypes-per-lab 2`
+
+    A real column as labs, another method, two more options:
+
+    `fedsc run --dataset cells.h5ad --partition column --set partition-key=donor --method fedbyol
+    --set n-genes=2000 --set genes=union`
+
+    Go on with a run that was stopped:
+
+    `fedsc run --resume runs/20260101-120000-fedsc-cells-seed0`
+    """
+    given = {
+        "dataset": dataset,
+        "label-key": label_key,
+        "method": method,
+        "labs": labs,
+        "partition": partition,
+        "subtypes-per-lab": subtypes_per_lab,
+        "rounds": rounds,
+        "seed": seed,
+        "output": None if output is None else str(output),
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    options |= parse_settings(set_ or [])
+    config = _config(options, resume)
+    method_ = method_of(config)
+    if method_.objective:
+        load_objective(method_)
+
+    console = Console(stderr=True)
+    folder = Path(config.resume) if config.resume else Path(config.output) / config.run_name
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    try:
+        with RunProgress(folder, config.rounds, console):
+            if engine is Engine.flower:
+                from simulations.flower import run_flower
+
+                run_flower(config, nodes, gpus)
+            else:
+                from simulations.inprocess import run_inprocess
+
+                run_inprocess(config, nodes)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: fedsc run --resume {folder}", soft_wrap=True)
+        sys.exit(_INTERRUPTED)
+    _report(folder, Console())
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` as TOML does; a value that is no TOML is taken as text.
+
+    Raises
+    ------
+    ConfigError
+        If a setting has no ``=``.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting!r}: should be KEY=VALUE, e.g. --set n-genes=2000")
+        try:
+            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = value
+    return parsed
+
+
+def _config(options: dict[str, Any], resume: Path | None) -> Config:
+    """Complete the options with what this process knows: absolute paths and the run's name."""
+    if resume is not None:
+        try:
+            saved = json.loads((resume / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--resume {resume}: not a run folder ({error})") from error
+        return Config.from_mapping(saved | options | {"resume": str(resume.resolve())})
+    from server_app.run_folder import new_name
+
+    config = Config.from_mapping(options)
+    paths = {
+        key: str(Path(value).resolve())
+        for key, value in config.to_mapping().items()
+        if key in ("dataset", "reference-genes", "output")
+        and value
+        and (key == "output" or Path(str(value)).exists())
+    }
+    return Config.from_mapping(
+        config.to_mapping() | paths | {"run-name": config.run_name or new_name(config)}
+    )
+
+
+def _report(folder: Path, console: Console) -> None:
+    found = json.loads((folder / "scores.json").read_text())
+    table = Table("scored", "ARI", "NMI", "silhouette", "Calinski–Harabasz")
+    for where in ("pooled", "federated"):
+        if found[where] is not None:
+            values = [
+                found[where][name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")
+            ]
+            table.add_row(where, *("–" if v is None else f"{v:.4g}" for v in values))
+    console.print(table)
+    console.print(f"run folder: {folder.resolve()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""A lab's cells in the columns of the vocabulary, read a block of rows at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from fedsc.data.backed import Backed, rows_per_block
+from fedsc.data.expression import Expression, Kind
+from fedsc.data.genes import match
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Cells of one lab in the columns of the vocabulary.
+
+    Attributes
+    ----------
+    source
+        The lab's cells, in memory or on disk.
+    columns
+        Where each of the source's genes stands in the vocabulary, −1 for those not in it;
+        int64 (genes of the source,).
+    n_genes
+        Length of the vocabulary V.
+    """
+
+    source: Expression | Backed
+    columns: np.ndarray
+    n_genes: int
+
+    @property
+    def kind(self) -> Kind:
+        """Raw counts or log-normalised values."""
+        return self.source.kind
+
+    @cached_property
+    def measured(self) -> np.ndarray:
+        """Whether the lab measured each gene of the vocabulary, bool (V,)."""
+        measured = np.zeros(self.n_genes, dtype=bool)
+        measured[self.columns[self.columns >= 0]] = True
+        return measured
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Library size of every cell over the vocabulary, float64 (cells,)."""
+        return np.concatenate([np.empty(0), *map(library_sizes, self.blocks())])
+
+    def blocks(self) -> Iterator[csr_matrix]:
+        """Give the cells from first to last, float32 CSR of some rows × V."""
+        in_place = np.array_equal(self.columns, np.arange(self.n_genes))
+        for block in _row_blocks(self.source):
+            yield block if in_place else take_columns(block, self.columns, self.n_genes)
+
+
+def align(source: Expression | Backed, vocabulary: Sequence[str] | np.ndarray) -> Aligned:
+    """Put a lab's cells into the columns of the vocabulary; nothing is copied yet.
+
+    Parameters
+    ----------
+    source
+        The lab's cells, in memory or on disk.
+    vocabulary
+        Gene names, unique, (V,); usually of :func:`fedsc.data.genes.agree`.
+
+    Raises
+    ------
+    DataError
+        If both name genes by position, and differ (see :func:`fedsc.data.genes.match`).
+    """
+    return Aligned(source, match(source.genes, vocabulary), len(vocabulary))
+
+
+def library_sizes(matrix: csr_matrix) -> np.ndarray:
+    """Sum every row in float64.
+
+    Parameters
+    ----------
+    matrix
+        CSR, cells × genes.
+
+    Returns
+    -------
+    np.ndarray
+        float64 (cells,).
+    """
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return np.bincount(rows, weights=matrix.data, minlength=matrix.shape[0])
+
+
+def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_matrix:
+    """Move column ``j`` to ``columns[j]``, or drop it where that is negative.
+
+    Parameters
+    ----------
+    matrix
+        CSR, cells × genes.
+    columns
+        int (genes,); no place below ``width`` is named twice.
+    width
+        Columns of the result.
+
+    Returns
+    -------
+    csr_matrix
+        cells × ``width``; column indices within a row need not be sorted.
+    """
+    indices = columns[matrix.indices]
+    kept = indices >= 0
+    indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return csr_matrix((matrix.data[kept], indices[kept], indptr), shape=(matrix.shape[0], width))
+
+
+def _row_blocks(source: Expression | Backed) -> Iterator[csr_matrix]:
+    if isinstance(source, Backed):
+        yield from source.blocks()
+        return
+    matrix = source.matrix
+    step = rows_per_block(matrix.shape[0], matrix.nnz)
+    for start in range(0, matrix.shape[0], step):
+        yield matrix[start : start + step]

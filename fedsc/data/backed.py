@@ -1,0 +1,90 @@
+"""Files too large for memory: the rows of an ``.h5ad``, a block at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from fedsc.data.expression import Kind
+from fedsc.errors import DataError
+
+BLOCK = 2**20
+"""Non-zeros a block holds on average: about 100 MB at work, with its float64 copies."""
+
+
+@dataclass(frozen=True)
+class Backed:
+    """An ``.h5ad`` file that stays on disk; only names are in memory.
+
+    Attributes
+    ----------
+    path
+        The file; it must not change while it is in use.
+    layer
+        ``""`` for ``X``, else a layer's name.
+    genes
+        Names of the columns, unique, (genes,).
+    n_cells
+        Number of rows.
+    nonzeros
+        Number of stored values.
+    kind
+        As in :class:`fedsc.data.expression.Expression`.
+    """
+
+    path: Path
+    layer: str
+    genes: np.ndarray
+    n_cells: int
+    nonzeros: int
+    kind: Kind
+
+    def blocks(self) -> Iterator[csr_matrix]:
+        """Read the rows from first to last, float32 CSR of some rows × all genes."""
+        import h5py
+        from anndata.io import sparse_dataset
+
+        step = rows_per_block(self.n_cells, self.nonzeros)
+        with h5py.File(self.path) as file:
+            rows = sparse_dataset(file[_element(self.layer)])
+            for start in range(0, self.n_cells, step):
+                block = csr_matrix(rows[start : start + step], dtype=np.float32)
+                block.eliminate_zeros()
+                yield block
+
+
+def open_backed(path: Path, kind: Kind, *, layer: str = "") -> Backed:
+    """Look into a file without reading its values; nothing is checked about them.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not stored row by row (CSR), or gene names repeat.
+    """
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(path) as file:
+        element = file.get(_element(layer))
+        if element is None or element.attrs.get("encoding-type") != "csr_matrix":
+            raise DataError(
+                f"{path}: {_element(layer)} is not stored as CSR, so its cells cannot be read "
+                "block by block; write it again with a scipy csr_matrix"
+            )
+        genes = read_elem(file["var"]).index.to_numpy(dtype=object)
+        n_cells = len(element["indptr"]) - 1
+        nonzeros = len(element["data"])
+    if len(set(genes)) < len(genes):
+        raise DataError(f"{path}: gene names repeat; make them unique (var_names_make_unique)")
+    return Backed(path, layer, genes, n_cells, nonzeros, kind)
+
+
+def rows_per_block(n_cells: int, nonzeros: int) -> int:
+    """Give the number of rows that hold :data:`BLOCK` non-zeros on average."""
+    return max(1, min(n_cells, n_cells * BLOCK // max(nonzeros, 1)))
+
+
+def _element(layer: str) -> str:
+    return f"layers/{layer}" if layer else "X"

@@ -1,0 +1,270 @@
+"""Which genes a federation talks about: match names, agree on a vocabulary.
+
+Names match when they are the same but for case, and for the version of an Ensembl id
+(``ENSG00000000003.15`` is ``ensg00000000003``). Where two genes of one lab would become the same
+(fly ``dl`` and ``Dl``), spelling matters for these: they match exactly or not at all, in every
+lab. Versions are cut from Ensembl ids only: ``AL627309.1`` and ``AL627309.2`` are two genes.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedsc.errors import DataError
+
+How = Literal["intersection", "union", "reference"]
+
+_VERSIONED = re.compile(r"(ENS[A-Z]*G\d+)\.\d+(_PAR_Y)?", re.IGNORECASE)
+_STABLE_ID = re.compile(r"(ENS[A-Z]*G\d{6,}|WBGene\d{8}|FBgn\d{7})(\W.*)?", re.IGNORECASE)
+_POSITION = re.compile(r"(g|gene|feature|var|v|x)?[ _.-]?(0|[1-9]\d*)", re.IGNORECASE)
+_REFERENCE = "the reference"
+
+_Identity = tuple[str, str]
+"""What two names of one gene have in common: a key, and the name where the key is ambiguous."""
+
+
+def agree(
+    gene_lists: Mapping[str, Sequence[str] | np.ndarray],
+    how: How,
+    reference: Sequence[str] | None,
+    min_shared: int,
+) -> np.ndarray:
+    """Find the genes a federation can talk about.
+
+    Parameters
+    ----------
+    gene_lists
+        Names of the genes each lab measured, by lab.
+    how
+        ``"intersection"``: genes every lab measured. ``"union"``: genes any lab measured.
+        ``"reference"``: genes of ``reference`` that any lab measured.
+    reference
+        Gene names, for ``how = "reference"``.
+    min_shared
+        Fewest genes all labs share (intersection), a lab shares with some other lab (union),
+        or a lab has of the reference. A lab alone shares with nobody, so it is held to this
+        only against a reference.
+
+    Returns
+    -------
+    np.ndarray
+        Names, object (V,), sorted, so that neither the order of the labs nor of their columns
+        matters. A gene spelled in several ways has the reference's spelling, else the one most
+        labs use, else the first of these in the alphabet.
+
+    Raises
+    ------
+    DataError
+        If a lab repeats a name, labs mix symbols with stable ids, labs with positional names
+        (``g0``, ``g1``, …) differ, or too few genes are shared.
+    """
+    if not gene_lists:
+        raise DataError("no lab brought any genes; there must be at least one lab")
+    lists = {lab: [str(gene) for gene in genes] for lab, genes in sorted(gene_lists.items())}
+    if how == "reference":
+        lists[_REFERENCE] = [str(gene) for gene in reference or ()]
+    _refuse_unlike_names(lists)
+
+    labs = _identify(lists)
+    listed = labs.pop(_REFERENCE, {})
+    seen = Counter(gene for found in labs.values() for gene in found)
+    if how == "intersection":
+        kept = {gene for gene, count in seen.items() if count == len(labs)}
+    elif how == "union":
+        kept = set(seen)
+    else:
+        kept = seen.keys() & listed.keys()
+    _refuse_few(labs, seen, kept, how, min_shared)
+
+    spellings: dict[_Identity, Counter[str]] = defaultdict(Counter)
+    for found in [listed] if listed else labs.values():
+        for gene in found.keys() & kept:
+            spellings[gene][found[gene]] += 1
+    names = [min(s, key=lambda name: (-s[name], name)) for s in spellings.values()]
+    return np.array(sorted(names), dtype=object)
+
+
+def match(genes: Sequence[str] | np.ndarray, vocabulary: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Find each gene of a file in the vocabulary.
+
+    The exact name wins; else the same key does, if it stands for one gene on either side.
+
+    Parameters
+    ----------
+    genes
+        Names of the file's columns, unique, (genes,).
+    vocabulary
+        Names, unique, (V,).
+
+    Returns
+    -------
+    np.ndarray
+        int64 (genes,): position in the vocabulary, −1 where there is none; no position twice.
+
+    Raises
+    ------
+    DataError
+        If genes are named by position and the file lacks some of the vocabulary: position 7 of
+        one file is not the gene at position 7 of another.
+    """
+    names, wanted = [str(gene) for gene in genes], [str(gene) for gene in vocabulary]
+    places = {name: place for place, name in enumerate(wanted)}
+    taken = places.keys() & set(names)
+    ours, theirs = _unique_keys(names), _unique_keys(wanted)
+    columns = np.full(len(names), -1, dtype=np.int64)
+    for column, name in enumerate(names):
+        if name in taken:
+            columns[column] = places[name]
+        elif ours.get(key := _key(name)) == name and theirs.get(key, name) not in taken:
+            columns[column] = places.get(theirs.get(key, name), -1)
+    if (columns >= 0).sum() < len(wanted) and _is_positional(names) and _is_positional(wanted):
+        raise DataError(
+            f"the file names its {len(names)} genes by position ({names[0]} … {names[-1]}) and so "
+            f"did the labs, but {len(wanted) - (columns >= 0).sum()} positions are missing: it is "
+            "not in the same order of columns; give its genes real names"
+        )
+    return columns
+
+
+def read_reference(path: Path) -> tuple[str, ...]:
+    """Read a text file of gene names, one a line; blank lines and ``#`` comments are skipped.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or holds no names.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"reference-genes = '{path}' cannot be read as text: {error}") from None
+    genes = dict.fromkeys(name for line in lines if (name := line.split("#")[0].strip()))
+    if not genes:
+        raise DataError(f"reference-genes = '{path}' names no genes; write one a line")
+    return tuple(genes)
+
+
+def _key(name: str) -> str:
+    versioned = _VERSIONED.fullmatch(name)
+    return (versioned[1] + (versioned[2] or "") if versioned else name).casefold()
+
+
+def _unique_keys(names: Iterable[str]) -> dict[str, str]:
+    """Map the keys that stand for one of ``names`` to it."""
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_key[_key(name)].append(name)
+    return {key: found[0] for key, found in by_key.items() if len(found) == 1}
+
+
+def _identify(lists: Mapping[str, Sequence[str]]) -> dict[str, dict[_Identity, str]]:
+    """Map each list's genes, by what identifies them among all lists, to their names there."""
+    ambiguous: set[str] = set()
+    for names in lists.values():
+        ambiguous |= {_key(name) for name in names} - _unique_keys(names).keys()
+    return {
+        lab: {(_key(name), name if _key(name) in ambiguous else ""): name for name in names}
+        for lab, names in lists.items()
+    }
+
+
+def _is_positional(names: Sequence[str]) -> bool:
+    """Tell ``g0, g1, …`` from gene names; bare numbers must count up (Entrez ids do not)."""
+    found = [_POSITION.fullmatch(name) for name in names]
+    numbers = [int(position[2]) for position in found if position]
+    if len(numbers) < len(names) or not numbers:
+        return False
+    return all(position and position[1] for position in found) or max(numbers) <= len(numbers)
+
+
+def _refuse_unlike_names(lists: Mapping[str, Sequence[str]]) -> None:
+    for lab, names in lists.items():
+        if not names:
+            raise DataError(f"{lab} has no genes; leave it out")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise DataError(
+                f"{lab} names {len(repeated)} genes twice ({_some(repeated)}); make names unique"
+            )
+    positional = [lab for lab, names in lists.items() if _is_positional(names)]
+    same = len({frozenset(names) for names in lists.values()}) == 1
+    if positional and not same and set(lists) - {_REFERENCE} != set(positional[:1]):
+        first = lists[positional[0]]
+        raise DataError(
+            f"{_some(positional)} name genes by position ({first[0]}, {first[1 % len(first)]}, …) "
+            f"and the lists differ ({_sizes(lists)} genes): the same position in two files is not "
+            "the same gene; give the genes real names"
+        )
+    stable = [lab for lab, names in lists.items() if _are_stable_ids(names)]
+    symbols = [lab for lab in lists if lab not in stable]
+    if stable and symbols:
+        raise DataError(
+            f"genes are named differently: {_some(stable)} by stable ids "
+            f"({lists[stable[0]][0]}), {_some(symbols)} by symbols ({lists[symbols[0]][0]}); "
+            "bring all to one kind of name"
+        )
+
+
+def _are_stable_ids(names: Sequence[str]) -> bool:
+    return 2 * sum(bool(_STABLE_ID.fullmatch(name)) for name in names) > len(names)
+
+
+def _refuse_few(
+    labs: Mapping[str, Mapping[_Identity, str]],
+    seen: Counter[_Identity],
+    kept: Iterable[_Identity],
+    how: How,
+    min_shared: int,
+) -> None:
+    """Refuse labs that share fewer genes than asked for, saying what would help."""
+    kept = set(kept)
+    shared = {
+        lab: sum(seen[gene] > 1 for gene in found) if how == "union" else len(kept & found.keys())
+        for lab, found in labs.items()
+    }
+    needed = min_shared if len(labs) > 1 or how == "reference" else 1
+    short = [lab for lab, count in shared.items() if count < needed]
+    if not short:
+        return
+    measured = _sizes(labs)
+    if how == "reference":
+        raise DataError(
+            f"too few genes of the reference in {_some(f'{lab} ({shared[lab]})' for lab in short)}"
+            f", min-shared-genes = {min_shared}; measured were {measured}; leave these labs out "
+            "or give a reference that fits them"
+        )
+    if how == "union":
+        raise DataError(
+            f"{_some(f'{lab} shares {shared[lab]}' for lab in short)} genes with other labs, "
+            f"min-shared-genes = {min_shared}; measured were {measured}; leave these labs out or "
+            "name their genes as the others do"
+        )
+    nearly = Counter(
+        next(lab for lab in labs if gene not in labs[lab])
+        for gene, count in seen.items()
+        if count == len(labs) - 1
+    )
+    worst = max(labs, key=lambda lab: (nearly[lab], lab))
+    advice = (
+        f"leave out {worst} (the others share {len(kept) + nearly[worst]}) or "
+        if len(labs) > 2
+        else ""
+    )
+    raise DataError(
+        f"the labs share {len(kept)} genes, min-shared-genes = {min_shared}; measured were "
+        f"{measured}; {advice}set genes = 'union'"
+    )
+
+
+def _sizes(lists: Mapping[str, Sequence[str] | Mapping[_Identity, str]]) -> str:
+    return _some(f"{lab}: {len(names)}" for lab, names in lists.items())
+
+
+def _some(things: Iterable[str], most: int = 8) -> str:
+    things = list(things)
+    more = [f"… ({len(things) - most} more)"] if len(things) > most else []
+    return ", ".join(things[:most] + more)

@@ -1,0 +1,280 @@
+"""From expression to encoder input: log-normalise, choose genes, standardise, clip.
+
+Genes and cells without counts are left out, every cell is scaled to one library size, log1p,
+highly variable genes, zero mean and unit variance (FedSC §3.1, §4.1). What is learnt from data
+sits in a :class:`Preprocessing`, so a file that comes later is treated the same way.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
+from fedsc.data.backed import Backed
+from fedsc.data.expression import Expression
+from fedsc.errors import DataError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that is needed to turn a new file's expression into encoder input.
+
+    Attributes
+    ----------
+    genes
+        The chosen genes, in the vocabulary's order, (G,).
+    mean, std
+        Of the log-normalised chosen genes over the pool, float64 (G,); the standard deviation
+        has n − 1 in its denominator and is 1 for a constant gene.
+    target_sum
+        Library size every cell is scaled to; 0 = the input is already log-normalised.
+    max_value
+        Standardised values are clipped at ± this; may be infinite.
+    vocabulary
+        Every gene the labs agreed on, (V,): a cell's library size is its sum over these.
+    """
+
+    genes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    target_sum: float
+    max_value: float
+    vocabulary: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CellMatrix:
+    """Encoder input of some cells, sparse until a batch of it is wanted.
+
+    Attributes
+    ----------
+    values
+        Log-normalised values of the chosen genes, float32 CSR, cells × G.
+    mean, std
+        What values are standardised with, float32 (G,).
+    max_value
+        Standardised values are clipped at ± this.
+    measured
+        Whether each gene was measured, bool (G,).
+    """
+
+    values: csr_matrix
+    mean: np.ndarray
+    std: np.ndarray
+    max_value: float
+    measured: np.ndarray
+
+    @property
+    def n_cells(self) -> int:
+        """Number of rows."""
+        return int(self.values.shape[0])
+
+    @property
+    def n_genes(self) -> int:
+        """Number of columns G."""
+        return int(self.values.shape[1])
+
+    def batch(self, rows: np.ndarray) -> np.ndarray:
+        """Standardise and clip some cells.
+
+        Parameters
+        ----------
+        rows
+            Which cells, int (B,), in any order, repeats allowed.
+
+        Returns
+        -------
+        np.ndarray
+            float32 (B, G), contiguous and new; exactly 0 where a gene was not measured.
+        """
+        # Every entry starts as the standardised zero, then the stored ones are written over it:
+        # four times as fast as slicing the CSR matrix, .toarray() and arithmetic on it.
+        starts = self.values.indptr[rows].astype(np.int64)
+        counts = self.values.indptr[np.asarray(rows) + 1] - starts
+        ends = np.cumsum(counts)
+        stored = np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
+        places = self.values.indices[stored] + np.repeat(
+            np.arange(len(counts)) * self.n_genes, counts
+        )
+        batch = np.empty((len(counts), self.n_genes), dtype=np.float32)
+        batch[:] = self._zero
+        batch.reshape(-1)[places] = self._standardised[stored]
+        return batch
+
+    @cached_property
+    def _zero(self) -> np.ndarray:
+        """What a value of 0 becomes, float32 (G,)."""
+        zero = np.clip(-self.mean / self.std, -self.max_value, self.max_value)
+        zero[~self.measured] = 0
+        return zero.astype(np.float32)
+
+    @cached_property
+    def _standardised(self) -> np.ndarray:
+        """What every stored value becomes, float32 (non-zeros,)."""
+        genes = self.values.indices
+        centred = (self.values.data - self.mean[genes]) / self.std[genes]
+        centred[~self.measured[genes]] = 0
+        return np.clip(centred, -self.max_value, self.max_value).astype(np.float32)
+
+
+def transform(
+    expression: Expression | Backed,
+    preprocessing: Preprocessing,
+    *,
+    scale: Literal["pooled", "lab"] = "pooled",
+) -> CellMatrix:
+    """Turn a lab's cells, or a new file's, into encoder input.
+
+    Parameters
+    ----------
+    expression
+        Cells with any genes in any order; of the kind ``preprocessing`` was learnt from.
+    preprocessing
+        What the pool agreed on.
+    scale
+        Standardise with the pool's mean and standard deviation, or with those of the cells at
+        hand (which leaks in splits made from labels).
+
+    Returns
+    -------
+    CellMatrix
+        One row per cell, in order. A cell without counts is a cell of zeros.
+
+    Raises
+    ------
+    DataError
+        If the cells are counts where log-normalised values are wanted or the reverse, or none
+        of the chosen genes was measured.
+    """
+    wanted = "counts" if preprocessing.target_sum > 0 else "lognorm"
+    if expression.kind != wanted:
+        raise DataError(
+            f"the file holds {_KINDS[expression.kind]} but the model was trained on "
+            f"{_KINDS[wanted]}; bring the file to the same scale or name its layer that is"
+        )
+    cells = align(expression, preprocessing.vocabulary)
+    place = {gene: i for i, gene in enumerate(preprocessing.genes)}
+    chosen = np.array([place.get(gene, -1) for gene in preprocessing.vocabulary], dtype=np.int64)
+    measured = np.zeros(len(place), dtype=bool)
+    measured[chosen[(chosen >= 0) & cells.measured]] = True
+    if not measured.any():
+        raise DataError(
+            f"the file measured none of the {len(place)} genes the model uses "
+            f"({', '.join(preprocessing.genes[:3])}, …); check how its genes are named"
+        )
+    values = _chosen_values(cells, preprocessing.target_sum, chosen, len(place))
+    mean, std = preprocessing.mean, preprocessing.std
+    if scale == "lab":
+        own_mean, own_std = _mean_std(values, int((cells.sizes > 0).sum()))
+        mean = np.where(measured, own_mean, mean)
+        std = np.where(measured, own_std, std)
+    return CellMatrix(
+        values,
+        mean.astype(np.float32),
+        std.astype(np.float32),
+        preprocessing.max_value,
+        measured,
+    )
+
+
+_KINDS = {"counts": "raw counts", "lognorm": "log-normalised values"}
+
+
+def log_normalise(
+    matrix: csr_matrix, target_sum: float, sizes: np.ndarray | None = None
+) -> csr_matrix:
+    """Scale every row to one sum and take log1p.
+
+    Parameters
+    ----------
+    matrix
+        Raw counts, CSR, cells × genes.
+    target_sum
+        Sum every row is scaled to, > 0.
+    sizes
+        Library sizes, (cells,), where they are not the sums over these columns.
+
+    Returns
+    -------
+    csr_matrix
+        float64, with the same stored entries; a row of zeros stays one.
+    """
+    scaled = normalise(matrix, target_sum, library_sizes(matrix) if sizes is None else sizes)
+    np.log1p(scaled.data, out=scaled.data)
+    return scaled
+
+
+def normalise(matrix: csr_matrix, target_sum: float, sizes: np.ndarray) -> csr_matrix:
+    """Scale every row from its library size to ``target_sum``; float64, zeros stay zeros."""
+    factors = np.divide(target_sum, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    data = matrix.data * np.repeat(factors, np.diff(matrix.indptr))
+    return csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def centred_sums(
+    matrix: csr_matrix, centre: np.ndarray, n_cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum x − c and (x − c)² over every column, zeros included.
+
+    Parameters
+    ----------
+    matrix
+        CSR, cells × genes.
+    centre
+        c of every column, (genes,). Near the mean, nothing cancels when mean ≫ variance.
+    n_cells
+        How many of the rows count; the others hold no entry.
+
+    Returns
+    -------
+    tuple
+        Both float64 (genes,).
+    """
+    genes, width = matrix.indices, matrix.shape[1]
+    zeros = n_cells - np.bincount(genes, minlength=width)
+    centred = matrix.data - centre[genes]
+    sums = np.bincount(genes, weights=centred, minlength=width) - zeros * centre
+    squares = np.bincount(genes, weights=centred**2, minlength=width) + zeros * centre**2
+    return sums, squares
+
+
+def mean_variance(
+    centre: np.ndarray, sums: np.ndarray, squares: np.ndarray, n: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give mean and variance (n − 1, as scanpy) from :func:`centred_sums` over n cells.
+
+    Both are 0 where there is no cell. What is left of the variance of a constant by rounding
+    (below 1e-14 of the mean) is 0.
+    """
+    n = np.asarray(n, dtype=np.float64)
+    shift = sums / np.maximum(n, 1)
+    mean = np.where(n > 0, centre + shift, 0.0)
+    variance = np.maximum(squares - sums * shift, 0) / np.maximum(n - 1, 1)
+    return mean, np.where(variance > (1e-14 * mean) ** 2, variance, 0.0)
+
+
+def standard_deviation(variance: np.ndarray) -> np.ndarray:
+    """Take the root, and 1 for a constant gene, as scanpy's ``scale`` does."""
+    return np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def _chosen_values(cells: Aligned, target_sum: float, chosen: np.ndarray, width: int) -> csr_matrix:
+    blocks, start = [], 0
+    for block in cells.blocks():
+        sizes = cells.sizes[start : start + block.shape[0]]
+        start += block.shape[0]
+        block = take_columns(block, chosen, width)
+        values = log_normalise(block, target_sum, sizes) if target_sum > 0 else block
+        blocks.append(values.astype(np.float32))
+    return vstack([csr_matrix((0, width), dtype=np.float32), *blocks], format="csr")
+
+
+def _mean_std(values: csr_matrix, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every column; two passes, as over the pool."""
+    mean = variance = np.zeros(values.shape[1])
+    for _ in range(2):
+        mean, variance = mean_variance(mean, *centred_sums(values, mean, n_cells), n_cells)
+    return mean, standard_deviation(variance)

@@ -1,0 +1,130 @@
+"""Learn the preprocessing of the pool from sums: library size, genes, means and scales.
+
+The result equals scanpy's on the pooled matrix (FedSC §3.1, §4.1).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedsc.config import Config
+from fedsc.data.aligned import Aligned, align
+from fedsc.data.expression import Expression, Kind
+from fedsc.data.genes import agree, read_reference
+from fedsc.data.preprocess import Preprocessing, standard_deviation
+from fedsc.errors import DataError
+from fedsc.federated.hvg import seurat, seurat_v3
+from fedsc.federated.query import Ask, Question, Sums, ask_locally
+from fedsc.federated.statistics import (
+    clipped_squares,
+    gene_moments,
+    learn_moments,
+    library_size_counts,
+    median_library_size,
+)
+
+_ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
+    "library-sizes": library_size_counts,
+    "gene-moments": gene_moments,
+    "clipped-squares": clipped_squares,
+}
+
+
+def answer(lab: Aligned, question: Question) -> Sums:
+    """Answer one of the questions :func:`learn_preprocessing` puts.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if question.name not in _ANSWERS:
+        raise ValueError(f"unknown question '{question.name}', known are {sorted(_ANSWERS)}")
+    return _ANSWERS[question.name](lab, question)
+
+
+def learn_preprocessing(
+    ask: Ask, vocabulary: Sequence[str] | np.ndarray, kind: Kind, config: Config
+) -> Preprocessing:
+    """Ask the labs for the sums that fix the preprocessing.
+
+    Parameters
+    ----------
+    ask
+        Puts a question to labs that answer with :func:`answer`, each with its cells aligned to
+        ``vocabulary``.
+    vocabulary
+        The genes the labs agreed on, (V,).
+    kind
+        What every lab holds: raw counts or log-normalised values.
+    config
+        ``target_sum``, ``n_genes``, ``hvg``, ``max_value`` count here.
+
+    Returns
+    -------
+    Preprocessing
+        Three to nine questions later.
+
+    Raises
+    ------
+    DataError
+        If no lab has a cell with counts, or the data do not suit ``hvg``.
+    ConfigError
+        If ``hvg`` needs a package that is missing.
+    """
+    if config.hvg == "seurat_v3" and kind != "counts":
+        raise DataError(
+            "hvg = 'seurat_v3' needs raw counts and the labs hold log-normalised values; "
+            "set hvg = 'seurat'"
+        )
+    target_sum = 0.0
+    if kind == "counts":
+        target_sum = config.target_sum or median_library_size(ask)
+    by_counts = config.hvg == "seurat_v3"
+    views = ("log", "counts") if by_counts else ("log", "linear")
+    moments = learn_moments(ask, views, len(vocabulary), target_sum)
+    detected = moments.detected > 0
+    if not detected.any():
+        raise DataError("no lab has a cell with counts in the shared genes")
+
+    if by_counts:
+        chosen = seurat_v3(ask, moments, detected, config.n_genes)
+    else:
+        chosen = np.zeros(len(vocabulary), dtype=bool)
+        chosen[detected] = seurat(
+            moments.mean["linear"][detected], moments.variance["linear"][detected], config.n_genes
+        )
+    names = [str(gene) for gene in vocabulary]
+    return Preprocessing(
+        genes=tuple(names[i] for i in np.flatnonzero(chosen)),
+        mean=moments.mean["log"][chosen],
+        std=standard_deviation(moments.variance["log"][chosen]),
+        target_sum=target_sum,
+        max_value=config.max_value,
+        vocabulary=tuple(names),
+    )
+
+
+def fit_preprocessing(labs: Sequence[Expression], config: Config) -> Preprocessing:
+    """Do the same over labs in this process; with one lab, what a centralised baseline uses.
+
+    Raises
+    ------
+    DataError
+        If labs mix raw counts and log-normalised values, their genes cannot be joined
+        (:func:`fedsc.data.genes.agree`), or as :func:`learn_preprocessing`.
+    """
+    kinds = {lab.kind for lab in labs}
+    if len(kinds) != 1:
+        raise DataError(
+            f"labs hold {' and '.join(sorted(kinds)) or 'nothing'}; all must hold raw counts or "
+            "all log-normalised values"
+        )
+    reference = (
+        read_reference(Path(config.reference_genes)) if config.genes == "reference" else None
+    )
+    gene_lists = {f"lab-{i}": lab.genes for i, lab in enumerate(labs)}
+    vocabulary = agree(gene_lists, config.genes, reference, config.min_shared_genes)
+    aligned = [align(lab, vocabulary) for lab in labs]
+    return learn_preprocessing(ask_locally(aligned, answer), vocabulary, kinds.pop(), config)

@@ -1,0 +1,65 @@
+"""How the server learns about data it never sees: it asks, every lab answers with sums.
+
+A :class:`Question` goes to every lab; an answer is a dict of arrays over the lab's own cells such
+that adding the answers of two labs gives the answer of their pooled cells. Server-side functions
+take an :data:`Ask` and know nothing of transport, so the same code runs over Flower, in a test
+over a list, and later under secure aggregation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+Sums = dict[str, np.ndarray]
+"""Named float64 or int64 arrays that add up over labs."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the server wants to know.
+
+    Attributes
+    ----------
+    name
+        Which statistic, e.g. ``"gene-sums"``; the lab looks its answer function up by it.
+    arrays
+        What the statistic depends on (bin edges, means, centres, …).
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+Ask = Callable[[Question], Sums]
+"""Ask every lab and add up the answers, in the order of the labs' names."""
+
+Lab = TypeVar("Lab")
+
+
+def add(answers: Sequence[Sums]) -> Sums:
+    """Add the answers of several labs, in the given order.
+
+    Raises
+    ------
+    ValueError
+        If there is no answer, or two answers differ in names or shapes.
+    """
+    if not answers:
+        raise ValueError("no answers to add")
+    first, *rest = answers
+    total = {name: array.copy() for name, array in first.items()}
+    for answer in rest:
+        if answer.keys() != total.keys():
+            raise ValueError(f"answers differ: {sorted(total)} and {sorted(answer)}")
+        for name, array in answer.items():
+            if array.shape != total[name].shape:
+                raise ValueError(f"{name}: shapes {total[name].shape} and {array.shape}")
+            total[name] += array
+    return total
+
+
+def ask_locally(labs: Sequence[Lab], answer: Callable[[Lab, Question], Sums]) -> Ask:
+    """Make an :data:`Ask` over labs that live in this process (tests, notebooks, baselines)."""
+    return lambda question: add([answer(lab, question) for lab in labs])

@@ -1,0 +1,91 @@
+"""The federated methods by name: which objective a lab trains, which pull the server applies.
+
+Names are looked up here alone. ``method = "module:ATTRIBUTE"`` runs an :class:`Objective` from
+any importable module, which is how a new idea is tried without touching the package.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fedsc.config import Config
+from fedsc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedsc.ssl.objective import Objective
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the papers' tables.
+
+    Attributes
+    ----------
+    objective
+        ``"module:ATTRIBUTE"`` of the :class:`~fedsc.ssl.objective.Objective`; ``""`` for a method
+        that trains nothing.
+    pull
+        Its rule for the labs' next start weights, unless the config names another.
+    title
+        What it is, in a line.
+    """
+
+    objective: str
+    pull: str
+    title: str
+
+
+METHODS = {
+    "fedsc": Method("fedsc.ssl.byol:OBJECTIVE", "fedsc", "BYOL, divergence-aware pull (FedSC)"),
+    "fedbyol": Method("fedsc.ssl.byol:OBJECTIVE", "none", "BYOL, FedAvg"),
+    "fedsimsiam": Method("fedsc.ssl.simsiam:OBJECTIVE", "none", "SimSiam, FedAvg"),
+    "fedsimclr": Method("fedsc.ssl.simclr:OBJECTIVE", "none", "SimCLR, FedAvg"),
+    "fedmoco-v1": Method("fedsc.ssl.moco:V1", "none", "MoCo v1, FedAvg"),
+    "fedmoco-v2": Method("fedsc.ssl.moco:V2", "none", "MoCo v2, FedAvg"),
+    "fedpca": Method("", "none", "Exact federated PCA and k-means, no training"),
+}
+
+
+def method_of(config: Config) -> Method:
+    """Look up the config's method; its ``pull`` is the config's where one is named.
+
+    Raises
+    ------
+    ConfigError
+        If the name is neither known nor an importable ``module:ATTRIBUTE``.
+    """
+    name = config.method
+    if name in METHODS:
+        method = METHODS[name]
+    elif ":" in name:
+        method = Method(name, "none", name)
+    else:
+        allowed = ", ".join(METHODS)
+        raise ConfigError(
+            f"option method = {name!r}: should be one of {allowed}, or 'module:ATTRIBUTE' of an "
+            "Objective of your own"
+        )
+    return Method(method.objective, config.pull or method.pull, method.title)
+
+
+def load_objective(method: Method) -> "Objective":
+    """Import a method's objective (this imports torch).
+
+    Raises
+    ------
+    ConfigError
+        If module or attribute are missing, or the attribute is not an Objective.
+    """
+    from fedsc.ssl.objective import Objective
+
+    module, _, attribute = method.objective.partition(":")
+    try:
+        objective = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"option method = {method.objective!r}: {error}") from error
+    if not isinstance(objective, Objective):
+        raise ConfigError(
+            f"option method = {method.objective!r}: should be a fedsc.ssl.objective.Objective, "
+            f"not {type(objective).__name__}"
+        )
+    return objective

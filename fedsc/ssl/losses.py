@@ -1,0 +1,91 @@
+"""The losses of the federated and centralised methods, each a pure function of embeddings."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_distance(p: Tensor, t: Tensor) -> Tensor:
+    """FedSC eq. (2), one direction: the batch mean of 2 − 2·cos(p, t).
+
+    Parameters
+    ----------
+    p, t
+        Prediction and target, (cells, dimensions).
+
+    Returns
+    -------
+    Tensor
+        Scalar in [0, 4].
+    """
+    return 2.0 - 2.0 * F.cosine_similarity(p, t, dim=1).mean()
+
+
+def negative_cosine(p: Tensor, t: Tensor) -> Tensor:
+    """SimSiam eq. (1), one direction: the batch mean of −cos(p, t).
+
+    Parameters
+    ----------
+    p, t
+        Prediction and target, (cells, dimensions).
+
+    Returns
+    -------
+    Tensor
+        Scalar in [−1, 1].
+    """
+    return -F.cosine_similarity(p, t, dim=1).mean()
+
+
+def nt_xent(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
+    """SimCLR eq. (1), NT-Xent: pick a cell's other view among all 2B − 1 other views.
+
+    Each of the 2B embeddings is an anchor once; its denominator is its positive and the 2B − 2
+    views of other cells.
+
+    Parameters
+    ----------
+    z_1, z_2
+        Embeddings of two views, (B, dimensions), row i of both of the same cell; any length.
+    temperature
+        τ > 0; similarities are cosines divided by it.
+
+    Returns
+    -------
+    Tensor
+        Scalar ≥ 0, the mean over the 2B anchors; about log(2B − 1) when nothing is learnt.
+    """
+    z = F.normalize(torch.cat([z_1, z_2]), dim=1)
+    logits = (z / temperature) @ z.T
+    logits.fill_diagonal_(-torch.inf)  # a view is not its own negative
+    positives = torch.arange(len(z), device=z.device).roll(len(z_1))
+    return F.cross_entropy(logits, positives)
+
+
+def info_nce(q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """MoCo eq. (1), InfoNCE: pick a query's own key among it and the keys of other cells.
+
+    Equals the cross-entropy over logits [q·k, q·negatives] / τ with the positive first, written
+    so that the large matrix of logits is never copied. Without negatives it is exactly 0, with
+    gradient 0.
+
+    Parameters
+    ----------
+    q
+        Queries, (B, dimensions), any length.
+    k
+        Key of each query's positive, (B, dimensions), of unit length.
+    negatives
+        Keys shared by all queries, (n, dimensions), of unit length, ``n >= 0``.
+    temperature
+        τ > 0; similarities are cosines divided by it.
+
+    Returns
+    -------
+    Tensor
+        Scalar ≥ 0, the mean over the queries; about log(n + 1) when nothing is learnt.
+    """
+    q = F.normalize(q, dim=1) / temperature
+    positive = (q * k).sum(dim=1)
+    negative = torch.logsumexp(q @ negatives.T, dim=1)
+    return (torch.logaddexp(positive, negative) - positive).mean()

@@ -1,0 +1,92 @@
+"""MoCo v1 (He et al. 2020) and v2 (Chen et al. 2020): contrast against a queue of past keys.
+
+View 1 is the query, view 2 the key, made by a moving average of the query network. The queue is a
+ring buffer of the lab's last keys: it never leaves the lab, survives from round to round and is
+never longer than the lab's cells, or it would hold every cell several times. v2 is v1 with a
+two-layer head and a higher temperature; see ``docs/decisions/0010-moco.md``.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsc.config import Config
+from fedsc.models.encoder import EMBEDDING, PROJECTION, init_online, project
+from fedsc.models.mlp import Weights
+from fedsc.ssl.losses import info_nce
+from fedsc.ssl.objective import Descend, Objective, State, copy_as, mark_trainable, move_average
+
+
+def init(
+    n_genes: int, config: Config, generator: torch.Generator, *, head: tuple[int, ...]
+) -> Weights:
+    """Draw the query network, its projector of widths ``head``; there is no predictor."""
+    return init_online(n_genes, config.norm, generator, head)
+
+
+def begin(
+    shared: Weights, private: Weights, n_cells: int, config: Config, generator: torch.Generator
+) -> State:
+    """Start a round; the key network is a copy of the received query network, the queue stays.
+
+    A kept queue of another length (the lab's file has changed) makes way for an empty one.
+    """
+    length = min(config.queue, n_cells)
+    if "queue" in private and len(private["queue"]) == length:
+        queue = {name: private[name] for name in ("queue", "queue.filled", "queue.next")}
+    else:
+        queue = {
+            "queue": shared["encoder.0.weight"].new_zeros(length, PROJECTION),
+            "queue.filled": torch.tensor(0),
+            "queue.next": torch.tensor(0),
+        }
+    private = {**copy_as("key.", shared), **queue}
+    mark_trainable(shared)
+    return State(shared, private)
+
+
+def step(
+    state: State,
+    view_1: Tensor,
+    view_2: Tensor,
+    descend: Descend,
+    config: Config,
+    *,
+    temperature: float,
+) -> Tensor:
+    """Take one step on eq. (1), move the key network, then queue this batch's keys (Algorithm 1).
+
+    Until the queue has filled only what it holds serves as negatives. A lab's very first step has
+    none: its loss and gradient are exactly 0 and it fills the queue.
+    """
+    with torch.no_grad():
+        keys = F.normalize(project(state.private, view_2, "key."), dim=1)
+    negatives = state.private["queue"][: int(state.private["queue.filled"])]
+    queries = project(state.shared, view_1)
+    loss = info_nce(queries, keys, negatives, config.temperature or temperature)
+    descend(loss)
+    move_average(state.private, "key.", state.shared, config.target_momentum)
+    _push(state.private, keys)
+    return loss.detach()
+
+
+def _push(private: Weights, keys: Tensor) -> None:
+    """Write keys into the ring one after the other, in place; the oldest make way."""
+    queue, filled, following = private["queue"], private["queue.filled"], private["queue.next"]
+    length = len(queue)
+    overrun = max(0, len(keys) - length)  # these the same batch would overwrite
+    start = (int(following) + overrun) % length
+    kept = keys[overrun:]
+    before_end = min(len(kept), length - start)
+    queue[start : start + before_end] = kept[:before_end]
+    queue[: len(kept) - before_end] = kept[before_end:]
+    filled.add_(len(keys)).clamp_(max=length)
+    following.add_(len(keys)).remainder_(length)
+
+
+V1 = Objective(partial(init, head=(EMBEDDING, PROJECTION)), begin, partial(step, temperature=0.07))
+V2 = Objective(
+    partial(init, head=(EMBEDDING, EMBEDDING, PROJECTION)), begin, partial(step, temperature=0.2)
+)

@@ -1,0 +1,48 @@
+"""SimSiam (Chen & He 2021): BYOL without a moving average, the target is the online network.
+
+The loss is −½(cos + cos), a quarter of BYOL's up to a constant: at the same learning rate SimSiam
+takes steps a quarter as long, before momentum and weight decay.
+"""
+
+import torch
+from torch import Tensor
+
+from fedsc.config import Config
+from fedsc.models.encoder import PROJECTION, init_online, project
+from fedsc.models.mlp import Weights, init_mlp, mlp
+from fedsc.ssl.losses import negative_cosine
+from fedsc.ssl.objective import Descend, Objective, State, mark_trainable
+
+
+def init(n_genes: int, config: Config, generator: torch.Generator) -> Weights:
+    """Draw online network and linear predictor 128 → 128, the same bits as BYOL's."""
+    return {
+        **init_online(n_genes, config.norm, generator),
+        **init_mlp("predictor", (PROJECTION, PROJECTION), "none", generator),
+    }
+
+
+def begin(
+    shared: Weights, private: Weights, n_cells: int, config: Config, generator: torch.Generator
+) -> State:
+    """Start a round; nothing stays in the lab."""
+    mark_trainable(shared)
+    return State(shared, private)
+
+
+def step(state: State, view_1: Tensor, view_2: Tensor, descend: Descend, config: Config) -> Tensor:
+    """Take one step on eq. (4), both views in both roles.
+
+    The target is the online network's own projection under stop-gradient, so one forward pass of
+    each view serves both roles.
+    """
+    z_1 = project(state.shared, view_1)
+    z_2 = project(state.shared, view_2)
+    p_1 = mlp(state.shared, z_1, "predictor", training=True)
+    p_2 = mlp(state.shared, z_2, "predictor", training=True)
+    loss = (negative_cosine(p_1, z_2.detach()) + negative_cosine(p_2, z_1.detach())) / 2
+    descend(loss)
+    return loss.detach()
+
+
+OBJECTIVE = Objective(init, begin, step)

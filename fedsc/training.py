@@ -1,0 +1,234 @@
+"""The local training of one lab in one round (FedSC §3.2, §4.1), top to bottom."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsc.config import Config
+from fedsc.data.preprocess import CellMatrix
+from fedsc.federated.averaging import Arrays
+from fedsc.models.encoder import embed
+from fedsc.models.mlp import Weights
+from fedsc.models.names import is_norm
+from fedsc.rng import torch_generator
+from fedsc.ssl.objective import Objective
+from fedsc.ssl.views import masked_view
+
+_KEPT_NORM = "norm:"  # prefix of FedBN's normalisation layers among a lab's private tensors
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a lab has after a round.
+
+    Attributes
+    ----------
+    shared
+        New weights, the only arrays that leave the lab.
+    private
+        Target network, queue, …; stays in the lab.
+    n_cells
+        Cells trained on.
+    loss
+        Mean loss over the round's steps.
+    embedding_std
+        Spread of the lab's embedding, about 1 when directions are spread evenly, 0 when collapsed.
+    """
+
+    shared: Arrays
+    private: Arrays
+    n_cells: int
+    loss: float
+    embedding_std: float
+
+
+def train_lab(
+    objective: Objective,
+    start: Arrays,
+    private: Arrays,
+    cells: CellMatrix,
+    config: Config,
+    *,
+    lab: str,
+    round_: int,
+    device: str = "cpu",
+) -> Update:
+    """Train ``local_epochs`` epochs from the received weights.
+
+    The result is a function of the arguments alone: batches and masks come from generators
+    derived from (seed, lab, round), and one CPU thread is used whatever the machine has.
+
+    Parameters
+    ----------
+    objective
+        What is trained.
+    start
+        Received weights; not modified.
+    private
+        What this lab kept from its last round; empty the first time; not modified.
+    cells
+        The lab's standardised expression.
+    config
+        Options of the run.
+    lab
+        Name of the lab.
+    round_
+        Number of the round, from 1.
+    device
+        Torch device.
+
+    Returns
+    -------
+    Update
+        Arrays are on the CPU.
+    """
+    with _one_thread():
+        kept_norm = {
+            n.removeprefix(_KEPT_NORM): a for n, a in private.items() if n.startswith(_KEPT_NORM)
+        }
+        state = objective.begin(
+            _to_torch({**start, **kept_norm}, device),
+            _to_torch({n: a for n, a in private.items() if not n.startswith(_KEPT_NORM)}, device),
+            cells.n_cells,
+            config,
+            torch_generator(config.seed, "begin", lab, round_),
+        )
+        optimizer = _optimizer(state.trainable(), config, round_)
+
+        def descend(loss: Tensor) -> None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        order = torch_generator(config.seed, "batches", lab, round_)
+        masks = torch_generator(config.seed, "masks", lab, round_, device=device)
+        total, steps = torch.zeros((), dtype=torch.float64, device=device), 0
+        for _ in range(config.local_epochs):
+            for rows in batches(cells.n_cells, config.batch_size, order):
+                x = torch.from_numpy(cells.batch(rows)).to(device)
+                view_1 = masked_view(x, config.mask_rate, masks)
+                view_2 = masked_view(x, config.mask_rate, masks)
+                total += objective.step(state, view_1, view_2, descend, config)
+                steps += 1
+
+        shared, keep = _to_numpy(state.shared), _to_numpy(state.private)
+        if config.local_norm:
+            keep |= {_KEPT_NORM + n: a for n, a in shared.items() if is_norm(n)}
+            shared = {n: start[n] if is_norm(n) else a for n, a in shared.items()}
+        return Update(
+            shared=shared,
+            private=keep,
+            n_cells=cells.n_cells,
+            loss=float(total) / steps,
+            embedding_std=_embedding_std(state.shared, cells, device),
+        )
+
+
+def batches(n_cells: int, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
+    """Shuffle cells into batches; a trailing batch of one joins the batch before it.
+
+    (Batch norm has no variance of a single cell.) A lab with fewer cells than ``size`` gives one
+    batch of what it has.
+    """
+    order = torch.randperm(n_cells, generator=generator).numpy()
+    edges = list(range(0, n_cells, size)) + [n_cells]
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+        del edges[-2]
+    for first, last in zip(edges, edges[1:], strict=False):
+        yield order[first:last]
+
+
+def learning_rate(config: Config, round_: int) -> float:
+    """Give the learning rate of a round, from 1: constant, or a half cosine down to zero."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / config.rounds))
+
+
+def embed_cells(
+    weights: Arrays, cells: CellMatrix, *, unit: bool = True, device: str = "cpu"
+) -> np.ndarray:
+    """Embed every cell with the encoder (FedSC §4.1, inference).
+
+    Parameters
+    ----------
+    weights
+        Holds the encoder.
+    cells
+        Standardised expression.
+    unit
+        L2-normalise each row, as every trained method does.
+    device
+        Torch device.
+
+    Returns
+    -------
+    np.ndarray
+        float32 (cells, dimensions).
+    """
+    with _one_thread():
+        on_device = _to_torch(weights, device)
+        rows = np.array_split(np.arange(cells.n_cells), max(1, math.ceil(cells.n_cells / 4096)))
+        return np.concatenate(
+            [
+                embed(on_device, torch.from_numpy(cells.batch(r)).to(device), unit=unit)
+                .cpu()
+                .numpy()
+                for r in rows
+            ]
+        )
+
+
+def with_kept_norm(weights: Arrays, private: Arrays) -> Arrays:
+    """Put the normalisation layers a FedBN lab kept in place of the received ones."""
+    return weights | {
+        name.removeprefix(_KEPT_NORM): array
+        for name, array in private.items()
+        if name.startswith(_KEPT_NORM)
+    }
+
+
+def _optimizer(parameters: list[Tensor], config: Config, round_: int) -> torch.optim.Optimizer:
+    rate = learning_rate(config, round_)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=rate, weight_decay=config.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _embedding_std(weights: Weights, cells: CellMatrix, device: str) -> float:
+    rows = np.arange(min(cells.n_cells, 512))
+    z = embed(weights, torch.from_numpy(cells.batch(rows)).to(device))
+    return float(z.std(dim=0, correction=0).square().sum().sqrt())
+
+
+def _to_torch(arrays: Arrays, device: str) -> Weights:
+    # A copy, because training moves tensors in place and the caller keeps its arrays.
+    return {name: torch.tensor(array, device=device) for name, array in arrays.items()}
+
+
+def _to_numpy(weights: Weights) -> Arrays:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one CPU thread: sums over threads would depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

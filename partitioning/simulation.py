@@ -1,0 +1,63 @@
+"""The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fedsc.config import Config
+from fedsc.data.expression import Expression
+from fedsc.data.io import read
+from fedsc.data.registry import resolve
+from fedsc.errors import ConfigError
+from partitioning import partition
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Labs that live in one process.
+
+    Attributes
+    ----------
+    labs
+        Cells of every lab, by name.
+    left_out
+        Cells of types that no lab holds (``cover = "drop"``), or ``None``.
+    """
+
+    labs: dict[str, Expression]
+    left_out: Expression | None
+
+
+@lru_cache(maxsize=1)
+def simulated_labs(config: Config) -> Simulation:
+    """Read ``config.dataset`` and split it; done once per process for one config.
+
+    Raises
+    ------
+    ConfigError
+        If the set is unknown, the split is impossible or the number of labs does not fit.
+    DataError
+        If a file cannot be used.
+    """
+    source = resolve(config.dataset)
+    layer = config.layer or source.layer
+    label_key = config.label_key or source.label_key
+    if source.path.is_dir():
+        return Simulation(_one_file_each(source.path, layer, label_key), None)
+    whole = read(source.path, layer=layer, label_key=label_key)
+    parts = partition(whole, config)
+    kept = np.concatenate(list(parts.values()))
+    rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
+    return Simulation(
+        labs={lab: whole.subset(rows) for lab, rows in parts.items()},
+        left_out=whole.subset(rest) if len(rest) else None,
+    )
+
+
+def _one_file_each(folder: Path, layer: str, label_key: str) -> dict[str, Expression]:
+    files = sorted(folder.glob("*.h5ad"))
+    if not files:
+        raise ConfigError(f"option dataset = '{folder}': the folder holds no .h5ad file")
+    return {file.stem: read(file, layer=layer, label_key=label_key) for file in files}

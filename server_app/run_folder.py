@@ -1,0 +1,105 @@
+"""The folder a run leaves behind, and nothing else the server writes.
+
+``config.json`` options · ``metrics.jsonl`` one line per round and lab · ``model.safetensors`` and
+``genes.csv`` all that is needed to embed a new file · ``scores.json`` · ``checkpoint.safetensors``
+· ``labs/`` private state of simulated labs.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.numpy
+
+from fedsc.config import Config
+from fedsc.data.preprocess import Preprocessing
+from fedsc.errors import ConfigError, RunError
+from fedsc.federated.averaging import Arrays
+
+
+class RunFolder:
+    """Paths and formats of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+
+    @classmethod
+    def open(cls, config: Config) -> "RunFolder":
+        """Create the folder of a new run, or enter the one to resume.
+
+        Raises
+        ------
+        ConfigError
+            If the folder to resume is not a run's, or the new run's name is taken.
+        """
+        if config.resume:
+            path = Path(config.resume).resolve()
+            if not (path / "config.json").exists():
+                raise ConfigError(f"option resume = {config.resume!r}: no run folder is there")
+            return cls(path)
+        path = Path(config.output).resolve() / (config.run_name or new_name(config))
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(
+                f"{path} exists: resume it with resume = '{path}', or choose another run-name"
+            ) from None
+        folder = cls(path)
+        folder.write_json("config.json", config.to_mapping())
+        return folder
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file atomically."""
+        self._replace(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_model(self, weights: Arrays, preprocessing: Preprocessing, about: dict[str, Any]):
+        """Write the global model and the genes it reads, in its order."""
+        genes = pd.DataFrame(
+            {"gene": preprocessing.genes, "mean": preprocessing.mean, "std": preprocessing.std}
+        )
+        self._replace("genes.csv", genes.to_csv(index=False).encode())
+        self._replace("vocabulary.txt", ("\n".join(preprocessing.vocabulary) + "\n").encode())
+        about = about | {
+            "target-sum": preprocessing.target_sum,
+            "max-value": preprocessing.max_value,
+        }
+        metadata = {"fedsc": json.dumps(about, sort_keys=True)}
+        self._replace("model.safetensors", safetensors.numpy.save(weights, metadata))
+
+    def append_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Append one line per row."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def forget_metrics_after(self, round_: int) -> None:
+        """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["round"] <= round_:
+                    kept.append(line + "\n")
+            except ValueError:
+                break
+        self._replace("metrics.jsonl", "".join(kept).encode())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        partial = self.path / f"{name}.partial"
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, self.path / name)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+
+def new_name(config: Config) -> str:
+    """Name a run by the time, its method, its set and its seed."""
+    data = Path(config.dataset).stem or "labs"
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    return f"{now}-{config.method.replace(':', '.')}-{data}-seed{config.seed}"

@@ -1,0 +1,119 @@
+"""Run a simulation under Flower proper (SuperLink, Ray): ``--engine flower``.
+
+``flwr run`` returns at once, its log stream exits 0 even when the run failed and Ctrl-C ends the
+stream alone; :func:`run_flower` blocks, stops the run on Ctrl-C and raises what went wrong.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedsc.config import Config
+from fedsc.errors import RunError
+
+_PACKAGES = ("fedsc", "server_app", "client_app", "partitioning", "simulations")
+
+ENVIRONMENT = {
+    # Without this Flower installs every dependency, torch with CUDA included, once more per run.
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+
+
+def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
+    """Run a whole simulation on Flower's local SuperLink and wait for its end.
+
+    Parameters
+    ----------
+    config
+        Options of the run; paths must be absolute, as the SuperLink has a folder of its own.
+    nodes
+        Simulated nodes; the result does not depend on it.
+    gpus
+        Share of a GPU each node gets.
+
+    Raises
+    ------
+    RunError
+        If the run could not be started or failed, with the reason.
+    """
+    with _app_folder() as app, tempfile.TemporaryDirectory() as scratch:
+        options = Path(scratch) / "run.toml"
+        options.write_text(tomli_w.dumps(config.to_mapping()))
+        federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+        if gpus:
+            federation += f" client-resources-num-gpus={gpus}"
+        started = _flwr(
+            "run", str(app), "--run-config", str(options), "--federation-config", federation
+        )
+    run_id = str(started["run-id"])
+    try:
+        # Follows the log to the run's end; its text is in the run folder, its exit code is not
+        # to be trusted. A session of its own keeps Ctrl-C from reaching it before us.
+        subprocess.run(  # noqa: S603
+            [*_command(), "log", run_id, "--stream"],
+            env=os.environ | ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            check=False,
+        )
+    except KeyboardInterrupt:
+        _flwr("stop", run_id)
+        raise
+    run = _flwr("ls", "--run-id", run_id)["runs"][0]
+    if run["status"] != "finished:completed":
+        raise RunError(run.get("status-details") or run["status"])
+
+
+def _flwr(*arguments: str) -> dict[str, Any]:
+    """Call Flower's command line and read its JSON answer."""
+    done = subprocess.run(  # noqa: S603
+        [*_command(), *arguments, "--format", "json"],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Notices may stand before the JSON.
+    text = done.stdout[done.stdout.find("{") :]
+    try:
+        answer: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise RunError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}".strip()) from None
+    if not answer.get("success", True):
+        raise RunError(f"flwr {arguments[0]} failed: {answer.get('error-message', text)}")
+    return answer
+
+
+def _command() -> list[str]:
+    beside = Path(sys.executable).with_name("flwr")
+    return [str(beside)] if beside.exists() else ["flwr"]
+
+
+@contextmanager
+def _app_folder() -> Iterator[Path]:
+    """Give a folder Flower can bundle: the checkout, or the installed packages put together."""
+    root = Path(str(files("fedsc"))).parent
+    if (root / "pyproject.toml").exists():
+        yield root
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        app = Path(scratch)
+        for package in _PACKAGES:
+            shutil.copytree(
+                root / package, app / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        shutil.copy(app / "fedsc" / "app.toml", app / "pyproject.toml")
+        yield app

@@ -1,0 +1,142 @@
+"""Run the very same ServerApp and ClientApp in one process, without Ray: ``--engine inprocess``.
+
+A small :class:`Grid` hands every message straight to the ClientApp. It saves Flower's polling and
+start-up (about 0.15 s a round and 10 s a run) and gives the same bits.
+"""
+
+import copy
+import traceback
+from collections.abc import Callable, Iterable
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedsc.config import Config
+
+_CLIENT_ERROR = 1
+_SERVER = 1
+
+
+class InProcessGrid(Grid):
+    """Nodes that live in this process.
+
+    Parameters
+    ----------
+    app
+        The ClientApp every node runs.
+    node_configs
+        One per node, as ``--node-config`` would give it.
+    config
+        Options of the run.
+    order
+        Puts messages in the order in which nodes are to answer; tests shuffle it.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        node_configs: list[dict[str, str | int]],
+        config: Config,
+        order: Callable[[list[Message]], list[Message]] = list,
+    ) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
+        self._app = app
+        self._order = order
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config=node_config,
+                state=RecordDict(),
+                run_config=config.to_mapping(),
+            )
+            for node, node_config in enumerate(node_configs, start=100)
+        }
+
+    def get_node_ids(self) -> list[int]:
+        """List the nodes."""
+        return list(self._contexts)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Give each message to its node's ClientApp; an exception becomes an error reply."""
+        return [self._deliver(message) for message in self._order(list(messages))]
+
+    def _deliver(self, message: Message) -> Message:
+        # A copy, as a network would make: neither side can change what the other holds.
+        received = copy.deepcopy(message)
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            return copy.deepcopy(self._app(received, context))
+        except Exception:
+            return Message(Error(_CLIENT_ERROR, traceback.format_exc()), reply_to=received)
+
+    # The rest of the interface is for transports with messages under way.
+
+    def set_run(self, run: Run) -> None:
+        """Refuse: there is one run per grid."""
+        raise TypeError("an in-process grid has one run")
+
+    @property
+    def run(self) -> Run:
+        """Refuse: there is no run record without a SuperLink."""
+        raise TypeError("an in-process grid has no run record")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return Message(
+            content,
+            dst_node_id=dst_node_id,
+            message_type=message_type,
+            group_id=group_id,
+            ttl=ttl,
+        )
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Refuse: messages are answered at once."""
+        raise TypeError("an in-process grid answers at once; use send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Refuse: messages are answered at once."""
+        raise TypeError("an in-process grid answers at once; use send_and_receive")
+
+
+def run_inprocess(config: Config, nodes: int = 1) -> None:
+    """Run a whole simulation in this process.
+
+    Parameters
+    ----------
+    config
+        Options of the run.
+    nodes
+        How many nodes share the labs; the result does not depend on it.
+
+    Raises
+    ------
+    FedscError
+        As the ServerApp does.
+    """
+    from client_app import app as client
+    from server_app import app as server
+
+    node_configs = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
+    grid = InProcessGrid(client, node_configs, config)
+    context = Context(
+        run_id=1,
+        node_id=_SERVER,
+        node_config={},
+        state=RecordDict(),
+        run_config=config.to_mapping(),
+    )
+    server(grid, context)

@@ -1,0 +1,91 @@
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsc.config import Config
+from fedsc.errors import ConfigError, FedscError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_defaults_are_those_of_the_paper():
+    config = Config()
+    assert config.method == "fedsc"
+    assert (config.alpha, config.target_momentum, config.mask_rate) == (0.7, 0.99, 0.9)
+    assert (config.local_epochs, config.batch_size, config.rounds) == (5, 128, 300)
+    assert (config.learning_rate, config.momentum, config.weight_decay) == (0.032, 0.5, 5e-4)
+    assert (config.n_genes, config.labs) == (500, 4)
+
+
+def test_run_config_in_pyproject_is_the_model():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["tool"]["flwr"]["app"]["config"] == Config().to_mapping()
+
+
+def test_every_option_is_described():
+    assert all(field.description for field in Config.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rounds": "300"}, ["rounds", "'300'", "integer"]),
+        ({"rounds": 0}, ["rounds", "0", "greater than or equal to 1"]),
+        ({"rounds": True}, ["rounds", "True"]),
+        ({"mask-rate": -0.1}, ["mask-rate", "-0.1"]),
+        ({"mask-rate": 1.0}, ["mask-rate", "1.0", "less than 1"]),
+        ({"pull": "strong"}, ["pull", "'strong'", "fedema", "constant"]),
+        ({"norm": "instance"}, ["norm", "'instance'", "layer"]),
+        ({"learning-rate": float("nan")}, ["learning-rate", "nan"]),
+        ({"alpha": 0}, ["alpha", "0", "greater than 0"]),
+        ({"seed": -1}, ["seed", "-1"]),
+        ({"learning_rat": 0.1}, ["learning-rat", "did you mean 'learning-rate'"]),
+        ({"zzz": 0.1}, ["unknown option 'zzz'", "rounds"]),
+        ({"partition": "column"}, ["partition-key"]),
+        ({"genes": "reference"}, ["reference-genes"]),
+    ],
+)
+def test_bad_options_are_refused_by_name_value_and_what_is_allowed(options, words):
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping(options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_bad_options_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"labs.*seed"):
+        Config.from_mapping({"labs": 0, "seed": "x"})
+
+
+def test_integers_are_accepted_where_floats_are_meant():
+    assert Config.from_mapping({"target-sum": 10000}).target_sum == 10000.0
+
+
+_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.none())
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(Config().to_mapping())), _VALUES, max_size=4))
+def test_any_options_give_a_config_or_a_sentence(options):
+    try:
+        config = Config.from_mapping(options)
+    except FedscError as error:
+        assert str(error)
+        assert "\n" not in str(error).replace(repr(options), "")
+        return
+    for key, value in options.items():
+        kept = config.to_mapping()[key]
+        assert kept == value or (math.isnan(kept) and math.isnan(value))
+        assert isinstance(kept, bool) == isinstance(value, bool)
+
+
+def test_fingerprint_ignores_where_a_run_is_written_and_nothing_that_decides_it():
+    base = Config()
+    assert base.fingerprint() == Config(output="elsewhere", run_name="x").fingerprint()
+    assert base.fingerprint() != Config(seed=1).fingerprint()
+    assert base.fingerprint() != Config(rounds=301).fingerprint()
