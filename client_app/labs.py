@@ -93,13 +93,13 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         name, path = str(node_config.get("lab", "")), str(node_config["data"])
         if not _SAFE_NAME.fullmatch(name):
             raise ConfigError(
-                f"node config lab = {name!r}: should name this lab in letters, digits, '.', '_', '-'"
+                f"node config lab = {name!r}: should be letters, digits, '.', '_', '-'"
             )
         state = Path(str(node_config.get("state", Path(path).parent / "fedsc-state")))
         return [_lab_of_file(name, path, state, config)]
     if "partition-id" not in node_config:
         raise ConfigError(
-            "this node has no data: start it with --node-config 'lab=\"NAME\" data=\"/path.h5ad\"'"
+            'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
         )
     node, nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
     return _simulated(config)[node::nodes]

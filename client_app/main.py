@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from logging import ERROR
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -19,8 +18,11 @@ from client_app import messages
 from client_app.labs import Lab, hosted_labs
 from client_app.state import load_embedding, load_private, save_embedding, save_private
 from fedsc.config import Config
+from fedsc.data.aligned import Aligned
+from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import FedscError
 from fedsc.federated.answers import answer
+from fedsc.federated.metrics import Embedded
 from fedsc.methods import load_objective, method_of
 
 app = ClientApp()
@@ -28,7 +30,7 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Tell each lab's cells, genes and kind of values."""
+    """Tell each lab's number of cells, genes, kind of values and names of its cell types."""
 
     def about(lab: Lab, config: Config) -> RecordDict:
         cells = lab.expression
@@ -37,6 +39,9 @@ def describe(message: Message, context: Context) -> Message:
                 "cells": len(cells.cells),
                 "kind": cells.kind,
                 "genes": messages.pack_names(cells.genes),
+                "types": messages.pack_names(
+                    [] if cells.labels is None else sorted(set(cells.labels))
+                ),
                 "simulated": lab.simulated,
             }
         )
@@ -53,12 +58,13 @@ def ask(message: Message, context: Context) -> Message:
 
     def sums(lab: Lab, config: Config) -> RecordDict:
         if subject == "expression":
-            data: Any = lab.aligned(messages.unpack_names(content["vocabulary"]["names"]))
+            vocabulary = messages.unpack_names(content["vocabulary"]["names"])
+            data: Aligned | CellMatrix | Embedded = lab.aligned(vocabulary)
         elif subject == "cells":
             data = lab.cells(messages.unpack_preprocessing(content), config)
         else:
-            data = load_embedding(_folder(lab, content)), lab.expression.labels
-        answered = answer(subject, data, question)
+            data = Embedded(load_embedding(_folder(lab, content)), lab.expression.labels)
+        answered = answer(data, question)
         return RecordDict({messages.key("sums", lab.name): messages.pack_arrays(answered)})
 
     return _for_each_lab(message, context, sums)
@@ -149,7 +155,9 @@ def _for_each_lab(
         try:
             reply.update(handle(lab, config))
         except Exception as error:
-            log(ERROR, "lab %s failed in %s", lab.name, message.metadata.message_type, exc_info=True)
+            log(
+                ERROR, "lab %s failed in %s", lab.name, message.metadata.message_type, exc_info=True
+            )
             reason = str(error) if isinstance(error, FedscError) else type(error).__name__
             reply[messages.key("error", lab.name)] = ConfigRecord({"reason": reason})
     return Message(reply, reply_to=message)

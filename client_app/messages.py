@@ -1,13 +1,13 @@
 """The wire format: every record that travels between server and labs.
 
 A node may host several labs, so what belongs to one lab is a record of its own, ``"{what}:{lab}"``.
-Only float and integer arrays, short texts and gene names travel; never a cell, a label of a cell
+Only weights, sums, and names of genes and of cell types travel; never a cell, the label of a cell
 or a private tensor.
 
 ===============  ===============================================  =================================
 message          server → node                                    node → server, for each lab
 ===============  ===============================================  =================================
-query.describe   —                                                ``about``: cells, genes, kind
+query.describe   —                                                ``about``: number of cells, names
 query.ask        ``question``, its arrays, what it is asked of    ``sums``
 query.embed      model and preprocessing                          ``embedded``: number of cells
 train            ``start`` weights of each lab, preprocessing     ``update`` weights, ``metrics``

@@ -51,7 +51,7 @@ def leiden(x: np.ndarray, resolution: float, seed: int) -> np.ndarray:
         n_iterations=2,
         directed=False,
     )
-    return cells.obs["leiden"].astype(int).to_numpy()
+    return np.asarray(cells.obs["leiden"].astype(int))
 
 
 def scores(

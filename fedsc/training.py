@@ -102,7 +102,7 @@ def train_lab(
 
         def descend(loss: Tensor) -> None:
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         order = torch_generator(config.seed, "batches", lab, round_)
@@ -196,9 +196,7 @@ def with_kept_norm(weights: Arrays, private: Arrays) -> Arrays:
 def _optimizer(parameters: list[Tensor], config: Config, round_: int) -> torch.optim.Optimizer:
     rate = learning_rate(config, round_)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=rate, weight_decay=config.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters,
         lr=rate,

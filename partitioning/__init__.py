@@ -92,10 +92,11 @@ def _labels(obs: pd.DataFrame, label_key: str, scheme: str) -> np.ndarray:
             f"column '{label_key}' has no cell type for {missing} of {len(obs)} cells: "
             f"fill them in or remove the cells, or use partition = 'iid'"
         )
-    return values.astype(str).to_numpy(dtype=str)
+    labels: np.ndarray = values.astype(str).to_numpy(dtype=str)
+    return labels
 
 
-def _column(obs: pd.DataFrame, key: str, option: str) -> "pd.Series":
+def _column(obs: pd.DataFrame, key: str, option: str) -> pd.Series:
     if key not in obs.columns:
         close = difflib.get_close_matches(key, [str(name) for name in obs.columns], n=1)
         hint = f"did you mean '{close[0]}'?" if close else _known(obs)

@@ -28,5 +28,7 @@ def iid(cells: int, labs: int, rng: np.random.Generator) -> list[np.ndarray]:
         If there are more labs than cells.
     """
     if labs > cells:
-        raise ConfigError(f"option labs = {labs}: the data have {cells} cells; allowed is 1 to it")
+        raise ConfigError(
+            f"option labs = {labs}: the data have {cells} cells; allowed is 1 to {cells}"
+        )
     return [np.sort(part).astype(np.int64) for part in np.array_split(rng.permutation(cells), labs)]

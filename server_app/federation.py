@@ -30,6 +30,8 @@ class About:
         Names of the genes it measured.
     kind
         ``"counts"`` or ``"lognorm"``.
+    types
+        Names of its cell types; empty when it has no labels.
     simulated
         Whether the server's process may read its cells too.
     """
@@ -38,6 +40,7 @@ class About:
     cells: int
     genes: np.ndarray
     kind: str
+    types: tuple[str, ...]
     simulated: bool
 
 
@@ -153,6 +156,7 @@ class Federation:
                     int(about["cells"]),
                     messages.unpack_names(about["genes"]),
                     str(about["kind"]),
+                    tuple(messages.unpack_names(about["types"])),
                     bool(about["simulated"]),
                 )
                 log(INFO, "lab %s: %d cells, %s", name, about["cells"], about["kind"])
@@ -214,7 +218,7 @@ class Federation:
             If a lab does not answer.
         """
         nodes = {about.node for about in self.labs.values()}
-        replies = self._send({node: content for node in nodes}, message_type, "")
+        replies = self._send(dict.fromkeys(nodes, content), message_type, "")
         answers = self.sort(replies, list(self.labs))
         if answers.failures:
             raise LabsLost(answers.failures)
@@ -273,9 +277,7 @@ class Federation:
         for node, content in sorted(contents.items()):
             own = RecordDict(dict(content))
             own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
-            out.append(
-                Message(own, dst_node_id=node, message_type=message_type, group_id=group)
-            )
+            out.append(Message(own, dst_node_id=node, message_type=message_type, group_id=group))
         return out
 
 

@@ -32,37 +32,37 @@ Result = TypeVar("Result")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Lead a run: describe, statistics, train, score."""
-    _warn_of_shadow_environment()
     config = Config.from_mapping(context.run_config)
     method = method_of(config)
     if method.objective:
         load_objective(method)  # a bad name stops the run here, before any lab works
     folder = RunFolder.open(config)
-    log(INFO, "run folder: %s", folder.path)
+    with folder.logged():
+        _warn_of_shadow_environment()
+        log(INFO, "run folder: %s", folder.path)
+        run = {"name": folder.path.name, "folder": str(folder.path)}
+        federation = Federation(grid, config, run)
+        federation.gather()
+        preprocessing = _without_lost_labs(federation, lambda: _learn_preprocessing(federation))
+        records = messages.pack_preprocessing(preprocessing)
 
-    run = {"name": folder.path.name, "folder": str(folder.path)}
-    federation = Federation(grid, config, run)
-    federation.gather()
-    preprocessing = _without_lost_labs(federation, lambda: _learn_preprocessing(federation))
-    records = messages.pack_preprocessing(preprocessing)
+        if method.objective:
+            weights = _train(federation, folder, preprocessing, records)
+        else:
+            weights = _without_lost_labs(federation, lambda: _learn_pca(federation, records))
+        unit = bool(method.objective)
+        folder.write_model(weights, preprocessing, {"method": config.method, "unit": unit})
 
-    if method.objective:
-        weights = _train(federation, folder, preprocessing, records)
-    else:
-        weights = _without_lost_labs(federation, lambda: _learn_pca(federation, records))
-    unit = bool(method.objective)
-    folder.write_model(weights, preprocessing, {"method": config.method, "unit": unit})
-
-    scores: dict[str, Any] = {
-        "pooled": pooled_scores(federation, weights, preprocessing, unit=unit),
-        "federated": _without_lost_labs(
-            federation, lambda: federated_scores(federation, weights, records, unit=unit)
-        ),
-        "config": config.to_mapping(),
-    }
-    folder.write_json("scores.json", scores)
-    log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"]))
-    log(INFO, "run folder: %s", folder.path)
+        scores: dict[str, Any] = {
+            "pooled": pooled_scores(federation, weights, preprocessing, unit=unit),
+            "federated": _without_lost_labs(
+                federation, lambda: federated_scores(federation, weights, records, unit=unit)
+            ),
+            "config": config.to_mapping(),
+        }
+        folder.write_json("scores.json", scores)
+        log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"]))
+        log(INFO, "run folder: %s", folder.path)
 
 
 def _learn_preprocessing(federation: Federation) -> Preprocessing:

@@ -1,18 +1,23 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
-``config.json`` options · ``metrics.jsonl`` one line per round and lab · ``model.safetensors`` and
-``genes.csv`` all that is needed to embed a new file · ``scores.json`` · ``checkpoint.safetensors``
-· ``labs/`` private state of simulated labs.
+``config.json`` options · ``run.log`` · ``metrics.jsonl`` one line per round and lab ·
+``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
+``scores.json`` · ``checkpoint.safetensors`` · ``labs/`` private state of simulated labs.
 """
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import safetensors.numpy
+from flwr.common import log
+from flwr.common.logger import FLOWER_LOGGER
 
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
@@ -52,11 +57,28 @@ class RunFolder:
         folder.write_json("config.json", config.to_mapping())
         return folder
 
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Keep what Flower logs meanwhile in ``run.log`` too, an error that ends the run included."""
+        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        FLOWER_LOGGER.addHandler(handler)
+        try:
+            yield
+        except Exception as error:
+            log(logging.ERROR, "the run failed: %s", error)
+            raise
+        finally:
+            FLOWER_LOGGER.removeHandler(handler)
+            handler.close()
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
         self._replace(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def write_model(self, weights: Arrays, preprocessing: Preprocessing, about: dict[str, Any]):
+    def write_model(
+        self, weights: Arrays, preprocessing: Preprocessing, about: dict[str, Any]
+    ) -> None:
         """Write the global model and the genes it reads, in its order."""
         genes = pd.DataFrame(
             {"gene": preprocessing.genes, "mean": preprocessing.mean, "std": preprocessing.std}

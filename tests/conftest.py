@@ -1,11 +1,17 @@
-"""What tests share: where real data lie, how hypothesis runs."""
+"""What tests share: real data, a tiny set, how hypothesis runs."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
+from scipy.sparse import csr_matrix
+
+from fedsc.config import Config
 
 # Shared machines are slow at times; what a test finds must not depend on when it runs.
 settings.register_profile(
@@ -27,3 +33,50 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 96 cells of 4 types with marker genes, 60 genes, raw counts."""
+    rng = np.random.default_rng(0)
+    types = np.arange(96) % 4
+    rates = rng.gamma(1.0, 2.0, size=60)[None, :] * np.ones((4, 1))
+    for kind in range(4):
+        rates[kind, kind * 12 : (kind + 1) * 12] *= 6
+    cells = anndata.AnnData(
+        csr_matrix(rng.poisson(rates[types]).astype(np.float32)),
+        obs=pd.DataFrame(
+            {
+                "cell_type": pd.Categorical([f"type{kind}" for kind in types]),
+                "donor": pd.Categorical([f"donor{i}" for i in rng.integers(0, 3, 96)]),
+            },
+            index=[f"cell{i}" for i in range(96)],
+        ),
+        var=pd.DataFrame(index=[f"Gene{i}" for i in range(60)]),
+    )
+    path = tmp_path_factory.mktemp("data") / "tiny.h5ad"
+    cells.write_h5ad(path)
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_set: Path, tmp_path: Path) -> Config:
+    """Give a config that trains 4 labs on the tiny set in a fraction of a second."""
+    return Config(
+        dataset=str(tiny_set),
+        label_key="cell_type",
+        subtypes_per_lab=2,
+        n_genes=30,
+        min_shared_genes=10,
+        batch_size=8,
+        local_epochs=1,
+        rounds=3,
+        output=str(tmp_path / "runs"),
+        run_name="run",
+    )
+
+
+@pytest.fixture
+def change() -> Callable[..., Config]:
+    """Copy a config with some options changed, validated anew."""
+    return lambda config, **options: Config(**(config.model_dump() | options))

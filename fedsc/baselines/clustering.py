@@ -1,14 +1,14 @@
-"""The last step of every trained method: from an embedding to clusters."""
+"""The last step of every method that embeds: from an embedding to clusters."""
 
 from typing import Any
 
 import numpy as np
 
 from fedsc.baselines.method import Settings
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import kmeans, leiden
 
-RESOLUTION = 0.5  # of Leiden, where the number of clusters is not given
+_LEAST_CELLS = 3  # a neighbour graph of fewer has nothing to tell
 
 
 def cluster(embedding: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
@@ -19,7 +19,7 @@ def cluster(embedding: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict
     embedding
         float (cells, dimensions).
     settings
-        ``k`` and ``seed`` count here.
+        ``k``, ``resolution`` and ``seed`` count here.
 
     Returns
     -------
@@ -30,14 +30,39 @@ def cluster(embedding: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict
     ------
     ConfigError
         If ``k`` is not a possible number of clusters of these cells.
+    DataError
+        If fewer than ``k`` cells differ in the embedding, or there are too few for Leiden.
     """
     k = settings.k
     if k is None:
-        clusters = leiden(embedding, RESOLUTION, settings.seed)
-        return clusters, {"by": "leiden", "resolution": RESOLUTION, "k": int(clusters.max()) + 1}
-    if not 1 <= k <= len(embedding):
-        raise ConfigError(
-            f"k = {k} clusters cannot be made of {len(embedding)} cells; "
-            f"choose k between 1 and {len(embedding)}, or 'auto'"
+        if len(embedding) < _LEAST_CELLS:
+            raise DataError(
+                f"k = 'auto' needs at least {_LEAST_CELLS} cells, the file has {len(embedding)}; "
+                "give k"
+            )
+        clusters = leiden(embedding, settings.resolution, settings.seed)
+        found = int(clusters.max()) + 1
+        return clusters, {"by": "leiden", "resolution": settings.resolution, "k": found}
+    require_k(k, len(embedding))
+    different = len(np.unique(embedding, axis=0))
+    if different < k:
+        raise DataError(
+            f"k = {k} clusters cannot be made: only {different} of {len(embedding)} cells differ "
+            f"in the embedding; choose k up to {different}"
         )
     return kmeans(embedding, k, settings.seed), {"by": "k-means", "k": k}
+
+
+def require_k(k: int, n_cells: int) -> None:
+    """Refuse a number of clusters that cells cannot be put into.
+
+    Raises
+    ------
+    ConfigError
+        If it is below 1 or above the number of cells.
+    """
+    if not 1 <= k <= n_cells:
+        raise ConfigError(
+            f"k = {k} clusters cannot be made of {n_cells} cells; "
+            f"choose k between 1 and {n_cells}, or 'auto'"
+        )

@@ -15,24 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsc.baselines import mask_checkpoint
-from fedsc.baselines.clustering import cluster
-from fedsc.baselines.mask_checkpoint import Training
+from fedsc.baselines import contrastive_sc
+from fedsc.baselines.clustering import cluster, require_k
+from fedsc.baselines.inputs import prepare
 from fedsc.baselines.mask_training import (
     Preset,
-    fingerprint,
     layout_of,
     shape_of,
-    start,
     train,
 )
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Config
 from fedsc.data.expression import Expression
-from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.errors import ConfigError, DataError
-from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.models.masked import attention, embed, step_flops
 from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, PATCH_SIDE, Layout, patches_of
@@ -86,36 +82,29 @@ def fit(expression: Expression, settings: Settings, *, teacher: Weights | None =
     """
     began = time.monotonic()
     preset = _checked(choose(PRESETS, settings))
-    preprocessing = _preprocessing(expression, preset.side**2)
-    cells = transform(expression, preprocessing)
+    cells, preprocessing = prepare(expression, preset.side**2, preset.max_value)
+    cells, preprocessing = _at_most(preset.side**2, cells, preprocessing)
+    if settings.k is not None:
+        require_k(settings.k, cells.n_cells)
     layout = layout_of(preset, cells.n_genes)
-    _require(cells, layout, preset)
+    _require_patches(layout, preset)
 
-    training = _resume(cells, preset, settings)
-    resumed_at = len(training.losses) if training else 0
-    if training is None:
-        if teacher is None and preset.target != "expression":
-            teacher = contrastive_sc.train_encoder(
-                cells, replace(settings, preset=preset.teacher, overrides={}, checkpoint=None)
-            )
-        training = start(preset, teacher or {}, settings)
-    trained = time.monotonic()
-    train(training, cells, layout, preset, settings)
-    trained = time.monotonic() - trained
-
-    embedding, extras = _embed(training.weights, cells, layout, preset, settings.device)
+    if teacher is None and preset.target != "expression":
+        teacher = contrastive_sc.train_encoder(
+            cells, replace(settings, preset=preset.teacher, overrides={})
+        )
+    trained = train(cells, layout, teacher or {}, preset, settings)
+    embedding, extras = _embed(trained.weights, cells, layout, preset, settings.device)
     extras |= {"patch_places": layout.places.numpy(), "patch_genes": _names(preprocessing, layout)}
     clusters, choice = cluster(embedding, settings)
     record = {
         "preset": asdict(preset),
         "genes": cells.n_genes,
         "patches": layout.n_patches,
-        "losses": training.losses,
-        "resumed at epoch": resumed_at,
+        "losses": trained.losses,
         "clusters": choice,
         "seconds": time.monotonic() - began,
-        "training seconds": trained,
-        **_cost(preset, cells.n_cells, layout, trained, preset.epochs - resumed_at),
+        **_cost(preset, cells.n_cells, layout, trained.seconds),
     }
     return Fitted(embedding, clusters, record, extras)
 
@@ -130,28 +119,26 @@ def _checked(preset: Preset) -> Preset:
     return preset
 
 
-def _preprocessing(expression: Expression, most: int) -> Preprocessing:
-    """Choose at most ``most`` genes; ties in the ranking may bring a few more, which are cut."""
-    config = Config.from_mapping({"n-genes": most, "min-shared-genes": 1})
-    found = fit_preprocessing([expression], config)
-    return replace(found, genes=found.genes[:most], mean=found.mean[:most], std=found.std[:most])
+def _at_most(
+    most: int, cells: CellMatrix, preprocessing: Preprocessing
+) -> tuple[CellMatrix, Preprocessing]:
+    """Cut the genes that a tie in their ranking brought above ``most``."""
+    fewer = replace(
+        cells,
+        values=cells.values[:, :most],
+        mean=cells.mean[:most],
+        std=cells.std[:most],
+        measured=cells.measured[:most],
+    )
+    return fewer, replace(preprocessing, genes=preprocessing.genes[:most])
 
 
-def _require(cells: CellMatrix, layout: Layout, preset: Preset) -> None:
-    if cells.n_cells < 2:
-        raise DataError(f"mask-sc needs at least 2 cells, the file has {cells.n_cells}")
+def _require_patches(layout: Layout, preset: Preset) -> None:
     if layout.n_patches < 2:
         raise DataError(
-            f"mask-sc needs genes for at least 2 patches of {PATCH}; with {cells.n_genes} genes "
+            f"mask-sc needs genes for at least 2 patches of {PATCH}; with {layout.n_genes} genes "
             f"and side = {preset.side} there is {layout.n_patches}"
         )
-
-
-def _resume(cells: CellMatrix, preset: Preset, settings: Settings) -> Training | None:
-    if settings.checkpoint is None:
-        return None
-    of_this = fingerprint(cells, preset, settings.seed)
-    return mask_checkpoint.load(settings.checkpoint, of_this, settings.device)
 
 
 def _embed(
@@ -177,22 +164,21 @@ def _names(preprocessing: Preprocessing, layout: Layout) -> np.ndarray:
     return np.asarray(names[layout.genes.numpy()])
 
 
-def _cost(
-    preset: Preset, n_cells: int, layout: Layout, seconds: float, epochs: int
-) -> dict[str, Any]:
-    """Count what training takes, and what the sizes would take at the speed just reached."""
-    sizes: dict[str, dict[str, float]] = {}
-    for name, other in PRESETS.items():
-        same_task = replace(
-            other, embedding=preset.embedding, target=preset.target, side=preset.side
-        )
-        flops = step_flops(shape_of(same_task), layout.n_patches, preset.mask_ratio)
-        sizes[name] = {"FLOP per cell and step": flops, "FLOP": flops * n_cells * other.epochs}
-    own = step_flops(shape_of(preset), layout.n_patches, preset.mask_ratio)
-    cost: dict[str, Any] = {"FLOP per cell and step": own, "sizes": sizes}
-    if epochs > 0:
-        speed = own * n_cells * epochs / seconds
+def _cost(preset: Preset, n_cells: int, layout: Layout, seconds: list[float]) -> dict[str, Any]:
+    """Count what training takes, and what each size would take at the speed just reached."""
+
+    def flops(one: Preset) -> int:
+        shape = shape_of(replace(one, target=preset.target))
+        return step_flops(shape, layout.n_patches, preset.mask_ratio)
+
+    sizes: dict[str, dict[str, float]] = {
+        name: {"FLOP per cell": flops(size), "FLOP": flops(size) * n_cells * size.epochs}
+        for name, size in PRESETS.items()
+    }
+    cost: dict[str, Any] = {"FLOP per cell": flops(preset), "training seconds": sum(seconds)}
+    if seconds:
+        speed = flops(preset) * n_cells * len(seconds) / sum(seconds)
         cost["FLOP per second"] = speed
         for size in sizes.values():
             size["seconds at this speed"] = size["FLOP"] / speed
-    return cost
+    return cost | {"sizes": sizes}

@@ -1,18 +1,17 @@
 """The training loop of mask-sc (mask-sc §3.2, §4.1), top to bottom."""
 
 import hashlib
-import json
 import math
 import time
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsc.baselines import mask_checkpoint
-from fedsc.baselines.mask_checkpoint import Training
+from fedsc.baselines import loop
+from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.method import Settings
 from fedsc.baselines.patch_targets import Features, features_of
 from fedsc.config import Count, NonNegative, Positive
@@ -30,9 +29,8 @@ from fedsc.models.masked import (
 from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, Layout, matrix_layout, patches_of, sequence_layout
 from fedsc.rng import torch_generator
+from fedsc.ssl.objective import Descend
 from fedsc.training import batches
-
-_SAVE_SECONDS = 30.0  # between two checkpoints, and what an interrupted run may lose
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Preset:
         Of AdamW with β = (0.9, 0.95); biases, norms and tokens do not decay.
     side
         Rows and columns of the gene matrix, a multiple of 4; ``side**2`` genes are chosen.
+    max_value
+        Clip of standardised values.
     embedding
         ``"matrix"``: 4 × 4 patches with two coordinates; ``"sequence"``: 16 genes in a row.
     target
@@ -69,11 +69,31 @@ class Preset:
     learning_rate: Positive
     weight_decay: NonNegative = 0.05
     side: Annotated[int, Field(ge=8, le=400)] = 64
+    max_value: Positive = 10.0
     embedding: Literal["matrix", "sequence"] = "matrix"
     target: Literal["patch", "cell", "expression"] = "patch"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     teacher: str = ""
     recompute: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gave.
+
+    Attributes
+    ----------
+    weights
+        The network.
+    losses
+        Mean loss of every epoch.
+    seconds
+        What each epoch of this call took; fewer than ``losses`` after a resumption.
+    """
+
+    weights: Weights
+    losses: list[float]
+    seconds: list[float]
 
 
 def layout_of(preset: Preset, n_genes: int) -> Layout:
@@ -105,76 +125,69 @@ def learning_rate(preset: Preset, epoch: float) -> float:
     return preset.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def fingerprint(cells: CellMatrix, preset: Preset, seed: int) -> str:
-    """Hash what decides the weights: a checkpoint of anything else must not be gone on with."""
-    text = json.dumps([asdict(preset), seed, cells.values.shape, cells.max_value])
-    digest = hashlib.sha256(text.encode())
-    for array in (cells.values.data, cells.values.indices, cells.mean, cells.std):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def start(preset: Preset, teacher: Weights, settings: Settings) -> Training:
-    """Draw the state before the first epoch."""
-    weights = init_masked(shape_of(preset), torch_generator(settings.seed, "mask-sc", "init"))
-    weights = {name: weight.to(settings.device) for name, weight in weights.items()}
-    frozen = {name: weight.detach().to(settings.device) for name, weight in teacher.items()}
-    return Training(weights, frozen)
-
-
 def train(
-    training: Training, cells: CellMatrix, layout: Layout, preset: Preset, settings: Settings
-) -> None:
-    """Train until ``preset.epochs`` epochs are done; moves ``training`` along.
+    cells: CellMatrix, layout: Layout, teacher: Weights, preset: Preset, settings: Settings
+) -> Trained:
+    """Train, going on from a checkpoint if there is one.
 
-    Every draw comes from (seed, epoch), so a run that goes on from a checkpoint ends with the bits
-    of one never stopped. When it is interrupted, the last checkpoint is at most
-    ``_SAVE_SECONDS`` and one epoch old.
+    Every draw comes from (seed, epoch), so a run that goes on ends with the bits of one never
+    stopped.
 
     Parameters
     ----------
-    training
-        From :func:`start` or a checkpoint.
     cells
         Standardised expression.
     layout
         Where the genes lie.
+    teacher
+        Holds the network ``encoder``, which stays as it is; empty for ``target = "expression"``.
     preset
         How to train.
     settings
         Seed, device, checkpoint folder, progress.
+
+    Raises
+    ------
+    RunError
+        If there is a checkpoint of something else.
     """
-    device = settings.device
+    seed, device = settings.seed, settings.device
     layout = layout.to(device)
-    weights = training.weights
-    optimizer = _optimizer(weights, preset)
-    mask_checkpoint.give_moments(optimizer, weights, training.moments)
-    features = features_of(preset.target, training.teacher, layout)
-    print_of_run = fingerprint(cells, preset, settings.seed)
-    saved = time.monotonic()
-    for epoch in range(len(training.losses), preset.epochs):
-        order = torch_generator(settings.seed, "mask-sc", "batches", epoch)
-        masks = torch_generator(settings.seed, "mask-sc", "masks", epoch)
+    features = features_of(
+        preset.target, {name: weight.to(device) for name, weight in teacher.items()}, layout
+    )
+    weights = init_masked(shape_of(preset), torch_generator(seed, "mask-sc", "init"))
+    weights = {name: weight.to(device) for name, weight in weights.items()}
+    # The epoch sets the rate of the optimiser that the loop makes.
+    optimizers: list[torch.optim.Optimizer] = []
+    seconds: list[float] = []
+
+    def optimizer_of(parameters: list[Tensor]) -> torch.optim.Optimizer:
+        optimizers.append(_adamw(parameters, preset))
+        return optimizers[0]
+
+    def epoch(number: int, descend: Descend) -> float:
+        began = time.monotonic()
+        order = torch_generator(seed, "mask-sc", "batches", number)
+        masks = torch_generator(seed, "mask-sc", "masks", number)
         rows = list(batches(cells.n_cells, preset.batch_size, order))
         total = torch.zeros((), dtype=torch.float64, device=device)
         for i, batch in enumerate(rows):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(preset, epoch + (i + 1) / len(rows))
+            for group in optimizers[0].param_groups:
+                group["lr"] = learning_rate(preset, number + (i + 1) / len(rows))
             x = torch.from_numpy(cells.batch(batch)).to(device)
             visible, hidden = draw_masks(len(x), layout.n_patches, preset.mask_ratio, masks)
             visible, hidden = visible.to(device), hidden.to(device)
             loss = masked_loss(weights, x, features, layout, preset, visible, hidden)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            descend(loss)
             total += loss.detach() * len(x)
-        training.losses.append(float(total) / cells.n_cells)
-        training.moments = mask_checkpoint.moments_of(optimizer, weights)
-        last = epoch + 1 == preset.epochs
-        if settings.checkpoint and (last or time.monotonic() - saved >= _SAVE_SECONDS):
-            mask_checkpoint.save(settings.checkpoint, training, print_of_run)
-            saved = time.monotonic()
-        settings.progress("mask-sc", epoch + 1, preset.epochs, {"loss": training.losses[-1]})
+        mean = float(total) / cells.n_cells
+        seconds.append(time.monotonic() - began)
+        return mean
+
+    of = fingerprint(cells, preset, seed, _digest(teacher))
+    losses = loop.train("mask-sc", weights, optimizer_of, epoch, preset.epochs, settings, of)
+    return Trained(weights, losses, seconds)
 
 
 def masked_loss(
@@ -219,15 +232,22 @@ def masked_loss(
     return feature_loss(predicted, target, filled)
 
 
-def _optimizer(weights: Weights, preset: Preset) -> torch.optim.AdamW:
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    matrices = [weight for weight in weights.values() if weight.dim() > 1]
-    others = [weight for weight in weights.values() if weight.dim() == 1]
+def _adamw(parameters: list[Tensor], preset: Preset) -> torch.optim.AdamW:
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1]},
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+        groups,
         lr=preset.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=preset.weight_decay,
         fused=True,
     )
+
+
+def _digest(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].detach().cpu().numpy().tobytes())
+    return digest.hexdigest()

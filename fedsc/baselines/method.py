@@ -25,6 +25,9 @@ class Settings:
     ----------
     k
         Number of clusters; ``None`` lets Leiden on the embedding choose.
+    resolution
+        Of that Leiden; more clusters when larger. scanpy's own 1.0 splits the types of sets of
+        a few thousand cells.
     seed
         Moves every draw.
     preset
@@ -40,6 +43,7 @@ class Settings:
     """
 
     k: int | None = None
+    resolution: float = 0.5
     seed: int = 0
     preset: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)

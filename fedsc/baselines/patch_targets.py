@@ -79,13 +79,14 @@ def patch_teacher(encoder: Weights, layout: Layout, kept: float) -> PatchTeacher
     kept
         Share of the genes its training views kept; what is left of a cell is divided by it.
     """
-    matrix, bias = encoder["encoder.0.weight"].detach(), encoder["encoder.0.bias"].detach()
+    encoder = {name: tensor.detach() for name, tensor in encoder.items()}
+    matrix, bias = encoder["encoder.0.weight"], encoder["encoder.0.bias"]
     if "encoder.0.norm.weight" in encoder:
         variance = encoder["encoder.0.norm.running_var"] + _BATCH_NORM_EPSILON
-        scale = encoder["encoder.0.norm.weight"].detach() / variance.sqrt()
+        scale = encoder["encoder.0.norm.weight"] / variance.sqrt()
         matrix = matrix * scale[:, None]
         bias = (bias - encoder["encoder.0.norm.running_mean"]) * scale
-        bias = bias + encoder["encoder.0.norm.bias"].detach()
+        bias = bias + encoder["encoder.0.norm.bias"]
     columns = F.pad(matrix / kept, (0, 1))[:, layout.genes]
     return PatchTeacher(columns.permute(1, 2, 0).contiguous(), bias, _after_first(encoder))
 
@@ -109,7 +110,7 @@ def patch_features(teacher: PatchTeacher, patches: Tensor) -> Tensor:
         first = torch.bmm(patches.transpose(0, 1), teacher.first).transpose(0, 1)
         hidden = torch.relu_(first + teacher.bias)
         features = mlp(teacher.rest, hidden.flatten(0, 1), "rest", training=False)
-        return F.normalize(features, dim=1).unflatten(0, patches.shape[:2])
+        return F.normalize(features, dim=1).view(*patches.shape[:2], -1)
 
 
 def _patch_features(teacher: PatchTeacher, x: Tensor, patches: Tensor) -> Tensor:
@@ -129,5 +130,5 @@ def _after_first(encoder: Weights) -> Weights:
     for name, tensor in encoder.items():
         _, layer, what = name.split(".", 2)
         if int(layer) > 0:
-            rest[f"rest.{int(layer) - 1}.{what}"] = tensor.detach()
+            rest[f"rest.{int(layer) - 1}.{what}"] = tensor
     return rest

@@ -1,4 +1,4 @@
-"""``fedsc check``: can this file be used, and what is in it?"""
+"""``fedsc check``: whether a file can be used, and what is in it."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from fedsc.data.io import Examination, examine
-from fedsc.data.validate import KIND_NAMES
+from fedsc.data.kind import KIND_NAMES
 
 _BATCH = re.compile(
     r"batch|donor|sample|patient|subject|individual|mouse|lab(?!el)|site|cent(er|re)|hospital|study|"
@@ -98,7 +98,7 @@ def candidates(obs: pd.DataFrame) -> tuple[list[str], list[str]]:
 def _quantiles(sums: np.ndarray) -> str:
     names = ("min", "5 %", "median", "95 %", "max")
     values = np.quantile(sums, (0, 0.05, 0.5, 0.95, 1))
-    return ", ".join(f"{name} {value:,.6g}" for name, value in zip(names, values, strict=True))
+    return ", ".join(f"{name} {value:,.0f}" for name, value in zip(names, values, strict=True))
 
 
 def _tally(labels: np.ndarray) -> str:

@@ -155,10 +155,12 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
     config = Config.from_mapping(options)
     paths = {
         key: str(Path(value).resolve())
-        for key, value in config.to_mapping().items()
-        if key in ("dataset", "reference-genes", "output")
-        and value
-        and (key == "output" or Path(str(value)).exists())
+        for key, value in (
+            ("dataset", config.dataset),
+            ("reference-genes", config.reference_genes),
+            ("output", config.output),
+        )
+        if value and (key == "output" or Path(value).exists())
     }
     return Config.from_mapping(
         config.to_mapping() | paths | {"run-name": config.run_name or new_name(config)}
@@ -168,11 +170,13 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
 def _report(folder: Path, console: Console) -> None:
     found = json.loads((folder / "scores.json").read_text())
     table = Table("scored", "ARI", "NMI", "silhouette", "Calinski–Harabasz")
-    for where in ("pooled", "federated"):
+    rows = {
+        "pooled": ("ari", "nmi", "silhouette", "calinski_harabasz"),
+        "federated": ("ari", "nmi", "simplified_silhouette", "calinski_harabasz"),
+    }
+    for where, names in rows.items():
         if found[where] is not None:
-            values = [
-                found[where][name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")
-            ]
+            values = [found[where][name] for name in names]
             table.add_row(where, *("–" if v is None else f"{v:.4g}" for v in values))
     console.print(table)
     console.print(f"run folder: {folder.resolve()}", highlight=False, soft_wrap=True)

@@ -64,11 +64,6 @@ def align(source: Expression | Backed, vocabulary: Sequence[str] | np.ndarray) -
         The lab's cells, in memory or on disk.
     vocabulary
         Gene names, unique, (V,); usually of :func:`fedsc.data.genes.agree`.
-
-    Raises
-    ------
-    DataError
-        If both name genes by position, and differ (see :func:`fedsc.data.genes.match`).
     """
     return Aligned(source, match(source.genes, vocabulary), len(vocabulary))
 
@@ -87,7 +82,8 @@ def library_sizes(matrix: csr_matrix) -> np.ndarray:
         float64 (cells,).
     """
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return np.bincount(rows, weights=matrix.data, minlength=matrix.shape[0])
+    sizes = np.bincount(rows, weights=matrix.data, minlength=matrix.shape[0])
+    return sizes.astype(np.float64, copy=False)  # NumPy counts in integers when there is nothing
 
 
 def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_matrix:
@@ -107,10 +103,13 @@ def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_mat
     csr_matrix
         cells × ``width``; column indices within a row need not be sorted.
     """
-    indices = columns[matrix.indices]
+    shape = (matrix.shape[0], width)
+    indices = columns.astype(matrix.indices.dtype)[matrix.indices]
     kept = indices >= 0
+    if kept.all():
+        return csr_matrix((matrix.data, indices, matrix.indptr), shape=shape)
     indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
-    return csr_matrix((matrix.data[kept], indices[kept], indptr), shape=(matrix.shape[0], width))
+    return csr_matrix((matrix.data[kept], indices[kept], indptr), shape=shape)
 
 
 def _row_blocks(source: Expression | Backed) -> Iterator[csr_matrix]:

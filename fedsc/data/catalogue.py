@@ -107,7 +107,8 @@ DATASETS: dict[str, Dataset] = {
             page=_SCDEEPCLUSTER_PAGE,
             licence=_APACHE,
             aliases=("10x_pbmc_4271_top2000",),
-            note="Download and alias hold all cells on 2000 genes chosen by scDCC's authors.",
+            note="The download and 10x_pbmc_4271_top2000 hold all cells, but only the 2000 genes "
+            "scDCC's authors chose.",
         ),
         Dataset(
             "mouse_bladder",
@@ -120,8 +121,8 @@ DATASETS: dict[str, Dataset] = {
             page=_SCDEEPCLUSTER_PAGE,
             licence=_APACHE,
             aliases=("mouse_bladder_2746_top2003", "mouse_bladder_2100_allgenes"),
-            note="Download and first alias hold all cells on 2003 genes; second alias 2100 of the "
-            "cells on all genes.",
+            note="The download and mouse_bladder_2746_top2003 hold all cells, but only 2003 genes; "
+            "mouse_bladder_2100_allgenes holds all genes, but only 2100 cells.",
         ),
         Dataset(
             "worm_neuron",
@@ -143,8 +144,9 @@ DATASETS: dict[str, Dataset] = {
             page=_SCZIDESK_PAGE,
             licence=_APACHE,
             aliases=("young_human_kidney_5685_top2000",),
-            note="Download and alias hold all cells on 2000 genes chosen by scDCC's authors. "
-            "The number of genes is from a table about the file, not from the file itself.",
+            note="The download and young_human_kidney_5685_top2000 hold all cells, but only the "
+            "2000 genes scDCC's authors chose. The number of genes is from a table about the file, "
+            "not from the file itself.",
         ),
         Dataset(
             "klein_mouse_es",

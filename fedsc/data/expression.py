@@ -42,7 +42,7 @@ class Expression:
         """Cell types as strings, (cells,), or ``None`` when none are known."""
         if not self.label_key:
             return None
-        return self.obs[self.label_key].astype(str).to_numpy()
+        return np.asarray(self.obs[self.label_key].astype(str))
 
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""

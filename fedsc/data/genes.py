@@ -9,6 +9,7 @@ lab. Versions are cut from Ensembl ids only: ``AL627309.1`` and ``AL627309.2`` a
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -64,9 +65,9 @@ def agree(
     """
     if not gene_lists:
         raise DataError("no lab brought any genes; there must be at least one lab")
-    lists = {lab: [str(gene) for gene in genes] for lab, genes in sorted(gene_lists.items())}
+    lists = {lab: tuple(map(str, genes)) for lab, genes in sorted(gene_lists.items())}
     if how == "reference":
-        lists[_REFERENCE] = [str(gene) for gene in reference or ()]
+        lists[_REFERENCE] = tuple(map(str, reference or ()))
     _refuse_unlike_names(lists)
 
     labs = _identify(lists)
@@ -80,11 +81,11 @@ def agree(
         kept = seen.keys() & listed.keys()
     _refuse_few(labs, seen, kept, how, min_shared)
 
-    spellings: dict[_Identity, Counter[str]] = defaultdict(Counter)
+    spellings: dict[_Identity, list[str]] = defaultdict(list)
     for found in [listed] if listed else labs.values():
         for gene in found.keys() & kept:
-            spellings[gene][found[gene]] += 1
-    names = [min(s, key=lambda name: (-s[name], name)) for s in spellings.values()]
+            spellings[gene].append(found[gene])
+    names = [min(set(s), key=lambda name: (-s.count(name), name)) for s in spellings.values()]
     return np.array(sorted(names), dtype=object)
 
 
@@ -104,30 +105,35 @@ def match(genes: Sequence[str] | np.ndarray, vocabulary: Sequence[str] | np.ndar
     -------
     np.ndarray
         int64 (genes,): position in the vocabulary, −1 where there is none; no position twice.
+    """
+    names, wanted = tuple(map(str, genes)), tuple(map(str, vocabulary))
+    places = {name: place for place, name in enumerate(wanted)}
+    columns = np.array([places.get(name, -1) for name in names], dtype=np.int64)
+    if (columns >= 0).sum() < min(len(names), len(wanted)):
+        ours, theirs = _names_by_key(names), _names_by_key(wanted)
+        for column in np.flatnonzero(columns < 0):
+            key = _key(names[column])
+            if len(ours[key]) == len(theirs.get(key, ())) == 1:
+                columns[column] = places[theirs[key][0]]
+    return columns
+
+
+def refuse_other_positions(genes: Sequence[str] | np.ndarray, vocabulary: Sequence[str]) -> None:
+    """Refuse a file whose genes are named by position when the vocabulary's are other positions.
 
     Raises
     ------
     DataError
-        If genes are named by position and the file lacks some of the vocabulary: position 7 of
-        one file is not the gene at position 7 of another.
+        If both are ``g0``, ``g1``, … and differ: position 7 of one file is not the gene at
+        position 7 of another.
     """
-    names, wanted = [str(gene) for gene in genes], [str(gene) for gene in vocabulary]
-    places = {name: place for place, name in enumerate(wanted)}
-    taken = places.keys() & set(names)
-    ours, theirs = _unique_keys(names), _unique_keys(wanted)
-    columns = np.full(len(names), -1, dtype=np.int64)
-    for column, name in enumerate(names):
-        if name in taken:
-            columns[column] = places[name]
-        elif ours.get(key := _key(name)) == name and theirs.get(key, name) not in taken:
-            columns[column] = places.get(theirs.get(key, name), -1)
-    if (columns >= 0).sum() < len(wanted) and _is_positional(names) and _is_positional(wanted):
+    names, wanted = tuple(map(str, genes)), tuple(map(str, vocabulary))
+    if _is_positional(names) and _is_positional(wanted) and set(names) != set(wanted):
         raise DataError(
-            f"the file names its {len(names)} genes by position ({names[0]} … {names[-1]}) and so "
-            f"did the labs, but {len(wanted) - (columns >= 0).sum()} positions are missing: it is "
-            "not in the same order of columns; give its genes real names"
+            f"the file names {len(names)} genes by position ({names[0]}, …) and the model knows "
+            f"{len(wanted)} by position ({wanted[0]}, …): they cannot be the same genes; give the "
+            "genes real names on both sides"
         )
-    return columns
 
 
 def read_reference(path: Path) -> tuple[str, ...]:
@@ -153,46 +159,54 @@ def _key(name: str) -> str:
     return (versioned[1] + (versioned[2] or "") if versioned else name).casefold()
 
 
-def _unique_keys(names: Iterable[str]) -> dict[str, str]:
-    """Map the keys that stand for one of ``names`` to it."""
+@lru_cache(maxsize=64)  # labs cut from one file bring one list
+def _names_by_key(names: tuple[str, ...]) -> dict[str, list[str]]:
     by_key: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_key[_key(name)].append(name)
-    return {key: found[0] for key, found in by_key.items() if len(found) == 1}
+    return by_key
 
 
-def _identify(lists: Mapping[str, Sequence[str]]) -> dict[str, dict[_Identity, str]]:
+def _identify(lists: Mapping[str, tuple[str, ...]]) -> dict[str, dict[_Identity, str]]:
     """Map each list's genes, by what identifies them among all lists, to their names there."""
-    ambiguous: set[str] = set()
-    for names in lists.values():
-        ambiguous |= {_key(name) for name in names} - _unique_keys(names).keys()
-    return {
-        lab: {(_key(name), name if _key(name) in ambiguous else ""): name for name in names}
-        for lab, names in lists.items()
+    distinct = {names: _names_by_key(names) for names in lists.values()}
+    ambiguous = {key for keys in distinct.values() for key, found in keys.items() if len(found) > 1}
+    identified = {
+        names: {
+            (key, name if key in ambiguous else ""): name
+            for key, found in keys.items()
+            for name in found
+        }
+        for names, keys in distinct.items()
     }
+    return {lab: identified[names] for lab, names in lists.items()}
 
 
-def _is_positional(names: Sequence[str]) -> bool:
+@lru_cache(maxsize=64)
+def _is_positional(names: tuple[str, ...]) -> bool:
     """Tell ``g0, g1, …`` from gene names; bare numbers must count up (Entrez ids do not)."""
-    found = [_POSITION.fullmatch(name) for name in names]
-    numbers = [int(position[2]) for position in found if position]
-    if len(numbers) < len(names) or not numbers:
-        return False
-    return all(position and position[1] for position in found) or max(numbers) <= len(numbers)
+    numbers, prefixed = [], True
+    for name in names:
+        position = _POSITION.fullmatch(name)
+        if position is None:
+            return False
+        numbers.append(int(position[2]))
+        prefixed = prefixed and bool(position[1])
+    return bool(numbers) and (prefixed or max(numbers) <= len(numbers))
 
 
-def _refuse_unlike_names(lists: Mapping[str, Sequence[str]]) -> None:
+def _refuse_unlike_names(lists: Mapping[str, tuple[str, ...]]) -> None:
     for lab, names in lists.items():
         if not names:
             raise DataError(f"{lab} has no genes; leave it out")
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        if repeated:
+        if len(set(names)) < len(names):
+            repeated = [name for name, count in Counter(names).items() if count > 1]
             raise DataError(
                 f"{lab} names {len(repeated)} genes twice ({_some(repeated)}); make names unique"
             )
     positional = [lab for lab, names in lists.items() if _is_positional(names)]
     same = len({frozenset(names) for names in lists.values()}) == 1
-    if positional and not same and set(lists) - {_REFERENCE} != set(positional[:1]):
+    if positional and not same:
         first = lists[positional[0]]
         raise DataError(
             f"{_some(positional)} name genes by position ({first[0]}, {first[1 % len(first)]}, …) "
@@ -209,7 +223,8 @@ def _refuse_unlike_names(lists: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def _are_stable_ids(names: Sequence[str]) -> bool:
+@lru_cache(maxsize=64)
+def _are_stable_ids(names: tuple[str, ...]) -> bool:
     return 2 * sum(bool(_STABLE_ID.fullmatch(name)) for name in names) > len(names)
 
 
@@ -222,11 +237,14 @@ def _refuse_few(
 ) -> None:
     """Refuse labs that share fewer genes than asked for, saying what would help."""
     kept = set(kept)
+    alone = len(labs) == 1
     shared = {
-        lab: sum(seen[gene] > 1 for gene in found) if how == "union" else len(kept & found.keys())
+        lab: sum(seen[gene] > 1 for gene in found)
+        if how == "union" and not alone
+        else len(kept & found.keys())
         for lab, found in labs.items()
     }
-    needed = min_shared if len(labs) > 1 or how == "reference" else 1
+    needed = 1 if alone and how != "reference" else max(min_shared, 1)
     short = [lab for lab, count in shared.items() if count < needed]
     if not short:
         return

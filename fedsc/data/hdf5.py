@@ -54,8 +54,9 @@ def read_hdf5(file: h5py.File, layer: str) -> Contents:
 def _h5ad(file: h5py.File, layer: str) -> Contents:
     """Read ``obs`` and gene names through anndata; obsm, obsp and uns are not touched."""
     nodes = {name: file[f"layers/{name}"] for name in file.get("layers", {})}
-    for name, keys in {"raw": ("raw/X", "raw.X"), "": ("X",)}.items():
-        nodes |= {name: file[key] for key in keys if key in file}
+    for key, name in {"raw.X": "raw", "raw/X": "raw", "X": ""}.items():
+        if key in file:
+            nodes[name] = file[key]
     if layer not in nodes:
         known = ", ".join(sorted(layer_name(name) for name in nodes)) or "no matrix at all"
         missing = f"there is no layer '{layer}'" if layer else "the file has no X"
@@ -67,7 +68,12 @@ def _h5ad(file: h5py.File, layer: str) -> Contents:
         cells=obs.index.to_numpy(dtype=object),
         obs=obs,
         name=layer_name(layer),
-        others={name: _node(node) for name, node in nodes.items() if name != layer},
+        others={
+            name: _node(node)
+            for name, node in nodes.items()
+            if name != layer
+            and ("indptr" in node if isinstance(node, h5py.Group) else node.ndim == 2)
+        },
     )
 
 
@@ -87,6 +93,10 @@ def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, np.ndarray]:
             var = read_elem(file["raw/var" if layer == "raw" else "var"])
     obs.index = obs.index.astype(str)
     return obs, var.index.astype(str).to_numpy(dtype=object)
+
+
+def _is_matrix(node: h5py.Dataset | h5py.Group) -> bool:
+    return "indptr" in node if isinstance(node, h5py.Group) else node.ndim == 2
 
 
 def _node(node: h5py.Dataset | h5py.Group) -> Stored:

@@ -16,10 +16,10 @@ from scipy.sparse import csr_matrix
 from fedsc.data.contents import Contents, layer_name
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.hdf5 import read_hdf5
+from fedsc.data.kind import KIND_NAMES
 from fedsc.data.memory import memory_problem
 from fedsc.data.text import read_mtx, read_table
 from fedsc.data.validate import (
-    KIND_NAMES,
     label_problems,
     name_problems,
     notes,
@@ -109,12 +109,14 @@ def _examine(contents: Contents, label_key: str) -> Examination:
     genes, cells, obs = contents.genes, contents.cells, contents.obs
     problems = name_problems(genes, cells) + label_problems(obs, label_key)
     shape, kind, matrix = (len(cells), len(genes)), None, None
-    if too_large := _too_large(contents):
-        problems.append(too_large)
-    elif min(shape) > 0:
-        matrix = _load(contents)
-        kind, found = value_problems(matrix, contents.name, cells, genes, contents.others)
-        problems += found
+    if min(shape) > 0:
+        try:
+            matrix = _load(contents)
+        except DataError as error:  # too large or damaged; the names' faults are told with it
+            problems.append(str(error))
+        else:
+            kind, found = value_problems(matrix, contents.name, cells, genes, contents.others)
+            problems += found
     if problems or matrix is None or kind is None:
         return Examination(tuple(problems), contents.notes, shape, kind, obs)
     remarks = [*contents.notes, *notes(matrix, genes, obs, label_key)]
@@ -128,17 +130,13 @@ def _examine(contents: Contents, label_key: str) -> Examination:
     return Examination((), tuple(remarks), shape, kind, obs, expression)
 
 
-def _too_large(contents: Contents) -> str | None:
-    if isinstance(contents.matrix, csr_matrix):
-        return None
-    with _explained():
-        return memory_problem(contents.matrix.needed_bytes())
-
-
 def _load(contents: Contents) -> csr_matrix:
     with _explained():
-        stored = contents.matrix
-        matrix = stored if isinstance(stored, csr_matrix) else stored.load()
+        matrix = contents.matrix
+        if not isinstance(matrix, csr_matrix):
+            if problem := memory_problem(matrix.needed_bytes()):
+                raise DataError(problem)
+            matrix = matrix.load()
         return matrix if contents.columns is None else csr_matrix(matrix[:, contents.columns])
 
 

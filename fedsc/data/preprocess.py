@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix, vstack
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
 from fedsc.data.backed import Backed
 from fedsc.data.expression import Expression
+from fedsc.data.genes import refuse_other_positions
 from fedsc.errors import DataError
 
 
@@ -91,7 +92,7 @@ class CellMatrix:
             float32 (B, G), contiguous and new; exactly 0 where a gene was not measured.
         """
         # Every entry starts as the standardised zero, then the stored ones are written over it:
-        # four times as fast as slicing the CSR matrix, .toarray() and arithmetic on it.
+        # a third of the time that slicing, .toarray() and arithmetic take on 5 % non-zeros.
         starts = self.values.indptr[rows].astype(np.int64)
         counts = self.values.indptr[np.asarray(rows) + 1] - starts
         ends = np.cumsum(counts)
@@ -107,17 +108,17 @@ class CellMatrix:
     @cached_property
     def _zero(self) -> np.ndarray:
         """What a value of 0 becomes, float32 (G,)."""
-        zero = np.clip(-self.mean / self.std, -self.max_value, self.max_value)
+        zero: np.ndarray = np.clip(-self.mean / self.std, -self.max_value, self.max_value)
         zero[~self.measured] = 0
-        return zero.astype(np.float32)
+        return zero.astype(np.float32, copy=False)
 
     @cached_property
     def _standardised(self) -> np.ndarray:
         """What every stored value becomes, float32 (non-zeros,)."""
         genes = self.values.indices
-        centred = (self.values.data - self.mean[genes]) / self.std[genes]
-        centred[~self.measured[genes]] = 0
-        return np.clip(centred, -self.max_value, self.max_value).astype(np.float32)
+        values: np.ndarray = (self.values.data - self.mean[genes]) / self.std[genes]
+        values[~self.measured[genes]] = 0
+        return values.clip(-self.max_value, self.max_value).astype(np.float32, copy=False)
 
 
 def transform(
@@ -146,8 +147,8 @@ def transform(
     Raises
     ------
     DataError
-        If the cells are counts where log-normalised values are wanted or the reverse, or none
-        of the chosen genes was measured.
+        If the cells are counts where log-normalised values are wanted or the reverse, none of
+        the chosen genes was measured, or genes are named by other positions.
     """
     wanted = "counts" if preprocessing.target_sum > 0 else "lognorm"
     if expression.kind != wanted:
@@ -155,6 +156,7 @@ def transform(
             f"the file holds {_KINDS[expression.kind]} but the model was trained on "
             f"{_KINDS[wanted]}; bring the file to the same scale or name its layer that is"
         )
+    refuse_other_positions(expression.genes, preprocessing.vocabulary)
     cells = align(expression, preprocessing.vocabulary)
     place = {gene: i for i, gene in enumerate(preprocessing.genes)}
     chosen = np.array([place.get(gene, -1) for gene in preprocessing.vocabulary], dtype=np.int64)

@@ -13,6 +13,7 @@ from fedsc.errors import DataError
 
 LABEL_KEY = "cell_type"
 _ENDINGS = (".h5ad", ".h5")
+_FILES = (*_ENDINGS, ".loom", ".csv", ".tsv", ".txt", ".mtx", ".gz")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TIMEOUT = 30.0  # seconds without a byte
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def resolve(dataset: str) -> Source:
     path = Path(dataset).expanduser()
     if path.exists():
         return Source(path.stem, path)
-    if path.suffix in {".h5ad", ".h5", ".loom", ".csv", ".mtx", ".gz"} or len(path.parts) > 1:
+    if len(path.parts) > 1 or path.suffix in _FILES:
         raise DataError(f"dataset '{dataset}': there is no such file or folder")
     known = DATASETS.get(dataset)
     found = find(dataset)

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -140,12 +142,13 @@ def read_table(path: Path, label_key: str) -> Contents:
     is_label = (genes == label_key) & (label_key != "")
     is_label[0] = False
     pieces, cells, labels = [], [], []
-    for chunk in _chunks(path, separator, len(header), np.flatnonzero(is_label)):
-        values = chunk.loc[:, ~is_label].iloc[:, 1:]
-        _refuse_text_columns(values, genes)
-        pieces.append(csr_matrix(values.to_numpy(dtype=np.float32)))
-        cells.append(chunk[0])
-        labels.append(chunk.loc[:, is_label])
+    with _chunks(path, separator, len(header), np.flatnonzero(is_label)) as chunks:
+        for chunk in chunks:
+            values = chunk.loc[:, ~is_label].iloc[:, 1:]
+            _refuse_text_columns(values, genes)
+            pieces.append(csr_matrix(values.to_numpy(dtype=np.float32)))
+            cells.append(chunk[0])
+            labels.append(chunk.loc[:, is_label])
     n_genes = int((~is_label).sum()) - 1
     names = np.concatenate(cells).astype(object) if cells else np.array([], dtype=object)
     obs = pd.DataFrame(index=names)
@@ -167,12 +170,13 @@ def _open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig")
 
 
+@contextmanager
 def _chunks(
     path: Path, separator: str, width: int, text: np.ndarray
-) -> "pd.io.parsers.TextFileReader | list[pd.DataFrame]":
-    """Read the lines after the header, so many at a time that memory holds them dense."""
+) -> Iterator[Iterable[pd.DataFrame]]:
+    """Read the lines after the header, as many at a time as may be dense in memory."""
     try:
-        return pd.read_csv(
+        reader = pd.read_csv(
             path,
             sep=separator,
             header=None,
@@ -185,15 +189,19 @@ def _chunks(
             encoding="utf-8-sig",
         )
     except pd.errors.EmptyDataError:
-        return []
+        yield []
+        return
+    with reader:
+        yield reader
 
 
 def _refuse_text_columns(values: pd.DataFrame, genes: np.ndarray) -> None:
     texts = values.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in values.dtypes]]
-    if not len(texts):
+    if values.empty or not len(texts):
         return
     column = values[texts[0]]
-    example = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()].iloc[0]
+    unreadable = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+    example = next(iter(unreadable), column.iloc[0])
     name = genes[texts[0]]
     more = f" (and {len(texts) - 1} more columns)" if len(texts) > 1 else ""
     raise DataError(

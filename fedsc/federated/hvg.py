@@ -9,6 +9,9 @@ from fedsc.federated.statistics import Moments
 
 _BINS = 20
 _SPAN = 0.3
+_DIGITS = 10
+"""Decimals of a score that count: the rest depends on how cells are spread over labs, and would
+break a tie between genes differently for each spread."""
 
 
 def seurat(mean: np.ndarray, variance: np.ndarray, n_genes: int) -> np.ndarray:
@@ -41,7 +44,9 @@ def seurat(mean: np.ndarray, variance: np.ndarray, n_genes: int) -> np.ndarray:
     bins.loc[alone, "dev"] = bins.loc[alone, "avg"]
     bins.loc[alone, "avg"] = 0
     of_gene = bins.loc[table["bin"]]
-    score = (dispersion - of_gene["avg"].to_numpy()) / of_gene["dev"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = (dispersion - of_gene["avg"].to_numpy()) / of_gene["dev"].to_numpy()
+    score = score.round(_DIGITS)
     known = np.sort(score[~np.isnan(score)])
     if not len(known):
         return np.ones(len(mean), dtype=bool)
@@ -69,7 +74,7 @@ def seurat_v3(ask: Ask, moments: Moments, detected: np.ndarray, n_genes: int) ->
     Returns
     -------
     np.ndarray
-        bool (V,), True for the chosen ones.
+        bool (V,), True for the chosen ones; of genes that tie for the last place, the first.
 
     Raises
     ------
@@ -84,7 +89,7 @@ def seurat_v3(ask: Ask, moments: Moments, detected: np.ndarray, n_genes: int) ->
     expected[varies] = _loess(np.log10(mean[varies]), np.log10(variance[varies]))
     std = np.sqrt(10**expected)
     question = Question("clipped-squares", {"mean": mean, "clip": std * np.sqrt(n) + mean})
-    score = ask(question)["square"] / (np.maximum(n - 1, 1) * std**2)
+    score = (ask(question)["square"] / (np.maximum(n - 1, 1) * std**2)).round(_DIGITS)
     score[~detected] = -np.inf
     chosen = np.zeros(len(mean), dtype=bool)
     chosen[np.argsort(-score, kind="stable")[: min(n_genes, int(detected.sum()))]] = True

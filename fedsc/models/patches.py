@@ -77,15 +77,17 @@ def sequence_layout(n_genes: int) -> Layout:
 
 def cut(matrix: Tensor) -> Tensor:
     """Cut matrices (…, side, side) into patches (…, (side / 4)², 16), row by row."""
-    blocks = matrix.unflatten(-1, (-1, PATCH_SIDE)).unflatten(-3, (-1, PATCH_SIDE))
-    return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    *others, side, _ = matrix.shape
+    grid = side // PATCH_SIDE
+    squares = matrix.reshape(*others, grid, PATCH_SIDE, grid, PATCH_SIDE).transpose(-3, -2)
+    return squares.reshape(*others, grid**2, PATCH)
 
 
 def join(patches: Tensor, side: int) -> Tensor:
     """Put patches (…, (side / 4)², 16) back into matrices (…, side, side)."""
-    grid = side // PATCH_SIDE
-    blocks = patches.unflatten(-1, (PATCH_SIDE, PATCH_SIDE)).unflatten(-3, (grid, grid))
-    return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    others, grid = patches.shape[:-2], side // PATCH_SIDE
+    squares = patches.reshape(*others, grid, grid, PATCH_SIDE, PATCH_SIDE).transpose(-3, -2)
+    return squares.reshape(*others, side, side)
 
 
 def patches_of(x: Tensor, layout: Layout) -> Tensor:

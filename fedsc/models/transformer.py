@@ -5,6 +5,7 @@ each added to its input. As in ``mlp.py`` a network is its weights: block ``i`` 
 ``prefix`` is ``{prefix}.{i}.*``, the closing normalisation ``{prefix}.end.*``.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,7 @@ def blocks(
     """
     for i in range(stack.depth):
         if recompute:
-            x = checkpoint(  # type: ignore[no-untyped-call]
+            x = checkpoint(
                 _block,
                 weights,
                 x,
@@ -115,7 +116,7 @@ def last_attention(weights: Weights, x: Tensor, prefix: str, stack: Stack) -> Te
         x = _block(weights, x, f"{prefix}.{i}", stack.heads)
     x = _norm(weights, x, f"{prefix}.{last}.before_attention")
     query, key, _ = _heads(weights, x, f"{prefix}.{last}", stack.heads)
-    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
     return scores.softmax(dim=3).mean(dim=1)
 
 
@@ -140,7 +141,7 @@ def _block(weights: Weights, x: Tensor, block: str, heads: int) -> Tensor:
 
 def _heads(weights: Weights, x: Tensor, block: str, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Give query, key and value, (cells, heads, tokens, width / heads) each."""
-    qkv = linear(weights, x, f"{block}.qkv").unflatten(2, (3, heads, -1))
+    qkv = linear(weights, x, f"{block}.qkv").reshape(*x.shape[:2], 3, heads, -1)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return query, key, value
 

@@ -12,7 +12,7 @@ def masked_view(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     x
         Standardised expression, float32 (cells, genes).
     rate
-        Probability that a value is dropped, ``0 <= rate < 1``.
+        Probability that a value is dropped, ``0 <= rate < 1``; kept to 1 / 65536.
     generator
         Source of the mask, on ``x``'s device.
 
@@ -21,5 +21,13 @@ def masked_view(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     Tensor
         float32 (cells, genes); its expectation is ``x``.
     """
-    keep = torch.rand(x.shape, generator=generator, device=x.device).ge_(rate)
-    return keep.mul_(x).div_(1.0 - rate)
+    # 16 random bits decide a value: a quarter of the draws that a uniform float each would take,
+    # and drawing is a tenth of a training step.
+    drop = min(round(rate * _LEVELS), _LEVELS - 1)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
+    keep = bits[: x.numel()].view(x.shape) >= drop - _LEVELS // 2
+    return (x * keep).div_(1.0 - drop / _LEVELS)
+
+
+_LEVELS = 2**16

@@ -1,0 +1,224 @@
+"""``fedsc fit``: one centralised method on one file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedsc.baselines import METHODS
+from fedsc.baselines.method import Fitted, Settings
+from fedsc.baselines.outcome import annotate, plain, require_device, resolve_k, score
+from fedsc.cli.run import parse_settings
+from fedsc.data.expression import Expression
+from fedsc.data.io import read
+from fedsc.errors import ConfigError, RunError
+
+_INTERRUPTED = 130
+_RECORD = "fit.json"
+
+
+def fit(
+    method: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
+    file: Annotated[Path, typer.Argument(help="File, or a 10x matrix folder.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results; made when missing.")],
+    label_key: Annotated[str, typer.Option(help="Column with cell types, for scores.")] = "",
+    layer: Annotated[
+        str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")
+    ] = "",
+    k: Annotated[
+        str,
+        typer.Option(
+            "--k",
+            metavar="K|auto|true",
+            help="Clusters: a number; auto = Leiden chooses; true = as many as labels.",
+        ),
+    ] = "auto",
+    resolution: Annotated[float, typer.Option(min=0.0, help="Of Leiden, for k = auto.")] = 0.5,
+    preset: Annotated[str, typer.Option(help="'' = the method's first.")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A value of the preset; may repeat."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Moves every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Cluster one file with one centralised method.
+
+    Writes into the output folder: a copy of the file with the embedding in
+    `obsm["X_<method>"]`, the clusters in `obs["<method>"]` and the record in `uns["<method>"]`;
+    `fit.json`, the record; `scores.json` when there are labels; `extras.npz` where a method has
+    more to give; `checkpoint/` for the trained methods. Ctrl-C stops a fit; the same command goes
+    on with it. A folder that already holds this fit is left as it is.
+
+    **Examples**
+
+    `fedsc fit leiden cells.h5ad --output out/leiden`
+
+    `fedsc fit contrastive-sc cells.h5ad --preset steady --label-key cell_type --k true
+    --output out/steady`
+
+    `fedsc fit pca cells.h5ad --preset published --k 8 --output out/pca`
+
+    `fedsc fit nmf cells.h5ad --k 8 --set source=atlas.h5ad --output out/nmf`
+
+    `fedsc fit scdeepcluster cells.h5ad --layer counts --set pretraining-epochs=100
+    --output out/scdeepcluster`
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method '{method}'; known are {', '.join(METHODS)}")
+    copy = output / f"{Path(file.name.removesuffix('.gz')).stem}.h5ad"
+    if copy.resolve() == file.resolve():
+        raise ConfigError(f"--output {output} holds {file.name} itself; choose another folder")
+    require_device(device)
+    console = Console(stderr=True)
+    overrides = parse_settings(set_ or [])
+    request = {
+        "method": method,
+        "file": str(file.resolve()),
+        "bytes": file.stat().st_size if file.is_file() else None,
+        "layer": layer,
+        "label_key": label_key,
+        "k": k,
+        "resolution": resolution,
+        "preset": preset,
+        "overrides": plain(overrides),
+        "seed": seed,
+        "device": device,
+    }
+    if (output / _RECORD).exists():
+        _already_there(output, request, console)
+        return
+    expression = read(file, layer=layer, label_key=label_key)
+    clusters, k_from = resolve_k(k, expression)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with _Bars(console) as bars:
+            settings = Settings(
+                k=clusters,
+                resolution=resolution,
+                seed=seed,
+                preset=preset,
+                overrides=overrides,
+                device=device,
+                checkpoint=output / "checkpoint",
+                progress=bars.show,
+            )
+            fitted = METHODS[method](expression, settings)
+    except KeyboardInterrupt:
+        kept = sorted((output / "checkpoint").glob("*.safetensors"))
+        names = ", ".join(path.name for path in kept)
+        console.print(
+            f"stopped; {names} in {output / 'checkpoint'}: the same command goes on from there"
+            if kept
+            else "stopped; nothing was kept",
+            soft_wrap=True,
+        )
+        sys.exit(_INTERRUPTED)
+    found = score(fitted, expression)
+    about = {"request": request, "k is": k_from, "scores": plain(found)}
+    _write(copy, file, expression, method, fitted, about)
+    _report(found, k_from, fitted.record, Console())
+    console.print(f"written: {copy}", highlight=False, soft_wrap=True)
+
+
+class _Bars:
+    """A progress bar for every phase of a fit."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def show(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total, figures="")
+        words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self._progress.update(self._tasks[phase], completed=done, figures=words)
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+def _already_there(output: Path, request: dict[str, Any], console: Console) -> None:
+    """Say that there is nothing to do, or refuse to mix two fits."""
+    about = json.loads((output / _RECORD).read_text())
+    before = about["request"]
+    differ = [key for key in request if before.get(key) != request[key]]
+    if differ:
+        was = ", ".join(f"{key} = {before.get(key)!r}" for key in differ)
+        now = ", ".join(f"{key} = {request[key]!r}" for key in differ)
+        raise RunError(
+            f"{output} holds another fit ({was}; asked for now: {now}); choose another --output"
+        )
+    console.print(f"{output} already holds this fit; delete it to fit again", soft_wrap=True)
+    _report(about["scores"], about["k is"], about, Console())
+
+
+def _write(
+    copy: Path,
+    file: Path,
+    expression: Expression,
+    method: str,
+    fitted: Fitted,
+    about: dict[str, Any],
+) -> None:
+    """Write everything; the record comes last, so that its presence means a whole fit."""
+    import anndata
+
+    if file.suffix == ".h5ad":
+        adata = anndata.read_h5ad(file)
+    else:
+        adata = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
+        adata.obs_names, adata.var_names = expression.cells, expression.genes
+    annotate(adata, method, fitted, about)
+    adata.write_h5ad(_partial(copy), compression="gzip")
+    os.replace(_partial(copy), copy)
+    if fitted.extras:
+        extras = copy.with_name("extras.npz")
+        with _partial(extras).open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **fitted.extras)
+        os.replace(_partial(extras), extras)
+    if expression.label_key:
+        _write_json(copy.with_name("scores.json"), about["scores"])
+    _write_json(copy.with_name(_RECORD), plain(about | fitted.record))
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    _partial(path).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    os.replace(_partial(path), path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _report(found: dict[str, Any], k_from: str, record: dict[str, Any], console: Console) -> None:
+    table = Table("clusters", "ARI", "NMI", "silhouette", "Calinski–Harabasz", "seconds")
+    names = ("ari", "nmi", "silhouette", "calinski_harabasz")
+    figures = ["–" if found[name] is None else f"{found[name]:.4g}" for name in names]
+    table.add_row(str(found["k"]), *figures, f"{record['seconds']:.0f}")
+    console.print(table)
+    console.print(f"number of clusters: {k_from}", highlight=False)

@@ -1,0 +1,131 @@
+"""How much memory and time a lab needs to answer for a file that stays on disk.
+
+``python -m simulations.benchmarks.statistics_memory --cells 200000 --genes 20000`` writes sparse
+synthetic files of growing density, learns the preprocessing from each without loading it, in a
+process of its own, and prints that process's peak memory. Time should grow with the non-zeros,
+memory should not.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from fedsc.rng import numpy_generator
+
+_ROWS = 2000
+"""Cells written at a time."""
+
+
+def write_synthetic(path: Path, cells: int, genes: int, per_cell: int, seed: int) -> int:
+    """Write an ``.h5ad`` of geometric counts block by block.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    cells, genes
+        Its shape.
+    per_cell
+        Counts drawn per cell; those that fall on one gene are one non-zero.
+    seed
+        Moves the draws.
+
+    Returns
+    -------
+    int
+        Number of non-zeros.
+    """
+    import anndata
+    import h5py
+    import pandas as pd
+    from anndata.io import sparse_dataset, write_elem
+
+    rng = numpy_generator(seed, "statistics-memory", per_cell)
+    abundance = rng.lognormal(0, 1.5, size=genes).cumsum()
+    shell = anndata.AnnData(
+        obs=pd.DataFrame(index=[f"cell-{i}" for i in range(cells)]),
+        var=pd.DataFrame(index=[f"gene-{i}-x" for i in range(genes)]),
+    )
+    shell.write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        write_elem(file, "X", csr_matrix((0, genes), dtype=np.float32))
+        matrix = sparse_dataset(file["X"])
+        for start in range(0, cells, _ROWS):
+            matrix.append(_draw(min(_ROWS, cells - start), abundance, per_cell, rng))
+        return len(file["X"]["data"])
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Learn the preprocessing from a file on disk, and weigh this process."""
+    from fedsc.config import Config
+    from fedsc.data.aligned import align
+    from fedsc.data.backed import open_backed
+    from fedsc.data.genes import agree
+    from fedsc.federated.preprocessing import answer, learn_preprocessing
+    from fedsc.federated.query import ask_locally
+
+    start, cpu_start = time.perf_counter(), time.process_time()
+    source = open_backed(path, "counts")
+    vocabulary = agree({"lab": source.genes}, "intersection", None, 1)
+    ask = ask_locally([align(source, vocabulary)], answer)
+    learnt = learn_preprocessing(ask, vocabulary, "counts", Config())
+    return {
+        "nonzeros": source.nonzeros,
+        "genes chosen": len(learnt.genes),
+        "seconds": time.perf_counter() - start,
+        "cpu seconds": time.process_time() - cpu_start,
+        "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    """Write, measure and print, one line per density."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=200_000)
+    parser.add_argument("--genes", type=int, default=20_000)
+    parser.add_argument("--per-cell", type=int, nargs="+", default=[250, 500, 1000])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where files are written for a while")
+    parser.add_argument("--file", type=Path, help="measure this file in this process, as JSON")
+    options = parser.parse_args()
+    if options.file:
+        print(json.dumps(measure(options.file)))  # noqa: T201
+        return
+    print("   nonzeros   file GB   seconds   CPU s   CPU s per 1e8   peak GB")  # noqa: T201
+    for per_cell in options.per_cell:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / "cells.h5ad"
+            write_synthetic(path, options.cells, options.genes, per_cell, options.seed)
+            child = [sys.executable, "-m", "simulations.benchmarks.statistics_memory"]
+            reply = subprocess.run(  # noqa: S603
+                [*child, "--file", str(path)], check=True, capture_output=True, text=True
+            )
+            found = json.loads(reply.stdout)
+            print(  # noqa: T201
+                f"{found['nonzeros']:11d} {path.stat().st_size / 1e9:9.2f} "
+                f"{found['seconds']:9.1f} {found['cpu seconds']:7.1f} "
+                f"{found['cpu seconds'] / found['nonzeros'] * 1e8:15.1f} "
+                f"{found['peak GB']:9.2f}",
+                flush=True,
+            )
+
+
+def _draw(cells: int, abundance: np.ndarray, per_cell: int, rng: np.random.Generator) -> csr_matrix:
+    genes = np.searchsorted(abundance, rng.random((cells, per_cell)) * abundance[-1])
+    counts = rng.geometric(0.5, size=genes.size).astype(np.float32)
+    rows = np.arange(0, genes.size + 1, per_cell)
+    block = csr_matrix((counts, genes.ravel(), rows), shape=(cells, len(abundance)))
+    block.sum_duplicates()
+    return block
+
+
+if __name__ == "__main__":
+    main()

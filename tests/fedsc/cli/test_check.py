@@ -1,0 +1,334 @@
+"""``fedsc check``: a clear sentence and exit code 2 for every broken file, never a traceback."""
+
+import gzip
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from scipy.sparse import csr_matrix
+from typer.testing import CliRunner
+
+from fedsc.cli.check import candidates, check
+
+BARCODES = [f"{b}-1" for b in ("AAACATACAA", "AAACCGTGCT", "ACGTACGTAC", "GGGTTTAAAC")]
+GENES = ["ACTB", "B2M", "MALAT1", "CD3D", "LYZ"]
+COUNTS = np.random.default_rng(0).poisson(3, (4, 5)) + 1
+
+
+def run(*arguments: str | Path):
+    app = typer.Typer()
+    app.command()(check)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def h5ad(path: Path, x=COUNTS, cells=BARCODES, genes=GENES) -> Path:
+    obs = pd.DataFrame({"cell_type": (["B", "T"] * len(cells))[: len(cells)]}, index=cells)
+    with warnings.catch_warnings(action="ignore"):  # repeated names, text as categories
+        anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
+    return path
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def hdf5(path: Path, **datasets) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, data in datasets.items():
+            file[name] = data
+    return path
+
+
+def one_value(value: float) -> np.ndarray:
+    x = COUNTS.astype(float)
+    x[1, 2] = value
+    return x
+
+
+def cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def garbled(path: Path) -> Path:
+    """Damage the compressed values but not the structure."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("X", data=np.tile(COUNTS, (50, 1)), compression="gzip")
+        chunk = file["X"].id.get_chunk_info(0)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\xff" * chunk.size)
+    return path
+
+
+def edited(path: Path, edit: Callable[[h5py.File], None]) -> Path:
+    with h5py.File(h5ad(path, csr_matrix(COUNTS)), "a") as file:
+        edit(file)
+    return path
+
+
+def out_of_range(file: h5py.File) -> None:
+    file["X/indices"][0] = 99
+
+
+def with_text(file: h5py.File) -> None:
+    del file["X"]
+    file["X"] = np.full((4, 5), b"a")
+
+
+def unknown_sparse(file: h5py.File) -> None:
+    file["X"].attrs["encoding-type"] = "coo_matrix"
+
+
+def longer_names(file: h5py.File) -> None:
+    del file["var"]
+    anndata.io.write_elem(file, "var", pd.DataFrame(index=[*GENES, "UBC"]))
+
+
+def text_for_obs(file: h5py.File) -> None:
+    del file["obs"]
+    file["obs"] = "nothing"
+
+
+def tenx(folder: Path, *, rows: int = 5, drop: str = "", matrix_end: int | None = None) -> Path:
+    folder.mkdir()
+    entries = [f"{g + 1} {c + 1} {COUNTS[c, g]}" for c in range(4) for g in range(5)]
+    head = f"%%MatrixMarket matrix coordinate integer general\n{rows} 4 20\n"
+    files = {
+        "matrix.mtx": head + "\n".join(entries[:matrix_end]) + "\n",
+        "features.tsv": "".join(f"id{g}\t{g}\tGene Expression\n" for g in GENES),
+        "barcodes.tsv": "\n".join(BARCODES) + "\n",
+    }
+    for name, text in files.items():
+        if name != drop:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def two_genomes(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        file["hg19/barcodes"] = file["mm10/barcodes"] = np.array(BARCODES, "S")
+    return path
+
+
+def two_problems(path: Path) -> Path:
+    return h5ad(path, one_value(np.nan), genes=["ACTB", "ACTB", "MALAT1", "CD3D", "LYZ"])
+
+
+CSV = "cell," + ",".join(GENES) + "\n"
+
+BROKEN: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "scaled": (lambda d: h5ad(d / "a.h5ad", one_value(-1.5)), ["X holds scaled values (negative"]),
+    "not a number": (
+        lambda d: h5ad(d / "a.h5ad", one_value(np.nan)),
+        ["1 value that are NaN or infinite (first: cell 'AAACCGTGCT-1', gene 'MALAT1')"],
+    ),
+    "infinite": (lambda d: h5ad(d / "a.h5ad", one_value(np.inf)), ["NaN or infinite"]),
+    "not counts": (
+        lambda d: h5ad(d / "a.h5ad", COUNTS * 100.7 + np.sqrt(COUNTS)),
+        ["neither raw counts nor log-normalised"],
+    ),
+    "only zeros": (lambda d: h5ad(d / "a.h5ad", 0 * COUNTS), ["X holds only zeros"]),
+    "repeated genes": (
+        lambda d: h5ad(d / "a.h5ad", genes=["ACTB", "ACTB", "MALAT1", "CD3D", "LYZ"]),
+        ["gene names must be unique, but ACTB repeat"],
+    ),
+    "repeated barcodes": (
+        lambda d: h5ad(d / "a.h5ad", cells=[BARCODES[0]] * 2 + BARCODES[2:]),
+        ["cell barcodes must be unique, but AAACATACAA-1 repeat"],
+    ),
+    "transposed": (
+        lambda d: h5ad(d / "a.h5ad", COUNTS.T, cells=GENES, genes=BARCODES),
+        ["transposed, genes × cells", "(adata.T)"],
+    ),
+    "transposed table": (
+        lambda d: table(
+            d / "a.csv", pd.DataFrame(COUNTS.T, GENES, BARCODES).to_csv(lineterminator="\n")
+        ),
+        ["transposed, genes × cells"],
+    ),
+    "no cells": (lambda d: h5ad(d / "a.h5ad", COUNTS[:0], cells=[]), ["holds no cells"]),
+    "no genes": (lambda d: h5ad(d / "a.h5ad", COUNTS[:, :0], genes=[]), ["holds no genes"]),
+    "several at once": (
+        lambda d: two_problems(d / "a.h5ad"),
+        ["gene names must be unique", "NaN or infinite"],
+    ),
+    "absent": (lambda d: d / "a.h5ad", ["there is no such file or folder"]),
+    "zero bytes": (lambda d: table(d / "a.h5ad", ""), ["is empty (0 bytes)"]),
+    "not HDF5": (lambda d: table(d / "a.h5ad", "<html>Not found</html>"), ["is not HDF5"]),
+    "truncated": (lambda d: cut(h5ad(d / "a.h5ad"), 0.7), ["is truncated, its end is missing"]),
+    "cut to a few bytes": (lambda d: cut(h5ad(d / "a.h5ad"), 0.0001), ["is not HDF5"]),
+    "damaged values": (lambda d: garbled(d / "a.h5"), ["cannot be read; it is damaged"]),
+    "damaged indices": (
+        lambda d: edited(d / "a.h5ad", out_of_range),
+        ["cannot be read; it is damaged", "indices must be < 5"],
+    ),
+    "text for numbers": (lambda d: edited(d / "a.h5ad", with_text), ["/X holds |S1, not numbers"]),
+    "unknown storage": (
+        lambda d: edited(d / "a.h5ad", unknown_sparse),
+        ["/X is stored as 'coo_matrix'"],
+    ),
+    "names that do not fit": (
+        lambda d: edited(d / "a.h5ad", longer_names),
+        ["X is 4 cells × 5 genes but 4 cells and 6 genes have names"],
+    ),
+    "broken annotation": (
+        lambda d: edited(d / "a.h5ad", text_for_obs),
+        ["cannot be read; it is damaged"],
+    ),
+    "another HDF5": (
+        lambda d: hdf5(d / "a.h5", assays=[1], meta=[2]),
+        ["neither h5ad, 10x, loom", "it holds assays, meta"],
+    ),
+    "X without cells": (lambda d: hdf5(d / "a.h5", X=[1, 2]), ["X has 1 dimensions"]),
+    "labels that do not fit": (
+        lambda d: hdf5(d / "a.h5", X=COUNTS, Y=[1, 2]),
+        ["X holds 4 cells (its rows) but Y holds 2 labels"],
+    ),
+    "two genomes": (lambda d: two_genomes(d / "a.h5"), ["matrices of 2 genomes (hg19, mm10)"]),
+    "R object": (lambda d: table(d / "a.rds", "X\n"), ["is an R object: write it as .h5ad"]),
+    "packed h5ad": (lambda d: table(d / "a.h5ad.gz", "x"), ["unpack it first (gunzip)"]),
+    "empty folder": (lambda d: d, ["holds no matrix.mtx or matrix.mtx.gz but nothing"]),
+    "10x without barcodes": (
+        lambda d: tenx(d / "m", drop="barcodes.tsv"),
+        ["matrix.mtx.gz has no barcodes.tsv[.gz] beside it"],
+    ),
+    "10x without features": (
+        lambda d: tenx(d / "m", drop="features.tsv"),
+        ["no features.tsv[.gz] or genes.tsv[.gz]"],
+    ),
+    "10x of other size": (
+        lambda d: tenx(d / "m", rows=6),
+        ["matrix.mtx.gz is 6 × 4, but features.tsv.gz names 5 features"],
+    ),
+    "10x cut short": (lambda d: tenx(d / "m", matrix_end=7), ["cannot be read; it is damaged"]),
+    "10x packed and cut": (
+        lambda d: cut(tenx(d / "m") / "matrix.mtx.gz", 0.5),
+        ["cannot be read; it is damaged"],
+    ),
+    "table of text": (
+        lambda d: table(d / "a.csv", CSV + "c1,1,2,x,4,5\n"),
+        ["column 'MALAT1' holds text ('x')"],
+    ),
+    "table with a hole": (
+        lambda d: table(d / "a.csv", CSV + "c1,1,2,,4,5\n"),
+        ["NaN or infinite (first: cell 'c1', gene 'MALAT1')"],
+    ),
+    "table without header": (
+        lambda d: table(d / "a.csv", "0.5,1.5,2.5\n1.5,0.5,1.0\n"),
+        ["first line holds numbers: it has to name the genes"],
+    ),
+    "table with a long line": (
+        lambda d: table(d / "a.csv", CSV + "c1,1,2,3,4,5\nc2,1,2,3,4,5,6\n"),
+        ["cannot be read; it is damaged", "Expected 6 fields in line 3, saw 7"],
+    ),
+    "table with a wide body": (
+        lambda d: table(d / "a.csv", CSV + "c1,1,2,3,4,5,6,7\n"),
+        ["line 1 has 6 columns, line 2 has 8"],
+    ),
+    "table of a header": (lambda d: table(d / "a.csv", CSV), ["the file holds no cells"]),
+    "one column": (lambda d: table(d / "a.csv", "a\nb\n"), ["holds no comma, tab or semicolon"]),
+    "binary table": (
+        lambda d: (d / "a.csv", (d / "a.csv").write_bytes(b"\x89PNG\xff\x00,\n"))[0],
+        ["cannot be read; it is damaged"],
+    ),
+    "packed table cut": (
+        lambda d: cut(
+            (d / "a.csv.gz", (d / "a.csv.gz").write_bytes(gzip.compress(CSV.encode() * 99)))[0], 0.6
+        ),
+        ["cannot be read; it is damaged"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_gets_its_sentence(tmp_path, name):
+    make, sentences = BROKEN[name]
+    file = make(tmp_path)
+    result = run(file)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit), result.exception
+    verdict, *lines = result.output.splitlines()
+    assert verdict == f"{file}: cannot be used"
+    problems = [line for line in lines if line.startswith("  problem")]
+    assert len(problems) == (2 if name == "several at once" else 1)
+    for sentence in sentences:
+        assert any(sentence in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--label-key", "celltype"], "did you mean 'cell_type'?); columns are: cell_type"),
+        (["--layer", "counts"], "there is no layer 'counts'; it has: X"),
+    ],
+)
+def test_a_wrong_option_gets_its_sentence(tmp_path, options, sentence):
+    result = run(h5ad(tmp_path / "a.h5ad"), *options)
+    assert result.exit_code == 2
+    assert sentence in result.output
+
+
+def test_formats_without_layers_say_so(tmp_path):
+    for file in (hdf5(tmp_path / "a.h5", X=COUNTS), tenx(tmp_path / "m")):
+        result = run(file, "--layer", "raw")
+        assert result.exit_code == 2
+        assert "no 'raw': leave --layer out" in result.output
+
+
+def test_a_good_file_is_described(tmp_path):
+    x = np.vstack([COUNTS, np.zeros((1, 5), int)])
+    x[:, 3] = 0
+    file = h5ad(tmp_path / "a.h5ad", x, cells=[*BARCODES, "TTTTTTTTTT-1"])
+    result = run(file, "--label-key", "cell_type")
+    sizes = np.quantile(x.sum(axis=1), (0, 0.05, 0.5, 0.95, 1))
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        f"{file}: can be used",
+        "  cells          5",
+        "  genes          5",
+        "  kind           raw counts",
+        "  library size   min {:.0f}, 5 % {:.0f}, median {:.0f}, 95 % {:.0f}, max {:.0f}".format(
+            *sizes
+        ),
+        "  labels         cell_type: B 3, T 2",
+        "  label columns  cell_type (2)",
+        "  batch columns  none found",
+        "  note           1 cell without any count",
+        "  note           1 gene never detected",
+    ]
+
+
+def test_a_10x_folder_is_described(tmp_path):
+    result = run(tenx(tmp_path / "m"))
+    assert result.exit_code == 0
+    assert "  cells          4\n  genes          5\n" in result.output
+
+
+def test_columns_that_group_cells_are_sorted_by_what_they_name():
+    n = 60
+    obs = pd.DataFrame(
+        {
+            "barcode": [f"c{i}" for i in range(n)],
+            "donor": ["a", "b"] * 30,
+            "batch": [1, 2, 3] * 20,
+            "phase": ["G1", "S", "G2M"] * 20,
+            "n_counts": range(n),
+            "mito_bin": [0, 1] * 30,
+            "leiden": [0, 1, 2, 3] * 15,
+            "cell_type": ["B", "T"] * 30,
+            "species": ["human"] * n,
+            "score": np.linspace(0, 1, n),
+        }
+    )
+    labels, batches = candidates(obs)
+    assert labels == ["leiden", "cell_type", "phase"]
+    assert batches == ["donor", "batch"]

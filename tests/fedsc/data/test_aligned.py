@@ -1,0 +1,77 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+
+from fedsc.data import backed
+from fedsc.data.aligned import align, library_sizes, take_columns
+from fedsc.data.backed import open_backed
+from fedsc.data.expression import Expression
+from fedsc.errors import DataError
+
+DENSE = np.array([[0, 3, 1, 0], [2, 0, 0, 5], [0, 0, 0, 0], [1, 1, 1, 7]], dtype=np.float32)
+GENES = np.array(["D", "A", "C", "X"], dtype=object)
+
+
+def in_memory():
+    cells = np.array([f"cell-{i}" for i in range(len(DENSE))], dtype=object)
+    return Expression(sp.csr_matrix(DENSE), GENES, cells, pd.DataFrame(index=cells), "counts")
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    cells = AnnData(
+        sp.csr_matrix(DENSE.astype(np.uint16)), layers={"raw": sp.csr_matrix(2 * DENSE)}
+    )
+    cells.var_names = GENES
+    cells.write_h5ad(tmp_path / "lab.h5ad")
+    return tmp_path / "lab.h5ad"
+
+
+def pooled(cells):
+    return sp.vstack(list(cells.blocks())).toarray()
+
+
+@pytest.mark.parametrize("block", [1, 4, 10**6])
+def test_columns_move_to_the_vocabulary(on_disk, block, monkeypatch):
+    monkeypatch.setattr(backed, "BLOCK", block)
+    expected = np.zeros((4, 5), dtype=np.float32)
+    expected[:, [0, 2, 3]] = DENSE[:, [1, 2, 0]]
+    for source in (in_memory(), open_backed(on_disk, "counts")):
+        cells = align(source, ["A", "B", "c", "D", "E"])
+        np.testing.assert_array_equal(pooled(cells), expected)
+        assert cells.measured.tolist() == [True, False, True, True, False]
+        np.testing.assert_array_equal(cells.sizes, expected.sum(axis=1))
+        assert cells.kind == "counts"
+        assert next(cells.blocks()).dtype == np.float32
+        np.testing.assert_array_equal(pooled(align(source, GENES)), DENSE)
+
+
+def test_a_layer_on_disk(on_disk):
+    source = open_backed(on_disk, "counts", layer="raw")
+    np.testing.assert_array_equal(pooled(align(source, GENES)), 2 * DENSE)
+    assert (source.n_cells, source.nonzeros) == (4, np.count_nonzero(DENSE))
+    with pytest.raises(DataError, match="layers/absent is not stored as CSR"):
+        open_backed(on_disk, "counts", layer="absent")
+
+
+def test_a_dense_matrix_on_disk_is_refused(tmp_path):
+    AnnData(DENSE).write_h5ad(tmp_path / "lab.h5ad")
+    with pytest.raises(DataError, match="X is not stored as CSR"):
+        open_backed(tmp_path / "lab.h5ad", "counts")
+
+
+def test_a_lab_without_cells():
+    cells = align(in_memory().subset(np.array([], dtype=int)), ["A"])
+    assert cells.sizes.shape == (0,)
+
+
+def test_sizes_do_not_round():
+    matrix = sp.csr_matrix(np.array([[2**24, 1, 1], [0, 0, 0]], dtype=np.float32))
+    assert library_sizes(matrix).tolist() == [2**24 + 2, 0]  # float32 would lose both ones
+
+
+def test_take_columns():
+    moved = take_columns(sp.csr_matrix(DENSE), np.array([2, -1, 0, -1]), 3)
+    np.testing.assert_array_equal(moved.toarray(), [[1, 0, 0], [0, 0, 2], [0, 0, 0], [1, 0, 1]])

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from sklearn import metrics
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+
+from fedsc.evaluate import METRICS, kmeans, leiden, scores
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    x, y = make_blobs(300, 6, centers=4, cluster_std=0.8, random_state=3)
+    return x, np.array(["B", "T", "NK", "mono"])[y]
+
+
+def test_kmeans_is_scikit_learns_with_ten_starts(blobs):
+    x, _ = blobs
+    expected = KMeans(7, n_init=10, random_state=5).fit_predict(x)
+    np.testing.assert_array_equal(kmeans(x, 7, seed=5), expected)
+
+
+def test_kmeans_finds_blobs(blobs):
+    x, labels = blobs
+    assert metrics.adjusted_rand_score(labels, kmeans(x, 4, seed=0)) == 1
+
+
+def test_kmeans_of_one_cluster(blobs):
+    assert kmeans(blobs[0], 1, seed=0).tolist() == [0] * 300
+
+
+@pytest.mark.parametrize("k", [0, 301])
+def test_kmeans_refuses_a_number_out_of_range(blobs, k):
+    with pytest.raises(ValueError, match="n_clusters"):
+        kmeans(blobs[0], k, seed=0)
+
+
+def test_leiden_is_deterministic_and_finds_blobs(blobs):
+    x, labels = blobs
+    clusters = leiden(x, resolution=0.1, seed=0)
+    assert clusters.shape == (300,)
+    assert np.issubdtype(clusters.dtype, np.integer)
+    assert metrics.adjusted_rand_score(labels, clusters) == 1
+    np.testing.assert_array_equal(leiden(x, resolution=0.1, seed=0), clusters)
+
+
+def test_leiden_gives_more_clusters_at_a_higher_resolution(blobs):
+    x, _ = blobs
+    coarse, fine = leiden(x, resolution=0.1, seed=0), leiden(x, resolution=3.0, seed=0)
+    assert len(np.unique(fine)) > len(np.unique(coarse))
+    assert set(fine) == set(range(len(np.unique(fine))))
+
+
+def test_leiden_of_fewer_cells_than_neighbours(blobs):
+    assert leiden(blobs[0][:6], resolution=0.5, seed=0).shape == (6,)
+
+
+def test_leiden_leaves_the_embedding_as_it_is(blobs):
+    x = blobs[0].copy()
+    leiden(x, resolution=0.5, seed=0)
+    np.testing.assert_array_equal(x, blobs[0])
+
+
+def test_scores_are_scikit_learns(blobs):
+    x, labels = blobs
+    clusters = np.random.default_rng(0).integers(0, 5, 300)
+    assert scores(x, clusters, labels) == pytest.approx(
+        {
+            "ari": metrics.adjusted_rand_score(labels, clusters),
+            "nmi": metrics.normalized_mutual_info_score(labels, clusters),
+            "silhouette": metrics.silhouette_score(x, clusters),
+            "calinski_harabasz": metrics.calinski_harabasz_score(x, clusters),
+        },
+        rel=1e-12,
+    )
+
+
+def test_scores_are_named_and_of_plain_floats(blobs):
+    x, labels = blobs
+    found = scores(x, kmeans(x, 4, seed=0), labels)
+    assert tuple(found) == METRICS
+    assert {type(value) for value in found.values()} == {float}
+    assert found["ari"] == found["nmi"] == 1
+
+
+def test_scores_without_labels(blobs):
+    x, _ = blobs
+    found = scores(x, kmeans(x, 4, seed=0), None)
+    assert found["ari"] is None
+    assert found["nmi"] is None
+    assert found["silhouette"] == pytest.approx(metrics.silhouette_score(x, kmeans(x, 4, seed=0)))
+
+
+@pytest.mark.parametrize("clusters", [np.zeros(300, dtype=int), np.arange(300)])
+def test_scores_without_separation(blobs, clusters):
+    x, labels = blobs
+    found = scores(x, clusters, labels)
+    assert found["silhouette"] is None
+    assert found["calinski_harabasz"] is None
+    assert found["ari"] == metrics.adjusted_rand_score(labels, clusters)

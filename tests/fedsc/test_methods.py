@@ -1,0 +1,37 @@
+import pytest
+
+from fedsc.config import Config
+from fedsc.errors import ConfigError
+from fedsc.methods import METHODS, load_objective, method_of
+from fedsc.ssl.objective import Objective
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_name_leads_to_its_objective(name):
+    method = method_of(Config(method=name))
+    assert method.pull == ("fedsc" if name == "fedsc" else "none")
+    if name != "fedpca":
+        assert isinstance(load_objective(method), Objective)
+
+
+def test_a_named_pull_goes_before_the_methods_own():
+    assert method_of(Config(method="fedsc", pull="none")).pull == "none"
+    assert method_of(Config(method="fedsimclr", pull="fedema")).pull == "fedema"
+
+
+def test_unknown_names_are_refused_with_what_is_allowed():
+    with pytest.raises(ConfigError, match=r"method = 'fedscc'.*fedsc, fedbyol.*module:ATTRIBUTE"):
+        method_of(Config(method="fedscc"))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no_such_module:X", "No module named"),
+        ("fedsc.ssl.byol:NOPE", "no attribute"),
+        ("fedsc.ssl.byol:init", "not function"),
+    ],
+)
+def test_a_path_that_is_no_objective_is_refused(path, words):
+    with pytest.raises(ConfigError, match=words):
+        load_objective(method_of(Config(method=path)))
