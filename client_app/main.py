@@ -34,14 +34,13 @@ def describe(message: Message, context: Context) -> Message:
 
     def about(lab: Lab, config: Config) -> RecordDict:
         cells = lab.expression
+        types = [] if cells.labels is None else sorted(set(cells.labels))
         record = ConfigRecord(
             {
                 "cells": len(cells.cells),
                 "kind": cells.kind,
                 "genes": messages.pack_names(cells.genes),
-                "types": messages.pack_names(
-                    [] if cells.labels is None else sorted(set(cells.labels))
-                ),
+                "types": messages.pack_names(types),
                 "simulated": lab.simulated,
             }
         )
@@ -155,9 +154,8 @@ def _for_each_lab(
         try:
             reply.update(handle(lab, config))
         except Exception as error:
-            log(
-                ERROR, "lab %s failed in %s", lab.name, message.metadata.message_type, exc_info=True
-            )
+            kind = message.metadata.message_type
+            log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
             reason = str(error) if isinstance(error, FedscError) else type(error).__name__
             reply[messages.key("error", lab.name)] = ConfigRecord({"reason": reason})
     return Message(reply, reply_to=message)

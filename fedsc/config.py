@@ -179,9 +179,8 @@ class Config(BaseModel):
 
     def fingerprint(self) -> str:
         """Hash the options that decide a run's result (not where it is written)."""
-        decisive = self.model_dump(
-            by_alias=True, exclude={"output", "run_name", "resume", "round_timeout"}
-        )
+        where = {"output", "run_name", "resume", "round_timeout"}
+        decisive = self.model_dump(by_alias=True, exclude=where)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,6 +1,6 @@
 """Figures, as matplotlib ``Figure`` objects: nothing is shown, saved or kept in global state."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,8 @@ def attention_map(
     """
     from matplotlib.figure import Figure
 
-    images = attention[:, None, :] if places.shape[1] == 1 else on_grid(attention, places, side)
+    in_a_row = places.shape[1] == 1
+    images = attention[:, None, :] if in_a_row else on_grid(attention, places, side)
     names = np.unique(groups)
     figure = Figure(figsize=(1.8 * (1 + examples), 1.8 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1 + examples, squeeze=False)
@@ -53,9 +54,8 @@ def attention_map(
         members = images[groups == name]
         panels = [members.mean(axis=0), *members[:examples]]
         for axis, panel in zip(row, panels, strict=False):
-            drawn = axis.imshow(
-                panel, vmin=0, vmax=float(attention.max()), cmap="viridis", aspect="auto"
-            )
+            drawn = axis.imshow(panel, vmin=0, vmax=float(attention.max()), cmap="viridis")
+            axis.set_aspect("auto" if in_a_row else "equal")
             axis.set(xticks=[], yticks=[])
         for axis in row[len(panels) :]:
             axis.axis("off")
@@ -65,3 +65,82 @@ def attention_map(
         axes[0, 1 + i].set_title(f"cell {i + 1}")
     figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of attention")
     return figure
+
+
+def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
+    """Draw a run's loss, divergence d and share μ of local weights, a line per lab.
+
+    Parameters
+    ----------
+    rows
+        Lines of ``metrics.jsonl``.
+    alpha
+        Radius of the pull, drawn across the divergences; ``None`` for other pulls.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    trained = [row for row in rows if "loss" in row]
+    labs = sorted({row["lab"] for row in trained})
+    titles = {"loss": "loss", "d": "divergence d from the global model", "mu": "local share μ"}
+    for axis, (figures, title) in zip(axes, titles.items(), strict=True):
+        for i, lab in enumerate(labs):
+            points = [
+                (row["round"], row[figures])
+                for row in trained
+                if row["lab"] == lab and row[figures] is not None
+            ]
+            axis.plot(
+                *zip(*points, strict=True) if points else ((), ()),
+                label=lab,
+                color=_COLOURS[i % len(_COLOURS)],
+                linestyle=("-", "--", "-.", ":")[i % 4],
+            )
+        axis.set(xlabel="round", title=title)
+    if alpha is not None:
+        axes[1].axhline(alpha, color="black", linewidth=0.8, linestyle=":")
+        axes[1].annotate("α", (0, alpha), xytext=(3, 3), textcoords="offset points")
+    if len(labs) <= 8:
+        axes[0].legend(fontsize="small")
+    return figure
+
+
+def embedding_map(embedding: np.ndarray, groups: dict[str, np.ndarray], seed: int) -> "Figure":
+    """Draw cells in two dimensions (t-SNE), one panel per way to colour them.
+
+    Parameters
+    ----------
+    embedding
+        float (cells, dimensions).
+    groups
+        Title of the panel to the group of every cell, str (cells,).
+    seed
+        Of the t-SNE.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(embedding) - 1) / 3)
+    flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embedding)
+    figure = Figure(figsize=(5.5 * len(groups), 4.5), layout="constrained")
+    for axis, (title, group) in zip(
+        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
+    ):
+        for i, name in enumerate(sorted(set(group), key=lambda n: (len(n), n))):
+            here = flat[group == name]
+            axis.scatter(
+                *here.T,
+                s=6,
+                label=name,
+                color=_COLOURS[i % len(_COLOURS)],
+                marker="osD^vPX*"[i // len(_COLOURS) % 8],
+                linewidths=0,
+            )
+        axis.set(title=title, xticks=[], yticks=[])
+        axis.legend(fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+# Okabe & Ito's colours, told apart under colour blindness; lines and markers vary too.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#555555")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -136,10 +137,10 @@ def batches(n_cells: int, size: int, generator: torch.Generator) -> Iterator[np.
     batch of what it has.
     """
     order = torch.randperm(n_cells, generator=generator).numpy()
-    edges = list(range(0, n_cells, size)) + [n_cells]
+    edges = [*range(0, n_cells, size), n_cells]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         del edges[-2]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         yield order[first:last]
 
 

@@ -18,6 +18,7 @@ from fedsc.errors import ConfigError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
+from fedsc.model import Model
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
 from server_app.federation import Federation, LabsLost
 from server_app.run_folder import RunFolder
@@ -51,7 +52,8 @@ def main(grid: Grid, context: Context) -> None:
         else:
             weights = _without_lost_labs(federation, lambda: _learn_pca(federation, records))
         unit = bool(method.objective)
-        folder.write_model(weights, preprocessing, {"method": config.method, "unit": unit})
+        folder.write_model(Model(weights, preprocessing, config.method, unit))
+        folder.write_curves(config.alpha if method.pull == "fedsc" else None)
 
         scores: dict[str, Any] = {
             "pooled": pooled_scores(federation, weights, preprocessing, unit=unit),

@@ -1,10 +1,12 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
 ``config.json`` options · ``run.log`` · ``metrics.jsonl`` one line per round and lab ·
+``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
 ``scores.json`` · ``checkpoint.safetensors`` · ``labs/`` private state of simulated labs.
 """
 
+import io
 import json
 import logging
 import os
@@ -14,15 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import safetensors.numpy
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
 
 from fedsc.config import Config
-from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
-from fedsc.federated.averaging import Arrays
+from fedsc.model import Model
+from fedsc.plots import run_curves
 
 
 class RunFolder:
@@ -59,7 +59,7 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Keep what Flower logs meanwhile in ``run.log`` too, an error that ends the run included."""
+        """Keep in ``run.log`` what Flower logs meanwhile, and an error that ends the run."""
         handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         FLOWER_LOGGER.addHandler(handler)
@@ -76,21 +76,19 @@ class RunFolder:
         """Write a JSON file atomically."""
         self._replace(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def write_model(
-        self, weights: Arrays, preprocessing: Preprocessing, about: dict[str, Any]
-    ) -> None:
-        """Write the global model and the genes it reads, in its order."""
-        genes = pd.DataFrame(
-            {"gene": preprocessing.genes, "mean": preprocessing.mean, "std": preprocessing.std}
-        )
-        self._replace("genes.csv", genes.to_csv(index=False).encode())
-        self._replace("vocabulary.txt", ("\n".join(preprocessing.vocabulary) + "\n").encode())
-        about = about | {
-            "target-sum": preprocessing.target_sum,
-            "max-value": preprocessing.max_value,
-        }
-        metadata = {"fedsc": json.dumps(about, sort_keys=True)}
-        self._replace("model.safetensors", safetensors.numpy.save(weights, metadata))
+    def write_model(self, model: Model) -> None:
+        """Write the global model and all it needs to embed a new file."""
+        for name, content in model.files().items():
+            self._replace(name, content)
+
+    def write_curves(self, alpha: float | None) -> None:
+        """Draw ``metrics.jsonl``."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            image = io.BytesIO()
+            run_curves(rows, alpha).savefig(image, format="png", dpi=120)
+            self._replace("curves.png", image.getvalue())
 
     def append_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Append one line per row."""

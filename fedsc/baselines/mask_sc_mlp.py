@@ -18,7 +18,7 @@ from fedsc.baselines import loop
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.clustering import cluster, require_k
 from fedsc.baselines.contrastive_sc import embed_all
-from fedsc.baselines.inputs import prepare
+from fedsc.baselines.inputs import Clip, prepare
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.config import Count, NonNegative, Positive
@@ -47,7 +47,7 @@ class Preset:
     """
 
     n_genes: Count = 500
-    max_value: Positive = 10.0
+    max_value: Clip = 10.0
     epochs: Count = 100
     batch_size: Annotated[int, Field(ge=2)] = 256
     learning_rate: Positive = 1e-3

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsc.baselines import loop
 from fedsc.baselines.checkpoint import fingerprint
+from fedsc.baselines.inputs import Clip
 from fedsc.baselines.method import Settings
 from fedsc.baselines.patch_targets import Features, features_of
 from fedsc.config import Count, NonNegative, Positive
@@ -69,7 +70,7 @@ class Preset:
     learning_rate: Positive
     weight_decay: NonNegative = 0.05
     side: Annotated[int, Field(ge=8, le=400)] = 64
-    max_value: Positive = 10.0
+    max_value: Clip = 10.0
     embedding: Literal["matrix", "sequence"] = "matrix"
     target: Literal["patch", "cell", "expression"] = "patch"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75

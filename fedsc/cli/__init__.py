@@ -19,13 +19,14 @@ app = typer.Typer(
 def _register() -> None:
     from fedsc.cli.check import check
     from fedsc.cli.datasets import datasets
+    from fedsc.cli.embed import embed
     from fedsc.cli.fit import fit
     from fedsc.cli.methods import methods
     from fedsc.cli.run import run
     from fedsc.cli.split import split
     from fedsc.cli.synthesize import synthesize
 
-    for command in (run, fit, check, split, datasets, synthesize, methods):
+    for command in (run, embed, fit, check, split, datasets, synthesize, methods):
         app.command()(command)
 
 

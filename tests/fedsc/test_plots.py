@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 
-from fedsc.plots import attention_map
+from fedsc.plots import attention_map, embedding_map, run_curves
 
 PLACES = np.array([[0, 0], [0, 1], [1, 0]])
 
@@ -42,3 +42,26 @@ def test_figure_can_be_saved():
     file = io.BytesIO()
     attention_map(np.full((2, 3), 1 / 3), PLACES, 8, np.array([0, 0])).savefig(file)
     assert file.getvalue().startswith(b"\x89PNG")
+
+
+def test_run_curves_have_a_line_per_lab_and_leave_out_what_is_not_known():
+    rows = [
+        {"round": 1, "lab": "a", "loss": 2.0, "d": None, "mu": 0.0},
+        {"round": 1, "lab": "b", "failed": "gone"},
+        {"round": 2, "lab": "a", "loss": 1.5, "d": 0.9, "mu": 0.8},
+        {"round": 2, "lab": "b", "loss": 1.0, "d": None, "mu": 0.0},
+    ]
+    loss, d, mu = run_curves(rows, alpha=0.7).axes
+    assert [line.get_label() for line in loss.lines] == ["a", "b"]
+    assert list(loss.lines[0].get_ydata()) == [2.0, 1.5]
+    assert list(d.lines[0].get_xdata()) == [2]
+    assert len(d.lines) == 3  # two labs and α
+    assert list(mu.lines[0].get_ydata()) == [0.0, 0.8]
+
+
+def test_embedding_map_draws_every_cell_once_per_panel():
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    groups = {"type": np.array(["t", "u"] * 20), "lab": np.array(["l"] * 40)}
+    axes = embedding_map(x, groups, seed=0).axes
+    assert [axis.get_title() for axis in axes] == ["type", "lab"]
+    assert [sum(len(c.get_offsets()) for c in axis.collections) for axis in axes] == [40, 40]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from fedsc.baselines.inputs import prepare
 from fedsc.baselines.mask_sc import fit
 from fedsc.baselines.method import Settings
 from fedsc.data.expression import Expression
@@ -139,3 +141,15 @@ def test_bad_input_gets_a_clear_sentence(expression, overrides, error, message):
 def test_unknown_preset_names_those_there_are():
     with pytest.raises(ConfigError, match="unknown preset 'huge'; known are tiny, small, base"):
         fit(file(), Settings(preset="huge"))
+
+
+def test_genes_tied_at_the_last_place_do_not_overfill_the_matrix():
+    expression = file(n_genes=80)
+    copies = replace(
+        expression,
+        matrix=csr_matrix(np.repeat(expression.matrix.toarray(), 5, axis=1)),
+        genes=np.array([f"g{i}" for i in range(400)], dtype=object),
+    )
+    assert prepare(copies, 144, 10.0)[0].n_genes > 144
+    found = quick(copies, target="expression")
+    assert len(set(found.extras["patch_genes"].ravel())) == 144

@@ -1,9 +1,11 @@
 import dataclasses
+import gc
 import hashlib
 import re
 import subprocess
 import sys
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anndata
@@ -194,6 +196,9 @@ def serve(monkeypatch):
     yield start
     server.shutdown()
     server.server_close()
+    with warnings.catch_warnings():  # pooch leaves a failed response to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.mark.parametrize("pinned", [True, False])

@@ -207,3 +207,22 @@ def test_base_costs_what_the_paper_needs():
     assert 4.5e17 < flops * 4271 * 1600 < 6e17
     assert encoder == Stack(12, 12, 768)
     assert decoder == Stack(8, 16, 512)
+
+
+def test_half_precision_products_change_the_loss_little():
+    weights = {name: weight.requires_grad_(True) for name, weight in drawn().items()}
+    patches = torch.randn(8, 9, 16, generator=generator())
+    visible, hidden = draw_masks(8, 9, 0.75, generator())
+    target = torch.randn(8, 7, 6, generator=generator(1))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            encoded = encode(weights, patches, LAYOUT, SHAPE, visible)
+            predicted = predict(weights, encoded, LAYOUT, SHAPE, visible, hidden)
+        loss = feature_loss(predicted, target)
+        assert predicted.dtype == (torch.bfloat16 if half else torch.float32)
+        assert loss.dtype == torch.float32
+        loss.backward()
+        found.append(float(loss.detach()))
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert all(weight.grad.dtype == torch.float32 for weight in weights.values())

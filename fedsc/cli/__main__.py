@@ -1,0 +1,5 @@
+"""Let ``python -m fedsc.cli`` be ``fedsc``."""
+
+from fedsc.cli import main
+
+main()

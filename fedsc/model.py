@@ -1,0 +1,105 @@
+"""A trained model as a run folder keeps it: enough to embed a new file, offline."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.numpy
+
+from fedsc.data.expression import Expression
+from fedsc.data.preprocess import Preprocessing, transform
+from fedsc.errors import DataError
+from fedsc.federated.averaging import Arrays
+
+MODEL, GENES, VOCABULARY = "model.safetensors", "genes.csv", "vocabulary.txt"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder and what its input is made with.
+
+    Attributes
+    ----------
+    weights
+        Global weights.
+    preprocessing
+        Genes, means, standard deviations, library size.
+    method
+        Name of the method that trained it.
+    unit
+        Whether an embedding's rows have length 1.
+    """
+
+    weights: Arrays
+    preprocessing: Preprocessing
+    method: str
+    unit: bool
+
+    def embed(self, expression: Expression) -> np.ndarray:
+        """Embed cells of a file the model has not seen, float32 (cells, dimensions).
+
+        Raises
+        ------
+        DataError
+            If the file measured none of the model's genes or holds another kind of values.
+        """
+        from fedsc.training import embed_cells
+
+        return embed_cells(self.weights, transform(expression, self.preprocessing), unit=self.unit)
+
+    def files(self) -> dict[str, bytes]:
+        """Give the files of the model, by name; the same model gives the same bytes."""
+        preprocessing = self.preprocessing
+        genes = pd.DataFrame(
+            {"gene": preprocessing.genes, "mean": preprocessing.mean, "std": preprocessing.std}
+        )
+        about = {
+            "method": self.method,
+            "unit": self.unit,
+            "target-sum": preprocessing.target_sum,
+            "max-value": preprocessing.max_value,
+        }
+        # safetensors writes metadata in no fixed order, so everything goes under one key.
+        metadata = {"fedsc": json.dumps(about, sort_keys=True)}
+        return {
+            MODEL: safetensors.numpy.save(self.weights, metadata),
+            GENES: genes.to_csv(index=False).encode(),
+            VOCABULARY: ("\n".join(preprocessing.vocabulary) + "\n").encode(),
+        }
+
+
+def load_model(folder: Path) -> Model:
+    """Load the model of a finished run.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no model, or its files are damaged.
+    """
+    try:
+        with safetensors.safe_open(folder / MODEL, framework="numpy") as file:
+            about = json.loads(file.metadata()["fedsc"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # "round_trip", or a mean would come back a bit off.
+        genes = pd.read_csv(
+            folder / GENES, float_precision="round_trip", keep_default_na=False, dtype={"gene": str}
+        )
+        vocabulary = (folder / VOCABULARY).read_text().splitlines()
+        preprocessing = Preprocessing(
+            vocabulary=tuple(vocabulary),
+            genes=tuple(genes["gene"]),
+            mean=genes["mean"].to_numpy(),
+            std=genes["std"].to_numpy(),
+            target_sum=about["target-sum"],
+            max_value=about["max-value"],
+        )
+        return Model(weights, preprocessing, about["method"], about["unit"])
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is not the folder of a finished run: {error.filename} is missing"
+        ) from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{folder}: the model cannot be read ({error})") from error

@@ -1,0 +1,118 @@
+"""``fedsc run`` as a person types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedsc.cli.run import parse_settings
+from fedsc.errors import ConfigError
+
+
+def _command(config, **options):
+    command = [sys.executable, "-m", "fedsc.cli", "run", "--engine", "inprocess"]
+    for key, value in (config.to_mapping() | options).items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    return command
+
+
+def _run(command, **kwargs):
+    environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, **kwargs
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("n-genes=2000", 2000),
+        ("alpha=0.5", 0.5),
+        ("ema=false", False),
+        ("max-value=inf", float("inf")),
+        ("method=fedbyol", "fedbyol"),
+        ('layer="raw"', "raw"),
+        ("partition-key=a=b", "a=b"),
+    ],
+)
+def test_settings_are_read_as_toml_or_text(setting, value):
+    assert list(parse_settings([setting]).values()) == [value]
+
+
+def test_a_setting_without_value_is_refused():
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_settings(["rounds"])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
+    """kill -9 in the middle of a run; then resume it."""
+    rounds = 60
+    assert _run(_command(tiny, rounds=rounds, **{"run-name": "whole"})).returncode == 0
+    runs = Path(tiny.output)
+    running = subprocess.Popen(
+        _command(tiny, rounds=rounds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    metrics = runs / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < 20:
+        assert time.monotonic() < deadline, "the run did not start"
+        assert running.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (runs / "run" / "model.safetensors").exists()
+
+    resumed = _run(
+        [*_command(tiny)[:4], "--engine", "inprocess", "--resume", str(runs / "run")]
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after round" in resumed.stderr
+    models = [(runs / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert models[0] == models[1]
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["round"] for row in rows] == sorted(list(range(1, rounds + 1)) * 4)
+
+
+def test_a_run_ends_with_scores_and_its_folder(tiny):
+    done = _run(_command(tiny))
+    assert done.returncode == 0, done.stderr
+    folder = Path(tiny.output) / "run"
+    assert f"run folder: {folder}" in done.stdout
+    ari = json.loads((folder / "scores.json").read_text())["pooled"]["ari"]
+    assert f"{ari:.4g}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"rounds": "many"}, 2, "option rounds = 'many'"),
+        ({"method": "fedprox"}, 2, "option method = 'fedprox': should be one of fedsc"),
+        ({"mask-rate": -1}, 2, "option mask-rate = -1"),
+        ({"subtypes-per-lab": 9}, 1, "subtypes-per-lab"),
+        ({"min-labs": 9, "round-timeout": 0.01}, 1, "min-labs = 9"),
+        ({"label-key": "celltype"}, 1, "cell_type"),
+    ],
+)
+def test_failures_are_one_sentence_and_an_exit_code(tiny, options, code, words):
+    done = _run(_command(tiny, **options))
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_resume_of_something_else_is_refused(tmp_path):
+    done = _run([sys.executable, "-m", "fedsc.cli", "run", "--resume", str(tmp_path)])
+    assert done.returncode == 2
+    assert "not a run folder" in done.stderr
+
+
+def test_help_shows_examples():
+    done = _run([sys.executable, "-m", "fedsc.cli", "run", "--help"])
+    assert done.returncode == 0
+    assert "fedsc run --dataset cells.h5ad" in done.stdout
