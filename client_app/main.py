@@ -34,7 +34,7 @@ def describe(message: Message, context: Context) -> Message:
 
     def about(lab: Lab, config: Config) -> RecordDict:
         cells = lab.expression
-        types = [] if cells.labels is None else sorted(set(cells.labels))
+        types = [] if cells.labels is None else sorted(set(cells.labels) - {""})
         record = ConfigRecord(
             {
                 "cells": len(cells.cells),

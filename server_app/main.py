@@ -55,12 +55,16 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_model(Model(weights, preprocessing, config.method, unit))
         folder.write_curves(config.alpha if method.pull == "fedsc" else None)
 
+        leak = _leak(federation)
+        if leak:
+            log(WARNING, "%s", leak)
         scores: dict[str, Any] = {
             "pooled": pooled_scores(federation, weights, preprocessing, unit=unit),
             "federated": _without_lost_labs(
                 federation, lambda: federated_scores(federation, weights, records, unit=unit)
             ),
             "config": config.to_mapping(),
+            "warnings": [leak] if leak else [],
         }
         folder.write_json("scores.json", scores)
         log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"]))
@@ -133,6 +137,28 @@ def _learn_pca(federation: Federation, records: RecordDict) -> Arrays:
     from fedsc.federated.pca import as_encoder, learn_pca
 
     return as_encoder(learn_pca(federation.ask("cells", records), 50))
+
+
+def _leak(federation: Federation) -> str:
+    """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
+    config = federation.config
+    from_labels = config.partition in ("subtypes", "dirichlet")
+    simulated = all(about.simulated for about in federation.labs.values())
+    per_lab = [
+        name
+        for name, used in {
+            "scale = 'lab'": config.scale == "lab",
+            "local-norm": config.local_norm,
+        }.items()
+        if used
+    ]
+    if not (from_labels and simulated and per_lab):
+        return ""
+    return (
+        f"{' and '.join(per_lab)} on a split made from labels ({config.partition}): a lab is a set "
+        "of labels here, so per-lab statistics leak them and the scores mean nothing; use "
+        "partition = 'column' or 'iid'"
+    )
 
 
 def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> Result:

@@ -41,13 +41,19 @@ def pooled_scores(
     if any(own is None for own in labels):
         return dict.fromkeys(METRICS)
     truth = np.concatenate(labels)
+    types = set(truth) - {""}
+    if not types:
+        return dict.fromkeys(METRICS)
     embedding = np.concatenate(
         [
             embed_cells(weights, transform(part, preprocessing, scale=config.scale), unit=unit)
             for part in parts
         ]
     )
-    return scores(embedding, kmeans(embedding, len(np.unique(truth)), config.seed), truth)
+    clusters = kmeans(embedding, len(types), config.seed)
+    found, labelled = scores(embedding, clusters, None), truth != ""
+    of_labelled = scores(embedding[labelled], clusters[labelled], truth[labelled])
+    return found | {name: of_labelled[name] for name in ("ari", "nmi")}
 
 
 def federated_scores(

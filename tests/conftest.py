@@ -52,7 +52,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
             index=[f"cell{i}" for i in range(96)],
         ),
-        var=pd.DataFrame(index=[f"Gene{i}" for i in range(60)]),
+        var=pd.DataFrame(index=[f"TP{i}" for i in range(60)]),
     )
     path = tmp_path_factory.mktemp("data") / "tiny.h5ad"
     cells.write_h5ad(path)

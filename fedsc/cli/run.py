@@ -39,7 +39,9 @@ def run(
     partition: Annotated[
         str | None, typer.Option(help="subtypes, iid, dirichlet or column.")
     ] = None,
-    subtypes_per_lab: Annotated[int | None, typer.Option(help="Cell types per lab.")] = None,
+    subtypes_per_lab: Annotated[
+        int | None, typer.Option(help="Cell types per lab; default: the known set's own, or 3.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Communication rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Moves split, weights and masks.")] = None,
     output: Annotated[
@@ -150,9 +152,14 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
         except (OSError, ValueError) as error:
             raise ConfigError(f"--resume {resume}: not a run folder ({error})") from error
         return Config.from_mapping(saved | options | {"resume": str(resume.resolve())})
+    from fedsc.data.registry import resolve
     from server_app.run_folder import new_name
 
     config = Config.from_mapping(options)
+    known = resolve(config.dataset).subtypes_per_lab
+    if known is not None and "subtypes-per-lab" not in options:
+        options = options | {"subtypes-per-lab": known}
+        config = Config.from_mapping(options)
     paths = {
         key: str(Path(value).resolve())
         for key, value in (

@@ -39,10 +39,11 @@ class Expression:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Cell types as strings, (cells,), or ``None`` when none are known."""
+        """Cell types as strings, (cells,), "" where one is missing; ``None`` when none are known."""
         if not self.label_key:
             return None
-        return np.asarray(self.obs[self.label_key].astype(str))
+        values = self.obs[self.label_key]
+        return np.where(values.isna(), "", values.astype(str))
 
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""

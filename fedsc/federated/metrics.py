@@ -45,7 +45,7 @@ def contingency(
     Parameters
     ----------
     labels
-        str (cells,); ``None`` counts no cell.
+        str (cells,); ``""`` does not count the cell, ``None`` counts none.
     clusters
         int (cells,), from 0 to k − 1.
     vocabulary
@@ -66,7 +66,9 @@ def contingency(
     table = np.zeros((len(vocabulary), k), dtype=np.int64)
     if labels is not None:
         row = {str(label): i for i, label in enumerate(vocabulary)}
-        names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+        labelled = np.asarray(labels, dtype=str) != ""
+        labels, clusters = np.asarray(labels, dtype=str)[labelled], clusters[labelled]
+        names, codes = np.unique(labels, return_inverse=True)
         unknown = [name for name in names if name not in row]
         if unknown:
             raise DataError(

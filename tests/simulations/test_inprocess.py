@@ -391,3 +391,55 @@ def test_grid_answers_an_exception_with_an_error(tiny):
     (reply,) = grid.send_and_receive([sent])
     assert isinstance(reply.error, Error)
     assert "boom" in reply.error.reason
+
+
+@pytest.mark.parametrize("options", [{"scale": "lab"}, {"local_norm": True}])
+def test_per_lab_statistics_on_a_label_made_split_are_marked(tiny, change, options):
+    folder = run(change(tiny, **options))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert "leak" in scores["warnings"][0]
+    assert "leak" in (folder / "run.log").read_text()
+    by_donor = {"partition": "column", "partition_key": "donor", "run_name": "donors"}
+    folder = run(change(tiny, **options, **by_donor))
+    assert json.loads((folder / "scores.json").read_text())["warnings"] == []
+
+
+def test_encoders_of_their_own_are_scored_in_the_labs_alone(tiny, change):
+    folder = run(change(tiny, local_norm=True, partition="iid"))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["pooled"] is None
+    assert -1 <= scores["federated"]["ari"] <= 1
+
+
+def test_a_folder_of_files_is_one_lab_each_also_with_other_genes(tiny, change, tmp_path):
+    import anndata
+
+    whole = anndata.read_h5ad(tiny.dataset)
+    (tmp_path / "labs").mkdir()
+    whole[:40, :50].copy().write_h5ad(tmp_path / "labs" / "A.h5ad")
+    whole[40:, 10:].copy().write_h5ad(tmp_path / "labs" / "B.h5ad")
+    for genes, measured in (("intersection", 40), ("union", 60)):
+        config = change(tiny, dataset=str(tmp_path / "labs"), genes=genes, run_name=genes)
+        folder = run(config)
+        assert {row["lab"] for row in metrics(folder)} == {"A", "B"}
+        assert len((folder / "vocabulary.txt").read_text().splitlines()) == measured
+        assert json.loads((folder / "scores.json").read_text())["pooled"]["ari"] is not None
+
+
+def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, tmp_path):
+    import anndata
+
+    cells = anndata.read_h5ad(tiny.dataset)
+    cells.obs.loc[cells.obs_names[:20], "cell_type"] = np.nan
+    cells.write_h5ad(tmp_path / "part.h5ad")
+    config = change(tiny, dataset=str(tmp_path / "part.h5ad"), partition="iid")
+    scores = json.loads((run(config) / "scores.json").read_text())
+    assert scores["pooled"]["ari"] is not None
+    assert scores["federated"]["ari"] is not None
+
+
+def test_without_labels_scores_are_null(tiny, change):
+    folder = run(change(tiny, label_key="", partition="iid"))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert set(scores["pooled"].values()) == {None}
+    assert scores["federated"] is None

@@ -1,0 +1,33 @@
+import anndata
+import numpy as np
+
+from fedsc.config import Config
+from fedsc.data.aligned import align
+from fedsc.data.backed import open_backed
+from fedsc.data.expression import Expression
+from fedsc.federated.preprocessing import answer, fit_preprocessing, learn_preprocessing
+from fedsc.federated.query import ask_locally
+from simulations.benchmarks.statistics_memory import measure, write_synthetic
+
+
+def test_a_file_on_disk_teaches_the_same_as_in_memory(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    write_synthetic(path, cells=300, genes=200, per_cell=40, seed=0)
+    cells = anndata.read_h5ad(path)
+    assert cells.shape == (300, 200)
+    assert (cells.X.sum(axis=1) >= 40).all()
+    assert cells.X.has_canonical_format
+
+    found = measure(path)
+    assert found["nonzeros"] == cells.X.nnz
+    assert found["peak GB"] > 0
+
+    source, config = open_backed(path, "counts"), Config(n_genes=50)
+    ask = ask_locally([align(source, source.genes)], answer)
+    on_disk = learn_preprocessing(ask, source.genes, "counts", config)
+    names = cells.var_names.to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)
+    in_memory = fit_preprocessing([Expression(cells.X, *names, cells.obs, "counts")], config)
+    assert set(on_disk.genes) == set(in_memory.genes)
+    order = [on_disk.genes.index(gene) for gene in in_memory.genes]
+    np.testing.assert_allclose(on_disk.mean[order], in_memory.mean, rtol=1e-12)
+    np.testing.assert_allclose(on_disk.std[order], in_memory.std, rtol=1e-12)
