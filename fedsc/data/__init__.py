@@ -1,1 +1,1 @@
-"""TODO."""
+"""Expression data: reading, validating, gene vocabularies, preprocessing, named and synthetic sets."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The mathematics labs and server share: averaging, pull, and statistics as sums."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Networks, as pure functions over dicts of tensors or as modules."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Self-supervised objectives, one a file, and what they share."""
