@@ -23,7 +23,7 @@ from fedsc.errors import RunError
 
 _PACKAGES = ("fedsc", "server_app", "client_app", "partitioning", "simulations")
 
-ENVIRONMENT = {
+_SETTINGS = {
     # Without this Flower installs every dependency, torch with CUDA included, once more per run.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -61,9 +61,9 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
     try:
         # Follows the log to the run's end; its text is in the run folder, its exit code is not
         # to be trusted. A session of its own keeps Ctrl-C from reaching it before us.
-        subprocess.run(  # noqa: S603
-            [*_command(), "log", run_id, "--stream"],
-            env=os.environ | ENVIRONMENT,
+        subprocess.run(
+            ["flwr", "log", run_id, "--stream"],
+            env=_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -79,9 +79,9 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
 
 def _flwr(*arguments: str) -> dict[str, Any]:
     """Call Flower's command line and read its JSON answer."""
-    done = subprocess.run(  # noqa: S603
-        [*_command(), *arguments, "--format", "json"],
-        env=os.environ | ENVIRONMENT,
+    done = subprocess.run(
+        ["flwr", *arguments, "--format", "json"],
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -97,9 +97,10 @@ def _flwr(*arguments: str) -> dict[str, Any]:
     return answer
 
 
-def _command() -> list[str]:
-    beside = Path(sys.executable).with_name("flwr")
-    return [str(beside)] if beside.exists() else ["flwr"]
+def _environment() -> dict[str, str]:
+    """Add Flower's settings, and its programs to the path: the environment may not be activated."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **_SETTINGS, "PATH": path}
 
 
 @contextmanager

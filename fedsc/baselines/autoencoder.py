@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsc.baselines.inputs import Counts
-from fedsc.baselines.loop import train
+from fedsc.baselines.loop import one_thread, train
 from fedsc.baselines.method import Settings
 from fedsc.baselines.zinb import mean_and_dispersion, zinb_nll
 from fedsc.data.preprocess import CellMatrix
@@ -72,6 +72,7 @@ def batch_of(cells: CellMatrix, counts: Counts, rows: np.ndarray, device: str) -
     )
 
 
+@one_thread()
 @torch.no_grad()
 def encode_all(weights: Weights, cells: CellMatrix, device: str) -> Tensor:
     """Encode every cell without noise, float32 (cells, 32), on ``device``."""

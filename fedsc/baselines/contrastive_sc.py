@@ -16,7 +16,7 @@ from torch import Tensor
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.clustering import cluster
 from fedsc.baselines.inputs import Clip, Genes, prepare
-from fedsc.baselines.loop import train
+from fedsc.baselines.loop import one_thread, train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.config import Count, NonNegative, Positive, Rate
@@ -93,6 +93,7 @@ def train_encoder(cells: CellMatrix, settings: Settings) -> Weights:
     return weights
 
 
+@one_thread()
 def embed_all(weights: Weights, cells: CellMatrix, device: str) -> np.ndarray:
     """Embed every cell, float32 (cells, 60), rows of unit length."""
     parts = [

@@ -1,7 +1,8 @@
 """The loop over epochs that every trained method here runs: resume, train, save, tell."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +21,22 @@ from fedsc.ssl.objective import Descend
 
 _SAVE_SECONDS = 10.0  # what an interrupted fit may lose, besides the epoch it was in
 
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one CPU thread: sums over threads would depend on how many there are.
+
+    It has to be said each time, since a parallel function of numba (the neighbour search before
+    Leiden) sets the number for the whole process.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 Epoch = Callable[[int, Descend], float | None]
 """Trains the epoch of a number, from 0, and gives its mean loss; ``None``: nothing is left to do.
 
@@ -27,6 +44,7 @@ Its draws must come from the seed and the number alone.
 """
 
 
+@one_thread()
 def train(
     phase: str,
     weights: Weights,

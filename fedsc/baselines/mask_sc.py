@@ -34,7 +34,7 @@ from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, PATCH_SIDE, Layout, patches_of
 
 PRESETS = {
-    "tiny": Preset("tiny", epochs=100, warmup=5, batch_size=128, learning_rate=1e-3),
+    "tiny": Preset("tiny", epochs=40, warmup=2, batch_size=32, learning_rate=3e-3),
     "small": Preset("small", epochs=200, warmup=10, batch_size=256, learning_rate=5e-4),
     "base": Preset("base", epochs=1600, warmup=40, batch_size=256, learning_rate=1e-4),
 }

@@ -113,3 +113,15 @@ def test_save_and_load_round_trip(tmp_path):
     assert float(found.optimizer["0/step"]) == 3.0
     assert (found.losses, found.converged) == ([1.5], True)
     assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]
+
+
+def test_training_uses_one_thread_and_gives_the_others_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        train(
+            "t", start(), adam, lambda *_: seen.append(torch.get_num_threads()), 3, Settings(), ""
+        )
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
