@@ -1,1 +1,1 @@
-"""Expression data: reading, validating, gene vocabularies, preprocessing, named and synthetic sets."""
+"""Expression data: reading, validating, genes, preprocessing, named and synthetic sets."""

@@ -39,7 +39,7 @@ class Expression:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Cell types as strings, (cells,), "" where one is missing; ``None`` when none are known."""
+        """Cell types as strings; "" where one is missing, ``None`` when none are known."""
         if not self.label_key:
             return None
         values = self.obs[self.label_key]

@@ -118,7 +118,7 @@ def main() -> None:
             writing.start()
             writing.join()
             child = [sys.executable, "-m", "simulations.benchmarks.statistics_memory"]
-            reply = subprocess.run(  # noqa: S603
+            reply = subprocess.run(
                 [*child, "--file", str(path)], check=True, stdout=subprocess.PIPE, text=True
             )
             found = json.loads(reply.stdout)

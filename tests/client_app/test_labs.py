@@ -13,7 +13,8 @@ def test_nodes_share_all_labs_without_overlap(tiny, nodes):
         [lab.name for lab in hosted_labs({"partition-id": i, "num-partitions": nodes}, tiny)]
         for i in range(nodes)
     ]
-    assert sorted(name for names in hosted for name in names) == ["lab-0", "lab-1", "lab-2", "lab-3"]
+    every = sorted(name for names in hosted for name in names)
+    assert every == ["lab-0", "lab-1", "lab-2", "lab-3"]
     assert hosted[0] == [f"lab-{i}" for i in range(0, 4, nodes)]
 
 

@@ -27,9 +27,7 @@ def _invoke(*arguments):
 def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_set, tmp_path):
     before = tiny_set.read_bytes()
     output, plot = tmp_path / "out.h5ad", tmp_path / "map.png"
-    done = _invoke(
-        tiny_set, "--model", run, "-o", output, "--plot", plot, "--colour", "cell_type"
-    )
+    done = _invoke(tiny_set, "--model", run, "-o", output, "--plot", plot, "--colour", "cell_type")
     assert done.exit_code == 0, done.output
     cells = anndata.read_h5ad(output)
     original = anndata.read_h5ad(tiny_set)

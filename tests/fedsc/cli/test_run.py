@@ -68,9 +68,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
     running.wait()
     assert not (runs / "run" / "model.safetensors").exists()
 
-    resumed = _run(
-        [*_command(tiny)[:4], "--engine", "inprocess", "--resume", str(runs / "run")]
-    )
+    resumed = _run([*_command(tiny)[:4], "--engine", "inprocess", "--resume", str(runs / "run")])
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after round" in resumed.stderr
     models = [(runs / name / "model.safetensors").read_bytes() for name in ("run", "whole")]

@@ -44,9 +44,7 @@ def test_divergence_equals_a_slow_loop():
     assert divergence(a, b) == pytest.approx(math.sqrt(slow), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("d", "mu"), [(0.0, 1.0), (0.35, 1.0), (0.7, 1.0), (1.4, 0.5), (7.0, 0.1)]
-)
+@pytest.mark.parametrize(("d", "mu"), [(0.0, 1.0), (0.35, 1.0), (0.7, 1.0), (1.4, 0.5), (7.0, 0.1)])
 def test_eq_4_by_hand(d, mu):
     assert fedsc_mu(d, alpha=0.7) == pytest.approx(mu, rel=1e-12)
 
