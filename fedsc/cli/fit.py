@@ -145,12 +145,12 @@ class _Bars:
 
     def show(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
         if phase not in self._tasks:
+            self._progress.start()  # not earlier: many methods have nothing to show
             self._tasks[phase] = self._progress.add_task(phase, total=total, figures="")
         words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._progress.update(self._tasks[phase], completed=done, figures=words)
 
     def __enter__(self) -> "_Bars":
-        self._progress.start()
         return self
 
     def __exit__(
