@@ -34,8 +34,9 @@ class Lab:
         Unique in the federation.
     expression
         Its cells.
-    simulated
-        Whether it is a part of a set that the server's own process may read too.
+    siblings
+        How many labs the simulation has that this one is a part of; 0 for a real lab. The cells of
+        a simulated lab may be read by the server's own process too.
     state
         Folder of this lab's private state, or ``None`` for a simulated lab, whose state lies in
         the run folder.
@@ -43,7 +44,7 @@ class Lab:
 
     name: str
     expression: Expression
-    simulated: bool
+    siblings: int
     state: Path | None
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
     _cells: tuple[bytes, CellMatrix] | None = field(default=None, repr=False)
@@ -110,12 +111,12 @@ def _lab_of_file(name: str, path: str, state: Path, config: Config) -> Lab:
     from fedsc.data.io import read
 
     cells = read(path, layer=config.layer, label_key=config.label_key)
-    return Lab(name, cells, simulated=False, state=state)
+    return Lab(name, cells, siblings=0, state=state)
 
 
 @lru_cache(maxsize=1)
 def _simulated(config: Config) -> list[Lab]:
+    labs = simulated_labs(config).labs
     return [
-        Lab(name, cells, simulated=True, state=None)
-        for name, cells in sorted(simulated_labs(config).labs.items())
+        Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())
     ]

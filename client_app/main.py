@@ -41,7 +41,7 @@ def describe(message: Message, context: Context) -> Message:
                 "kind": cells.kind,
                 "genes": messages.pack_names(cells.genes),
                 "types": messages.pack_names(types),
-                "simulated": lab.simulated,
+                "siblings": lab.siblings,
             }
         )
         return RecordDict({messages.key("about", lab.name): record})

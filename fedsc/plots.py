@@ -21,7 +21,7 @@ def attention_map(
     """Draw which parts of the gene matrix mask-sc looks at (mask-sc Fig. 5).
 
     One row per group: the mean over its cells, then single cells. All panels share one colour
-    scale, so rows can be compared. Padding is white.
+    scale, which ends where 99 % of the values do. Padding is white.
 
     Parameters
     ----------
@@ -48,13 +48,14 @@ def attention_map(
     in_a_row = places.shape[1] == 1
     images = attention[:, None, :] if in_a_row else on_grid(attention, places, side)
     names = np.unique(groups)
+    highest = float(np.quantile(attention, 0.99))  # one patch of one cell would darken all others
     figure = Figure(figsize=(1.8 * (1 + examples), 1.8 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1 + examples, squeeze=False)
     for row, name in zip(axes, names, strict=True):
         members = images[groups == name]
         panels = [members.mean(axis=0), *members[:examples]]
         for axis, panel in zip(row, panels, strict=False):
-            drawn = axis.imshow(panel, vmin=0, vmax=float(attention.max()), cmap="viridis")
+            drawn = axis.imshow(panel, vmin=0, vmax=highest, cmap="viridis")
             axis.set_aspect("auto" if in_a_row else "equal")
             axis.set(xticks=[], yticks=[])
         for axis in row[len(panels) :]:

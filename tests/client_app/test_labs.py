@@ -21,7 +21,7 @@ def test_nodes_share_all_labs_without_overlap(tiny, nodes):
 def test_a_node_with_a_file_is_one_lab(tiny, tiny_set, tmp_path):
     node = {"lab": "A", "data": str(tiny_set), "state": str(tmp_path / "state")}
     (lab,) = hosted_labs(node, tiny)
-    assert (lab.name, len(lab.expression.cells), lab.simulated) == ("A", 96, False)
+    assert (lab.name, len(lab.expression.cells), lab.siblings) == ("A", 96, 0)
     # It takes the run's name from the server, never a path.
     assert lab.folder("run-1", "/etc") == tmp_path / "state" / "run-1"
 
@@ -43,7 +43,7 @@ def test_prepared_cells_are_kept_until_the_preprocessing_changes(tiny):
     from fedsc.federated.preprocessing import fit_preprocessing
 
     (lab, *_) = hosted_labs({"partition-id": 0, "num-partitions": 1}, tiny)
-    lab = Lab(lab.name, lab.expression, simulated=True, state=Path())
+    lab = Lab(lab.name, lab.expression, siblings=1, state=Path())
     one = fit_preprocessing([lab.expression], tiny)
     first = lab.cells(one, tiny)
     assert lab.cells(one, tiny) is first

@@ -321,30 +321,56 @@ def test_an_unusable_set_fails_with_its_own_words(tiny, change, tmp_path):
         run(missing)
 
 
-def test_a_lab_may_join_late(tiny):
-    class Late(InProcessGrid):
-        def get_node_ids(self):
-            nodes = super().get_node_ids()
-            return nodes[:1] if self.trained < 1 else nodes
+class SlowNodes(InProcessGrid):
+    """Nodes that come up one by one: the second after some messages were answered."""
 
-        trained = 0
+    late_by = 1
+    kind = "train"
+    answered = 0
 
-        def send_and_receive(self, messages, *, timeout=None):
-            sent = list(messages)
-            self.trained += bool(sent) and sent[0].metadata.message_type == "train"
-            return super().send_and_receive(sent, timeout=timeout)
+    def get_node_ids(self):
+        nodes = super().get_node_ids()
+        return nodes if self.answered >= self.late_by else nodes[:1]
 
-    grid = Late(client, [{"partition-id": i, "num-partitions": 2} for i in range(2)], tiny)
+    def send_and_receive(self, messages, *, timeout=None):
+        sent = list(messages)
+        self.answered += any(m.metadata.message_type == self.kind for m in sent)
+        return super().send_and_receive(sent, timeout=timeout)
+
+
+def lead(grid, config):
     server(
         grid,
         Context(
-            run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=tiny.to_mapping()
+            run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
         ),
     )
-    rows = {(row["round"], row["lab"]): row for row in metrics(folder_of(tiny))}
-    assert (1, "lab-1") not in rows
-    assert rows[2, "lab-1"]["mu"] == 0  # new labs take the global model
-    assert rows[3, "lab-1"]["mu"] > 0
+    return folder_of(config)
+
+
+def test_a_real_lab_may_join_late(tiny, tmp_path):
+    nodes = [
+        {"lab": name, "data": tiny.dataset, "state": str(tmp_path / name)} for name in ("A", "B")
+    ]
+    folder = lead(SlowNodes(client, nodes, tiny), tiny)
+    rows = {(row["round"], row["lab"]): row for row in metrics(folder)}
+    assert (1, "B") not in rows
+    assert rows[2, "B"]["mu"] == 0  # new labs take the global model
+    assert rows[3, "B"]["mu"] > 0
+    # A real lab keeps its private state on its own disk; the server scores from sums alone.
+    assert list((tmp_path / "A" / "run").glob("private-*.safetensors"))
+    assert not (folder / "labs").exists()
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["pooled"] is None
+    assert -1 <= scores["federated"]["ari"] <= 1
+
+
+def test_a_simulation_waits_for_all_its_nodes(tiny, change, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    grid = SlowNodes(client, [{"partition-id": i, "num-partitions": 2} for i in range(2)], tiny)
+    grid.kind = "query.describe"
+    folder = lead(grid, tiny)
+    assert model_bytes(folder) == model_bytes(run(change(tiny, run_name="all-at-once")))
 
 
 def test_fraction_train_draws_labs_by_seed(tiny, change):
