@@ -231,14 +231,14 @@ class Federation:
             raise LabsLost(answers.failures)
         return answers
 
-    def messages(
+    def address(
         self, contents: dict[str, RecordDict], message_type: str, group: str
     ) -> list[Message]:
         """Make one message per node from records per lab; all get the ``run`` record."""
         nodes: dict[int, RecordDict] = {}
         for lab, content in contents.items():
             nodes.setdefault(self.labs[lab].node, RecordDict()).update(content)
-        return self._messages(nodes, message_type, group)
+        return self._address(nodes, message_type, group)
 
     def sort(self, replies: Iterable[Message], asked: list[str]) -> Answers:
         """Sort replies by lab, whatever order they came in; a lab without one has failed."""
@@ -273,11 +273,11 @@ class Federation:
     ) -> list[Message]:
         return list(
             self.grid.send_and_receive(
-                self._messages(contents, message_type, group), timeout=self.config.round_timeout
+                self._address(contents, message_type, group), timeout=self.config.round_timeout
             )
         )
 
-    def _messages(
+    def _address(
         self, contents: dict[int, RecordDict], message_type: str, group: str
     ) -> list[Message]:
         out = []

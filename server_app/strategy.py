@@ -112,7 +112,7 @@ class FedSC(Strategy):
                     **self.preprocessing,
                 }
             )
-        return self.federation.messages(contents, messages.TRAIN, str(server_round))
+        return self.federation.address(contents, messages.TRAIN, str(server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

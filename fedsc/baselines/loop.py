@@ -1,5 +1,6 @@
 """The loop over epochs that every trained method here runs: resume, train, save, tell."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from fedsc.baselines.checkpoint import (
     save,
 )
 from fedsc.baselines.method import Settings
+from fedsc.errors import RunError
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_buffer
 from fedsc.ssl.objective import Descend
@@ -86,7 +88,7 @@ def train(
     Raises
     ------
     RunError
-        If there is a checkpoint of something else.
+        If there is a checkpoint of something else, or the loss is no longer finite.
     """
     path = settings.checkpoint / f"{phase}.safetensors" if settings.checkpoint else None
     saved = load(path, of, settings.device) if path else None
@@ -113,6 +115,11 @@ def train(
         loss = epoch(len(losses), descend)
         converged = loss is None
         if loss is not None:
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"{phase} diverged: the loss of epoch {len(losses) + 1} is {loss}; lower the "
+                    "learning rate, or clip the input with max-value"
+                )
             losses.append(loss)
             settings.progress(phase, len(losses), n_epochs, {"loss": loss})
         last = converged or len(losses) == n_epochs

@@ -125,3 +125,10 @@ def test_training_uses_one_thread_and_gives_the_others_back():
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(tmp_path):
+    losses = iter([1.0, float("nan")])
+    with pytest.raises(RunError, match="t diverged: the loss of epoch 2 is nan; lower the"):
+        train("t", start(), adam, lambda *_: next(losses), 5, Settings(checkpoint=tmp_path), "")
+    assert load(tmp_path / "t.safetensors", "", "cpu").losses == [1.0]
