@@ -38,7 +38,7 @@ METHODS: Mapping[str, "Fit"] = MappingProxyType(
 """Every centralised method by name."""
 
 
-def presets(method: str) -> dict[str, Any]:
+def presets_of(method: str) -> dict[str, Any]:
     """Give a method's presets by name, its default first (this imports the method)."""
     found: dict[str, Any] = import_module(MODULES[method]).PRESETS
     return found

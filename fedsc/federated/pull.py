@@ -21,7 +21,8 @@ def divergence(global_weights: Arrays, local_weights: Arrays) -> float:
     for name, tensor in global_weights.items():
         if name.startswith(("encoder.", "projector.")) and not is_buffer(name):
             difference = tensor.astype(np.float64) - local_weights[name].astype(np.float64)
-            squares += float(np.vdot(difference, difference))
+            # Not a BLAS dot product: its bits depend on how many threads happen to be free.
+            squares += float(np.square(difference).sum())
     return float(np.sqrt(squares))
 
 

@@ -57,11 +57,20 @@ def test_ctrl_c_stops_the_run(tiny, change):
     for key, value in config.to_mapping().items():
         if key != "rounds":
             command += ["--set", f"{key}={json.dumps(value)}"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    metrics = Path(config.output) / "run" / "metrics.jsonl"
-    _wait_for(lambda: metrics.exists() or running.poll() is not None)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=120)
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Started in the background, a test run ignores SIGINT and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        metrics = Path(config.output) / "run" / "metrics.jsonl"
+        _wait_for(lambda: metrics.exists() or running.poll() is not None)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=120)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert "go on with: fedsc run --resume" in said
     listed = subprocess.run(

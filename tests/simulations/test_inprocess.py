@@ -113,6 +113,15 @@ def test_any_method_runs_with_any_pull(tiny, change, pull):
         assert first == pytest.approx([0.7] * 4)
 
 
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_one_lab_without_pull_is_plain_local_training(tiny, change):
     config = change(tiny, method="fedbyol", partition="iid", labs=1, rounds=3, local_epochs=2)
     folder = run(config)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from fedsc.baselines import METHODS, MODULES, presets
+from fedsc.baselines import METHODS, MODULES, presets_of
 from fedsc.baselines.method import Settings
 from fedsc.baselines.outcome import plain
 from fedsc.data.expression import Expression
@@ -196,7 +196,7 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(method, stop_at, tmp_path
 @pytest.mark.parametrize("method", MODULES)
 def test_registry_and_presets(method):
     assert list(METHODS) == list(MODULES)
-    assert presets(method)
+    assert presets_of(method)
     with pytest.raises(ConfigError, match="unknown preset 'nonsense'"):
         METHODS[method](cells(), Settings(k=None, preset="nonsense"))
 
