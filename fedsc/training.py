@@ -23,6 +23,21 @@ from fedsc.ssl.views import masked_view
 _KEPT_NORM = "norm:"  # prefix of FedBN's normalisation layers among a lab's private tensors
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one CPU thread: sums over threads would depend on how many there are.
+
+    It has to be said each time, since a parallel function of numba (the neighbour search before
+    Leiden) sets the number for the whole process.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Update:
     """What a lab has after a round.
@@ -88,7 +103,7 @@ def train_lab(
     Update
         Arrays are on the CPU.
     """
-    with _one_thread():
+    with one_thread():
         kept_norm = {
             n.removeprefix(_KEPT_NORM): a for n, a in private.items() if n.startswith(_KEPT_NORM)
         }
@@ -172,7 +187,7 @@ def embed_cells(
     np.ndarray
         float32 (cells, dimensions).
     """
-    with _one_thread():
+    with one_thread():
         on_device = _to_torch(weights, device)
         rows = np.array_split(np.arange(cells.n_cells), max(1, math.ceil(cells.n_cells / 4096)))
         return np.concatenate(
@@ -220,14 +235,3 @@ def _to_torch(arrays: Arrays, device: str) -> Weights:
 
 def _to_numpy(weights: Weights) -> Arrays:
     return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one CPU thread: sums over threads would depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -104,10 +104,12 @@ def pair_similarities(z: Tensor) -> Tensor:
 def pair_self_training(z: Tensor) -> Tensor:
     """Give scziDesk's self-training loss: Σ_i KL(q_i ‖ p_i), summed over the cells of the batch.
 
-    p are the similarities, q ∝ p² the same, sharpened. Fewer than two cells have none: 0.
+    p are the similarities, q ∝ p² the same, sharpened and held fixed, as self-training has it since
+    DEC. (The published code lets the gradient through q too, which undoes the clusters it starts
+    from; see ``docs/results-centralised.md``.) Fewer than two cells have none: 0.
     """
     if len(z) < 2:
         return z.sum() * 0.0
     p = pair_similarities(z)
-    q = p.square() / p.square().sum(dim=1, keepdim=True)
+    q = (p.square() / p.square().sum(dim=1, keepdim=True)).detach()
     return kl_divergence(q, p).sum()

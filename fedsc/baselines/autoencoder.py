@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fedsc.baselines.inputs import Counts
-from fedsc.baselines.loop import one_thread, train
+from fedsc.baselines.loop import train
 from fedsc.baselines.method import Settings
 from fedsc.baselines.zinb import mean_and_dispersion, zinb_nll
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.rng import torch_generator
 from fedsc.ssl.objective import Descend
-from fedsc.training import batches
+from fedsc.training import batches, one_thread
 
 HIDDEN = (256, 64)
 LATENT = 32

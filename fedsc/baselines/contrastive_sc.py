@@ -16,7 +16,7 @@ from torch import Tensor
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.clustering import cluster
 from fedsc.baselines.inputs import Clip, Genes, prepare
-from fedsc.baselines.loop import one_thread, train
+from fedsc.baselines.loop import train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.config import Count, NonNegative, Positive, Rate
@@ -28,7 +28,7 @@ from fedsc.rng import torch_generator
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.objective import Descend
 from fedsc.ssl.views import masked_view
-from fedsc.training import batches
+from fedsc.training import batches, one_thread
 
 _LEAST_RATE = 1e-3  # of the first learning rate, at the end of the cosine
 _ROWS = 4096

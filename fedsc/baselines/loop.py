@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,23 +19,9 @@ from fedsc.errors import RunError
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_buffer
 from fedsc.ssl.objective import Descend
+from fedsc.training import one_thread
 
 _SAVE_SECONDS = 10.0  # what an interrupted fit may lose, besides the epoch it was in
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread: sums over threads would depend on how many there are.
-
-    It has to be said each time, since a parallel function of numba (the neighbour search before
-    Leiden) sets the number for the whole process.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 Epoch = Callable[[int, Descend], float | None]

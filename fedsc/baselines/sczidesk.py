@@ -1,8 +1,7 @@
 """scziDesk (Chen et al. 2020): ZINB with ridge, weighted soft k-means, self-training on pairs.
 
 Where the paper is silent its published code is followed: both clustering losses act on the latent
-of the noisy input, self-training is summed over a batch, its target is not held fixed, and labels
-are compared every tenth epoch.
+of the noisy input, self-training is summed over a batch, and labels are compared every tenth epoch.
 """
 
 import math

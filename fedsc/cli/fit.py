@@ -55,8 +55,8 @@ def fit(
     Writes into the output folder: a copy of the file with the embedding in
     `obsm["X_<method>"]`, the clusters in `obs["<method>"]` and the record in `uns["<method>"]`;
     `fit.json`, the record; `scores.json` when there are labels; `extras.npz` where a method has
-    more to give; `checkpoint/` for the trained methods. Ctrl-C stops a fit; the same command goes
-    on with it. A folder that already holds this fit is left as it is.
+    more to give (for mask-sc also `attention.png`); `checkpoint/` for the trained methods.
+    Ctrl-C stops a fit; the same command goes on with it. A folder that already holds this fit is left as it is.
 
     **Examples**
 
@@ -201,9 +201,25 @@ def _write(
         with _partial(extras).open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **fitted.extras)
         os.replace(_partial(extras), extras)
+    if "attention_mean" in fitted.extras:
+        _draw_attention(copy.with_name("attention.png"), expression, fitted)
     if expression.label_key:
         _write_json(copy.with_name("scores.json"), about["scores"])
     _write_json(copy.with_name(_RECORD), plain(about | fitted.record))
+
+
+def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
+    """Draw where mask-sc looks (its Fig. 5), by cell type where known, else by cluster."""
+    from fedsc.plots import attention_map
+
+    known = expression.labels
+    figure = attention_map(
+        fitted.extras["attention_mean"],
+        fitted.extras["patch_places"],
+        int(fitted.record["preset"]["side"]),
+        fitted.clusters.astype(str) if known is None else known,
+    )
+    figure.savefig(path, dpi=120)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

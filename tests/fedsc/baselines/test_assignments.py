@@ -118,3 +118,13 @@ def test_rows_are_distributions(n, k, scale):
         np.testing.assert_allclose(rows.sum(dim=1), 1.0, rtol=1e-5)
         assert (rows >= 0).all()
     assert float(pair_self_training(z)) >= -1e-4
+
+
+def test_self_training_holds_its_target_fixed(z):
+    z.requires_grad_()
+    pair_self_training(z).backward()
+    p = pair_similarities(z.detach())
+    target = p.square() / p.square().sum(dim=1, keepdim=True)
+    free = z.detach().clone().requires_grad_()
+    kl_divergence(target, pair_similarities(free)).sum().backward()
+    np.testing.assert_allclose(z.grad, free.grad, rtol=1e-5, atol=1e-7)

@@ -60,6 +60,16 @@ def test_a_copy_with_results_a_record_and_scores(file, tmp_path):
     assert "TAKEN FROM THE LABELS" in copy.uns["pca"]["k is"]
 
 
+def test_mask_sc_exports_and_draws_its_attention(file, tmp_path):
+    out = tmp_path / "out"
+    small = ("--set", "side=8", "--set", "epochs=2", "--set", "warmup=1")
+    result = call("mask-sc", file, "--k", "3", *small, "--label-key", "type", "--output", out)
+    assert result.exit_code == 0
+    with np.load(out / "extras.npz") as extras:
+        assert extras["attention_mean"].shape == (45, len(extras["patch_places"]))
+    assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_labels_no_scores_file(file, tmp_path):
     out = tmp_path / "out"
     assert call("leiden", file, "--output", out).exit_code == 0
