@@ -56,7 +56,8 @@ def fit(
     `obsm["X_<method>"]`, the clusters in `obs["<method>"]` and the record in `uns["<method>"]`;
     `fit.json`, the record; `scores.json` when there are labels; `extras.npz` where a method has
     more to give (for mask-sc also `attention.png`); `checkpoint/` for the trained methods.
-    Ctrl-C stops a fit; the same command goes on with it. A folder that already holds this fit is left as it is.
+    Ctrl-C stops a fit; the same command goes on with it. A folder that already holds this fit is
+    left as it is.
 
     **Examples**
 
