@@ -12,9 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from client_app import messages
 from fedsc.config import Config
-from fedsc.data.genes import agree
+from fedsc.data.genes import agree, read_reference
 from fedsc.data.preprocess import Preprocessing
-from fedsc.errors import ConfigError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
@@ -76,7 +75,7 @@ def _learn_preprocessing(federation: Federation) -> Preprocessing:
     vocabulary = agree(
         {lab: about.genes for lab, about in labs.items()},
         config.genes,
-        _reference(config),
+        read_reference(Path(config.reference_genes)) if config.genes == "reference" else None,
         config.min_shared_genes,
     )
     kind = next(iter(labs.values())).kind
@@ -168,16 +167,6 @@ def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> R
             return phase()
         except LabsLost as lost:
             federation.exclude(lost)
-
-
-def _reference(config: Config) -> list[str] | None:
-    if config.genes != "reference":
-        return None
-    path = Path(config.reference_genes)
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"option reference-genes = '{path}': {error}") from error
 
 
 def _in_words(scores: dict[str, float | None]) -> str:

@@ -478,3 +478,11 @@ def test_without_labels_scores_are_null(tiny, change):
     scores = json.loads((folder / "scores.json").read_text())
     assert set(scores["pooled"].values()) == {None}
     assert scores["federated"] is None
+
+
+def test_a_reference_list_decides_the_genes(tiny, change, tmp_path):
+    reference = tmp_path / "genes.txt"
+    reference.write_text("\n".join(f"TP{i}" for i in range(20, 50)) + "\n")
+    config = change(tiny, genes="reference", reference_genes=str(reference), n_genes=12)
+    vocabulary = (run(config) / "vocabulary.txt").read_text().split()
+    assert sorted(vocabulary) == sorted(f"TP{i}" for i in range(20, 50))
