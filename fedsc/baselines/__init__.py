@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedsc.baselines.method import Fit, Fitted, Settings
@@ -36,9 +36,3 @@ METHODS: Mapping[str, "Fit"] = MappingProxyType(
     {name: _lazily(module) for name, module in MODULES.items()}
 )
 """Every centralised method by name."""
-
-
-def presets_of(method: str) -> dict[str, Any]:
-    """Give a method's presets by name, its default first (this imports the method)."""
-    found: dict[str, Any] = import_module(MODULES[method]).PRESETS
-    return found

@@ -2,13 +2,14 @@
 
 import json
 from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from fedsc.baselines import METHODS, MODULES, presets_of
+from fedsc.baselines import METHODS, MODULES
 from fedsc.baselines.method import Settings
 from fedsc.baselines.outcome import plain
 from fedsc.data.expression import Expression
@@ -196,7 +197,7 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(method, stop_at, tmp_path
 @pytest.mark.parametrize("method", MODULES)
 def test_registry_and_presets(method):
     assert list(METHODS) == list(MODULES)
-    assert presets_of(method)
+    assert import_module(MODULES[method]).PRESETS
     with pytest.raises(ConfigError, match="unknown preset 'nonsense'"):
         METHODS[method](cells(), Settings(k=None, preset="nonsense"))
 
