@@ -7,6 +7,7 @@ import numpy as np
 from fedsc.models.patches import on_grid
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -95,8 +96,8 @@ def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
             axis.plot(
                 *zip(*points, strict=True) if points else ((), ()),
                 label=lab,
-                color=_COLOURS[i % len(_COLOURS)],
-                linestyle=("-", "--", "-.", ":")[i % 4],
+                color=COLOURS[i % len(COLOURS)],
+                linestyle=LINES[i % len(LINES)],
             )
         axis.set(xlabel="round", title=title)
     if alpha is not None:
@@ -120,28 +121,56 @@ def embedding_map(embedding: np.ndarray, groups: dict[str, np.ndarray], seed: in
         Of the t-SNE.
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(embedding) - 1) / 3)
-    flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embedding)
+    flat = tsne(embedding, seed)
     figure = Figure(figsize=(5.5 * len(groups), 4.5), layout="constrained")
-    for axis, (title, group) in zip(
+    for axes, (title, group) in zip(
         figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
     ):
-        for i, name in enumerate(sorted(set(group), key=lambda n: (len(n), n))):
-            here = flat[group == name]
-            axis.scatter(
-                *here.T,
-                s=6,
-                label=name,
-                color=_COLOURS[i % len(_COLOURS)],
-                marker="osD^vPX*"[i // len(_COLOURS) % 8],
-                linewidths=0,
-            )
-        axis.set(title=title, xticks=[], yticks=[])
-        axis.legend(fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        scatter_groups(axes, flat, group)
+        axes.set(title=title)
+        axes.legend(fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
+def tsne(embedding: np.ndarray, seed: int) -> np.ndarray:
+    """Lay cells out in two dimensions by t-SNE, float32 (cells, 2)."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30.0, (len(embedding) - 1) / 3)
+    # One thread: its many tiny parallel loops wait for each other where cores are shared.
+    with threadpool_limits(limits=1):
+        flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embedding)
+    return np.asarray(flat)
+
+
+def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
+    """Scatter cells, a colour and a marker per group.
+
+    Parameters
+    ----------
+    axes
+        Drawn on; ticks are taken away, the legend is the caller's.
+    flat
+        Coordinates, float (cells, 2).
+    group
+        Group of every cell, str (cells,).
+    """
+    for i, name in enumerate(sorted(set(group), key=lambda n: (len(n), n))):
+        here = flat[group == name]
+        axes.scatter(
+            here[:, 0],
+            here[:, 1],
+            s=6,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            marker="osD^vPX*"[i // len(COLOURS) % 8],
+            linewidths=0,
+        )
+    axes.set(xticks=[], yticks=[])
+
+
 # Okabe & Ito's colours, told apart under colour blindness; lines and markers vary too.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#555555")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#555555")
+LINES = ("-", "--", "-.", ":")

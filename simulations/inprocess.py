@@ -7,6 +7,7 @@ start-up (about 0.15 s a round and 10 s a run) and gives the same bits.
 import copy
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,6 +19,14 @@ from fedsc.config import Config
 
 _CLIENT_ERROR = 1
 _SERVER = 1
+
+
+@dataclass
+class Traffic:
+    """What the messages of a run carried, in bytes of array, metric and config records."""
+
+    to_labs: int = 0
+    from_labs: int = 0
 
 
 class InProcessGrid(Grid):
@@ -45,6 +54,7 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
         self._app = app
         self._order = order
+        self.traffic = Traffic()
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -70,10 +80,13 @@ class InProcessGrid(Grid):
         # A copy, as a network would make: neither side can change what the other holds.
         received = copy.deepcopy(message)
         context = self._contexts[message.metadata.dst_node_id]
+        self.traffic.to_labs += _bytes(message)
         try:
-            return copy.deepcopy(self._app(received, context))
+            reply = copy.deepcopy(self._app(received, context))
         except Exception:
             return Message(Error(_CLIENT_ERROR, traceback.format_exc()), reply_to=received)
+        self.traffic.from_labs += _bytes(reply)
+        return reply
 
     # The rest of the interface is for transports with messages under way.
 
@@ -112,7 +125,11 @@ class InProcessGrid(Grid):
         raise TypeError("an in-process grid answers at once; use send_and_receive")
 
 
-def run_inprocess(config: Config, nodes: int = 1) -> None:
+def _bytes(message: Message) -> int:
+    return sum(record.count_bytes() for record in message.content.values())
+
+
+def run_inprocess(config: Config, nodes: int = 1) -> Traffic:
     """Run a whole simulation in this process.
 
     Parameters
@@ -121,6 +138,11 @@ def run_inprocess(config: Config, nodes: int = 1) -> None:
         Options of the run.
     nodes
         How many nodes share the labs; the result does not depend on it.
+
+    Returns
+    -------
+    Traffic
+        What went to the labs and what came back.
 
     Raises
     ------
@@ -140,3 +162,4 @@ def run_inprocess(config: Config, nodes: int = 1) -> None:
         run_config=config.to_mapping(),
     )
     server(grid, context)
+    return grid.traffic

@@ -17,6 +17,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
+    from fedsc.cli.bench import bench
     from fedsc.cli.check import check
     from fedsc.cli.datasets import datasets
     from fedsc.cli.embed import embed
@@ -26,7 +27,7 @@ def _register() -> None:
     from fedsc.cli.split import split
     from fedsc.cli.synthesize import synthesize
 
-    for command in (run, embed, fit, check, split, datasets, synthesize, methods):
+    for command in (run, embed, fit, bench, check, split, datasets, synthesize, methods):
         app.command()(command)
 
 

@@ -1,0 +1,179 @@
+"""``fedsc bench``: a suite of runs, its table and its figures."""
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedsc.cli.run import parse_settings
+from fedsc.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from simulations.bench.cell import Cell
+    from simulations.bench.execute import Outcome
+    from simulations.bench.suite import Suite
+
+_INTERRUPTED = 130
+
+
+def bench(
+    suite: Annotated[
+        str | None, typer.Argument(help="A suite's name or TOML file; none: list the suites.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this set; may be repeated.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds; default: the suite's.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=0, help="Processes at a time; 0 = one per core.")
+    ] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of results; suites share runs in it.")
+    ] = Path("bench"),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of all federated lines."),
+    ] = None,
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Run nothing; write the tables of what is there.")
+    ] = False,
+) -> None:
+    """Run a table of the papers, or a grid of your own, over several seeds.
+
+    Every run (one method, set and seed) is kept in OUTPUT/cells once it is done; Ctrl-C or a crash
+    loses nothing, and the same command goes on. OUTPUT/SUITE gets table.md, rows.parquet and the
+    figures, of what is done, also after Ctrl-C.
+
+    **Examples**
+
+    What there is:
+
+    `fedsc bench`
+
+    The first table of the FedSC paper:
+
+    `fedsc bench fedsc-table1 --seeds 5`
+
+    A quick look at one set:
+
+    `fedsc bench fedsc-table1 --dataset mouse_bladder --seeds 2 --set rounds=20`
+
+    A grid of your own; the files in simulations/bench/suites are models:
+
+    `fedsc bench my.toml --jobs 8`
+    """
+    from simulations.bench.execute import finished, run_cells
+    from simulations.bench.report import write_report
+    from simulations.bench.suite import load, plan
+
+    console = Console(stderr=True)
+    if suite is None:
+        _list_suites(Console())
+        return
+    chosen = load(suite).narrowed(dataset or [], seeds, parse_settings(set_ or []))
+    chosen = _without_absent_sets(chosen, console)
+    planned = plan(chosen)
+    cells = list({cell.key: cell for _, cell in planned}.values())
+    kept = (output / "cells").resolve()
+    stopped = False
+    if tables_only:
+        outcome = finished(cells, kept)
+    else:
+        with _Bar(cells, kept, console) as bar:
+            try:
+                outcome = run_cells(cells, kept, jobs or os.cpu_count() or 1, bar.show)
+            except KeyboardInterrupt:
+                outcome, stopped = finished(cells, kept), True
+    for key, reason in outcome.failures.items():
+        console.print(f"{key} failed: {reason}", highlight=False, soft_wrap=True, markup=False)
+    if outcome.rows:
+        console.print("writing tables and figures …")
+        folder = output / Path(suite).stem
+        for path in write_report(chosen, planned, outcome.rows, kept, folder):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if stopped:
+        console.print(f"stopped with {len(outcome.rows)} of {len(cells)} runs done; run it again")
+        sys.exit(_INTERRUPTED)
+    if outcome.failures:
+        raise RunError(f"{len(outcome.failures)} of {len(cells)} runs failed (see above)")
+
+
+class _Bar:
+    """A progress bar over the cells; those under way count by their rounds."""
+
+    def __init__(self, cells: "list[Cell]", kept: Path, console: Console) -> None:
+        self._kept = kept
+        self._bar = Progress(
+            TextColumn("runs"),
+            BarColumn(),
+            TaskProgressColumn("{task.fields[done]}/{task.total:.0f}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[running]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("runs", total=len(cells), done=0, running="starting …")
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, outcome: "Outcome", running: "list[Cell]") -> None:
+        done = len(outcome.rows) + len(outcome.failures)
+        shares = [self._share(cell) for cell in running]
+        words = ", ".join(
+            f"{cell.method} {cell.dataset} seed {cell.seed} {share:.0%}"
+            for cell, share in zip(running, shares, strict=True)
+        )
+        self._bar.update(self._task, completed=done + sum(shares), done=done, running=words)
+
+    def _share(self, cell: "Cell") -> float:
+        """Tell how much of a cell is done, from the rounds it has written down."""
+        metrics = self._kept / cell.key / "metrics.jsonl"
+        if not metrics.exists():
+            return 0.0
+        config = cell.config(self._kept)
+        lines = metrics.read_bytes().count(b"\n")
+        return min(lines / (config.rounds * config.labs), 1.0)
+
+
+def _list_suites(console: Console) -> None:
+    from simulations.bench.suite import load, plan, suites
+
+    table = Table("suite", "what it is", "runs")
+    for name in suites():
+        suite = load(name)
+        cells = {cell.key for _, cell in plan(suite)}
+        table.add_row(name, suite.title, str(len(cells)))
+    console.print(table)
+
+
+def _without_absent_sets(suite: "Suite", console: Console) -> "Suite":
+    """Leave out the sets this machine neither has nor can get, and say so."""
+    from fedsc.data.registry import resolve
+
+    there = []
+    for data in suite.datasets:
+        try:
+            resolve(data.name)
+            there.append(data)
+        except DataError as error:
+            console.print(f"left out: {error}", highlight=False, soft_wrap=True, markup=False)
+    if not there:
+        raise DataError("none of the suite's sets is there (see above)")
+    return suite.model_copy(update={"datasets": tuple(there)})

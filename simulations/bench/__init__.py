@@ -1,0 +1,1 @@
+"""The papers' tables, reproducible: suites of runs, their rows, tables and figures."""

@@ -1,0 +1,232 @@
+"""One cell of a suite's grid: one method on one set with one seed, run and written down.
+
+A cell's folder is named by what decides its result, so suites share cells, and a finished one is
+never run again. A federated cell's folder is an ordinary run folder: a run that was killed goes on
+from its last checkpoint.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+import fedsc
+from fedsc.baselines import METHODS as CENTRALISED
+from fedsc.config import Config
+
+Scalar = bool | int | float | str
+Row = dict[str, Scalar | None]
+
+_ROW = "row.json"
+_PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
+
+
+class Cell(BaseModel):
+    """What is run.
+
+    Attributes
+    ----------
+    method
+        A federated method (``fedsc methods``) or a centralised one (``fedsc fit``).
+    dataset
+        Name or path of a set.
+    label_key
+        Column with cell types; ``""`` = the set's own.
+    seed
+        Moves split, initial weights, masks and k-means together.
+    options
+        Of a federated method, options of :class:`~fedsc.config.Config`; of a centralised one,
+        ``k``, ``resolution``, ``preset`` and values of the preset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    dataset: str
+    label_key: str = ""
+    seed: int
+    options: dict[str, Scalar]
+
+    @property
+    def centralised(self) -> bool:
+        """Whether the method sees all cells in one place."""
+        return self.method in CENTRALISED
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's folder: readable, and unique to what decides the result.
+
+        Only what the suite says is in it, so an option added later does not make old results
+        unknown; the version is in it, so a default changed later does.
+        """
+        decisive = {**self.model_dump(exclude_defaults=True), "version": fedsc.__version__}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        method = self.method.replace(":", ".")
+        return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{digest}"
+
+    def config(self, output: Path) -> Config:
+        """Give the config of a federated cell.
+
+        Raises
+        ------
+        ConfigError
+            If an option is unknown or out of range.
+        """
+        return Config.from_mapping(
+            {
+                **self.options,
+                "method": self.method,
+                "dataset": self.dataset,
+                "label-key": self.label_key,
+                "seed": self.seed,
+                "output": str(output),
+                "run-name": self.key,
+            }
+        )
+
+
+def load_row(cell: Cell, output: Path) -> Row | None:
+    """Load the row of a finished cell, or ``None``."""
+    path = output / cell.key / _ROW
+    if not path.exists():
+        return None
+    row: Row = json.loads(path.read_text())
+    return row
+
+
+def run_cell(cell: Cell, output: Path) -> Row:
+    """Run a cell unless it is finished, and write its row.
+
+    Parameters
+    ----------
+    cell
+        What to run.
+    output
+        Folder of the cells' folders.
+
+    Returns
+    -------
+    Row
+        Scores, cost and versions. Cost is ``None`` where the cell was killed and went on, since
+        the first part of it is not known.
+
+    Raises
+    ------
+    FedscError
+        As the method does.
+    """
+    folder = output / cell.key
+    with _locked(folder.with_name(f"{cell.key}.lock")):
+        finished = load_row(cell, output)
+        if finished is not None:
+            return finished
+        resumed = folder.exists()
+        began, cpu_began = time.monotonic(), time.process_time()
+        found = _centralised(cell, folder) if cell.centralised else _federated(cell, output)
+        cost: Row = {
+            "seconds": time.monotonic() - began,
+            "cpu_seconds": time.process_time() - cpu_began,
+            # of the whole process, which runs one cell
+            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "bytes_to_labs": found.pop("bytes_to_labs", None),
+            "bytes_from_labs": found.pop("bytes_from_labs", None),
+        }
+        row: Row = {
+            "cell": cell.key,
+            "method": cell.method,
+            "dataset": cell.dataset,
+            "seed": cell.seed,
+            "options": json.dumps(cell.options, sort_keys=True),
+            **found,
+            **(dict.fromkeys(cost) if resumed else cost),
+            "resumed": resumed,
+            **_versions(),
+        }
+        partial = folder / f"{_ROW}.partial"
+        partial.write_text(json.dumps(row, indent=2) + "\n")
+        os.replace(partial, folder / _ROW)
+        return row
+
+
+def _federated(cell: Cell, output: Path) -> Row:
+    from simulations.inprocess import run_inprocess
+
+    config = cell.config(output)
+    folder = output / cell.key
+    if (folder / "config.json").exists():
+        config = config.model_copy(update={"resume": str(folder)})
+    traffic = run_inprocess(config)
+    written = json.loads((folder / "scores.json").read_text())
+    scores = written["pooled"] or written["federated"]
+    return {
+        "k_is": "true k",
+        "clusters": None,
+        **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        "scored": "pooled" if written["pooled"] else "federated",
+        "warning": "; ".join(written["warnings"]),
+        "bytes_to_labs": traffic.to_labs,
+        "bytes_from_labs": traffic.from_labs,
+    }
+
+
+def _centralised(cell: Cell, folder: Path) -> Row:
+    from fedsc.baselines.method import Settings
+    from fedsc.baselines.outcome import resolve_k, score
+    from fedsc.data.io import read
+    from fedsc.data.registry import resolve
+
+    source = resolve(cell.dataset)
+    expression = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+    options: dict[str, Any] = dict(cell.options)
+    k, _ = resolve_k(options.pop("k", "auto"), expression)
+    settings = Settings(
+        k=k,
+        resolution=options.pop("resolution", Settings.resolution),
+        seed=cell.seed,
+        preset=str(options.pop("preset", "")),
+        overrides=options,
+        checkpoint=folder / "checkpoint",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    fitted = CENTRALISED[cell.method](expression, settings)
+    found = score(fitted, expression)
+    np.savez_compressed(
+        folder / "embedding.npz",
+        embedding=fitted.embedding.astype(np.float32),
+        clusters=fitted.clusters,
+    )
+    return {
+        "k_is": "Leiden" if k is None else "true k",
+        "clusters": int(found["k"]),
+        **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        "scored": "pooled",
+        "warning": "",
+    }
+
+
+def _versions() -> Row:
+    packages = {name.replace("-", "_"): version(name) for name in _PACKAGES}
+    return {"fedsc": fedsc.__version__, "python": platform.python_version(), **packages}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time work on a cell; a killed suite's last cells may still be running.
+
+    The system releases the lock when the process ends, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,306 @@
+"""A suite's figures; legible in grey and for colour-blind readers."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fedsc.config import Config
+from fedsc.plots import COLOURS, LINES, scatter_groups, tsne
+from simulations.bench.cell import Cell
+from simulations.bench.suite import Place, Suite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Planned = Sequence[tuple[Place, Cell]]
+
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "ooo", "---")
+_SCORES = {"ari": "ARI", "nmi": "NMI"}
+
+
+def draw(suite: Suite, planned: Planned, rows: pd.DataFrame, cells: Path, into: Path) -> list[Path]:
+    """Draw what the suite asks for, from the cells that are finished.
+
+    Parameters
+    ----------
+    suite, planned
+        The suite and its cells.
+    rows
+        Of the finished cells, as :func:`simulations.bench.table.frame` lays them out.
+    cells
+        Folder of the cells' folders.
+    into
+        Folder for the figures.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    files = []
+    for name, figure in _figures(suite, planned, rows, cells):
+        files.append(into / f"{name}.png")
+        figure.savefig(files[-1], dpi=120)
+    if "splits" in suite.figures:
+        files += list(_draw_splits(planned, into))
+    return files
+
+
+def _figures(
+    suite: Suite, planned: Planned, rows: pd.DataFrame, cells: Path
+) -> "Iterator[tuple[str, Figure]]":
+    if "bars" in suite.figures:
+        published = {(row.line, row.dataset): row.scores for row in suite.published if not row.at}
+        yield "bars", bars(rows, published)
+    if "sweep" in suite.figures:
+        for axis in _axes(rows):
+            yield f"sweep-{axis}", sweep(rows, axis)
+    done = [(place, cell) for place, cell in planned if (cells / cell.key / "row.json").exists()]
+    for data in suite.datasets:
+        here = [(place, cell) for place, cell in done if place.dataset == data.name]
+        stem = Path(data.name).stem
+        if "pulls" in suite.figures and here:
+            yield f"pulls-{stem}", pulls(_metrics(here, cells))
+        if "maps" in suite.figures and here:
+            yield f"maps-{stem}", maps(_embeddings(here, cells))
+
+
+def bars(
+    rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, float, float]]
+) -> "Figure":
+    """Draw ARI and NMI as bars, a dot per seed, a diamond where a paper's figure is; a panel a set.
+
+    Parameters
+    ----------
+    rows
+        With the columns ``line``, ``control``, ``dataset``, ``ari`` and ``nmi``.
+    published
+        ARI, NMI, silhouette in % by line and set.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    sets = list(dict.fromkeys(rows["dataset"]))
+    names = rows["line"] + np.where(rows["control"], ", IID control", "")
+    lines = list(dict.fromkeys(names))
+    figure = Figure(figsize=(1.5 + 4.5 * len(sets), 0.6 + 0.62 * len(lines)), layout="constrained")
+    grid = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
+    for axes, name in zip(grid, sets, strict=True):
+        for j, score in enumerate(_SCORES):
+            for i, line in enumerate(lines):
+                values = 100 * rows.loc[(rows["dataset"] == name) & (names == line), score].dropna()
+                if values.empty:
+                    continue
+                at = i + (j - 0.5) * 0.38
+                axes.barh(
+                    at,
+                    values.mean(),
+                    height=0.36,
+                    color=COLOURS[j],
+                    hatch=_HATCHES[j],
+                    edgecolor="black",
+                    linewidth=0.5,
+                )
+                axes.plot(values, [at] * len(values), "o", color="black", markersize=3)
+                if (line, name) in published:
+                    there = published[line, name][j]
+                    axes.plot(there, at, "D", color="white", markeredgecolor="black", markersize=5)
+        axes.set(title=name, xlabel="%", xlim=(0, 100))
+        axes.set_yticks(range(len(lines)), lines)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].invert_yaxis()
+    figure.legend(
+        handles=[
+            *(
+                Patch(facecolor=COLOURS[j], hatch=_HATCHES[j], edgecolor="black", label=title)
+                for j, title in enumerate(_SCORES.values())
+            ),
+            Line2D([], [], ls="", marker="o", color="black", markersize=3, label="a seed"),
+            Line2D([], [], ls="", marker="D", color="white", mec="black", label="published"),
+        ],
+        loc="outside lower center",
+        ncols=4,
+        fontsize="small",
+        frameon=False,
+    )
+    return figure
+
+
+def sweep(rows: pd.DataFrame, axis: str) -> "Figure":
+    """Draw ARI and NMI over one option of the grid, mean and standard deviation over seeds.
+
+    Parameters
+    ----------
+    rows
+        With the columns ``line``, ``at`` (JSON), ``control``, ``ari`` and ``nmi``.
+    axis
+        The option; the others are held at a value each, a line for every combination of them
+        with at least two values of ``axis``.
+    """
+    from matplotlib.figure import Figure
+
+    here = _series(rows, axis)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (score, title) in zip(panels, _SCORES.items(), strict=True):
+        drawn = 0
+        for name, line in here.groupby("series", sort=False):
+            if line[axis].nunique() < 2:
+                continue
+            over = (100 * line.set_index(axis)[score].astype(float)).groupby(level=0)
+            mean, std = over.mean(), over.std().fillna(0.0)
+            axes.errorbar(
+                mean.index.astype(float),
+                mean,
+                std,
+                label=name,
+                color=COLOURS[drawn % len(COLOURS)],
+                linestyle=LINES[drawn % len(LINES)],
+                marker="osD^vPX*"[drawn % 8],
+                capsize=3,
+            )
+            drawn += 1
+        axes.set(xlabel=axis, ylabel=f"{title}, %")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def pulls(metrics: Mapping[str, pd.DataFrame]) -> "Figure":
+    """Draw divergence d and local share μ over the rounds: mean over labs and seeds, and range.
+
+    Parameters
+    ----------
+    metrics
+        Lines of ``metrics.jsonl`` of all seeds, by the name of the rule.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    titles = {"d": "divergence d from the global model", "mu": "local share μ"}
+    panels = figure.subplots(1, 2)
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        for i, (name, rows) in enumerate(metrics.items()):
+            over = rows.dropna(subset=["d"]).groupby("round")[column]
+            mean = over.mean()
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+            axes.plot(mean.index, mean, label=name, **style)
+            axes.fill_between(mean.index, over.min(), over.max(), color=style["color"], alpha=0.15)
+        axes.set(title=title, xlabel="round")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def maps(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Figure":
+    """Draw each method's embedding by t-SNE, cells coloured by type (mask-sc Fig. 3).
+
+    Parameters
+    ----------
+    panels
+        Embedding, float (cells, dimensions), and type of every cell, by the name of the method.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.2 * columns + 1.2, 3.2 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, (name, (embedding, types)) in zip(grid, panels.items(), strict=False):
+        scatter_groups(axes, tsne(embedding, seed=0), types)
+        axes.set_title(name, fontsize="medium")
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    figure.legend(
+        *grid[0].get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize="small",
+        markerscale=2,
+    )
+    return figure
+
+
+def _series(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Put the swept option in a column, and what else tells runs apart in ``series``."""
+    points = [json.loads(text) for text in rows["at"]]
+    others = [
+        ", ".join([line, *(f"{name} = {value}" for name, value in at.items() if name != axis)])
+        for line, at in zip(rows["line"], points, strict=True)
+    ]
+    spread = rows.assign(**{axis: [at.get(axis) for at in points], "series": others})
+    return spread[~spread["control"] & spread[axis].notna()]
+
+
+def _axes(rows: pd.DataFrame) -> list[str]:
+    """List the grid's options that can be an axis: numbers, at least two of them."""
+    at = pd.DataFrame([json.loads(text) for text in rows["at"]])
+    numbers = at.select_dtypes("number")
+    return [str(name) for name in numbers if numbers[name].nunique() > 1]
+
+
+def _metrics(done: Planned, cells: Path) -> dict[str, pd.DataFrame]:
+    """Read the metrics of the finished federated cells, by line."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for place, cell in done:
+        path = cells / cell.key / "metrics.jsonl"
+        if path.exists() and not place.control:
+            found.setdefault(place.line, []).append(pd.read_json(path, lines=True))
+    return {line: pd.concat(parts) for line, parts in found.items()}
+
+
+def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Give the embedding and types of each line's first finished seed."""
+    from fedsc.data.io import read
+    from fedsc.data.registry import resolve
+    from fedsc.model import load_model
+
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for place, cell in done:
+        if place.control or place.line in found:
+            continue
+        source = resolve(cell.dataset)
+        expression = read(
+            source.path, layer=source.layer, label_key=cell.label_key or source.label_key
+        )
+        if cell.centralised:
+            with np.load(cells / cell.key / "embedding.npz") as file:
+                embedding = file["embedding"]
+        else:
+            embedding = load_model(cells / cell.key).embed(expression)
+        types = expression.labels
+        found[place.line] = embedding, np.full(len(embedding), "") if types is None else types
+    return found
+
+
+def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
+    """Draw the labs of seed 0, once per different split."""
+    from fedsc.data.io import read
+    from fedsc.data.registry import resolve
+    from partitioning import partition
+    from partitioning.table import plot, table
+
+    seen: set[str] = set()
+    for place, cell in planned:
+        if cell.centralised or cell.seed or place.control:
+            continue
+        config = cell.config(Path())
+        name = "-".join([Path(cell.dataset).stem, *_split_in_words(config)])
+        if name in seen:
+            continue
+        seen.add(name)
+        source = resolve(cell.dataset)
+        whole = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+        path = into / f"split-{name}.png"
+        plot(table(partition(whole, config), whole.labels), path)
+        yield path
+
+
+def _split_in_words(config: Config) -> list[str]:
+    if config.partition == "subtypes":
+        return [f"k{config.subtypes_per_lab}", config.cover]
+    return [config.partition]

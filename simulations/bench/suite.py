@@ -1,0 +1,254 @@
+"""A suite: a TOML grid of methods × sets × options, expanded into cells.
+
+The papers' tables are files in ``suites/``; ``fedsc bench my.toml`` runs one's own.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsc.errors import ConfigError
+from simulations.bench.cell import Cell, Scalar
+
+Options = dict[str, Scalar]
+Figure = Literal["bars", "sweep", "splits", "maps", "pulls"]
+
+_SPLIT = {"subtypes-per-lab", "cover", "beta", "min-cells", "partition-key"}
+_LABEL_MADE = ("subtypes", "dirichlet")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Line(_Strict):
+    """A line of the table: a method with its options.
+
+    Attributes
+    ----------
+    name
+        As the table shows it.
+    method
+        As ``fedsc methods`` or ``fedsc fit`` know it.
+    options
+        Of the method; a federated one also gets the suite's ``federated`` options.
+    """
+
+    name: str
+    method: str
+    options: Options = {}
+
+    @property
+    def federated(self) -> bool:
+        """Whether it trains across labs."""
+        return not Cell(method=self.method, dataset="", seed=0, options={}).centralised
+
+
+class Data(_Strict):
+    """A set, with options its federated lines need (``subtypes-per-lab``, ``partition``)."""
+
+    name: str
+    label_key: str = ""
+    federated: Options = {}
+
+
+class Published(_Strict):
+    """What a paper printed for a line on a set: ARI, NMI, silhouette in %."""
+
+    line: str
+    dataset: str
+    scores: tuple[float, float, float]
+    at: Options = {}
+
+
+class Suite(_Strict):
+    """What a suite's TOML file says.
+
+    Attributes
+    ----------
+    title, about
+        Heading and introduction of its page.
+    reference
+        Name of the line that the others are compared with, seed by seed.
+    controls
+        Lines run on an IID split as well, where the split is made from labels.
+    federated
+        Options of every federated line.
+    datasets, lines, published
+        What is run, and what the papers have.
+    grid
+        Values of options to go through with every line: the union of the tables' products.
+    seeds
+        How many, from 0.
+    figures
+        What is drawn.
+    """
+
+    title: str
+    about: str
+    reference: str
+    controls: tuple[str, ...] = ()
+    federated: Options = {}
+    datasets: tuple[Data, ...]
+    lines: tuple[Line, ...]
+    grid: tuple[dict[str, tuple[Scalar, ...]], ...] = ({},)
+    published: tuple[Published, ...] = ()
+    seeds: Annotated[int, Field(ge=1)] = 5
+    figures: tuple[Figure, ...] = ("bars",)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Suite":
+        names = {line.name for line in self.lines}
+        if len(names) < len(self.lines):
+            raise ValueError("two lines have the same name")
+        for name in (self.reference, *self.controls, *(row.line for row in self.published)):
+            if name not in names:
+                raise ValueError(f"'{name}' is not the name of a line")
+        uncontrolled = [
+            data.name
+            for data in self.datasets
+            if any(line.federated for line in self.lines)
+            and self.partition(data) in _LABEL_MADE
+            and not self.controls
+        ]
+        if uncontrolled:
+            raise ValueError(
+                f"the labs of {', '.join(uncontrolled)} are made from labels: name the lines "
+                "that are also run on an IID split in 'controls'"
+            )
+        return self
+
+    def partition(self, data: Data) -> str:
+        """Give the partition the set's federated lines use."""
+        return str({"partition": "subtypes", **self.federated, **data.federated}["partition"])
+
+    def narrowed(
+        self, datasets: list[str], seeds: int | None, federated: Mapping[str, Scalar]
+    ) -> "Suite":
+        """Choose sets and seeds, and change options of all federated lines.
+
+        A set the suite does not list is added with the options of a known set, if it is one.
+        """
+        listed = {data.name: data for data in self.datasets}
+        chosen = [listed.get(name) or _other(name) for name in datasets]
+        return self.model_copy(
+            update={
+                "datasets": tuple(chosen) or self.datasets,
+                "seeds": seeds or self.seeds,
+                "federated": {**self.federated, **federated},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell's scores stand in the tables; the seeds of a place are averaged.
+
+    Attributes
+    ----------
+    dataset, line
+        Names.
+    at
+        The grid's options here, sorted by name.
+    control
+        Whether this is the line's IID control.
+    """
+
+    dataset: str
+    line: str
+    at: tuple[tuple[str, Scalar], ...] = ()
+    control: bool = False
+
+
+def suites() -> dict[str, Path]:
+    """Give the suites that come with the project, by name."""
+    folder = Path(str(files("simulations.bench"))) / "suites"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(suite: str) -> Suite:
+    """Load a suite by its name or by the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such suite, or its file says something impossible.
+    """
+    known = suites()
+    path = known.get(suite) or Path(suite)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(
+            f"suite '{suite}': neither a file nor one of {', '.join(known)}"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"suite {path}: not TOML ({error})") from None
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"suite {path}: {found}") from None
+
+
+def plan(suite: Suite) -> list[tuple[Place, Cell]]:
+    """Expand a suite, all of one seed before the next: a suite cut short is a table of fewer seeds.
+
+    Raises
+    ------
+    ConfigError
+        If an option of a federated line is unknown or out of range.
+    """
+    planned = list(_expand(suite))
+    for cell in {cell.key: cell for _, cell in planned if not cell.centralised}.values():
+        cell.config(Path())
+    return planned
+
+
+def _expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:
+    points = [
+        dict(zip(table, values, strict=True))
+        for table in suite.grid
+        for values in product(*table.values())
+    ]
+    distinct = {tuple(sorted(point.items())): point for point in points}
+    for seed in range(suite.seeds):
+        for (at, point), line, data in product(distinct.items(), suite.lines, suite.datasets):
+            options = {**suite.federated, **data.federated} if line.federated else {}
+            options |= {**line.options, **point}
+            place = Place(data.name, line.name, at)
+            yield place, _cell(line, data, seed, options)
+            if line.federated and line.name in suite.controls:
+                partition = {"partition": suite.partition(data)} | options
+                if partition["partition"] in _LABEL_MADE:
+                    # The split's own options say nothing under IID, so controls are shared.
+                    at_iid = tuple((name, value) for name, value in at if name not in _SPLIT)
+                    iid = {name: v for name, v in options.items() if name not in _SPLIT}
+                    control = Place(data.name, line.name, at_iid, control=True)
+                    yield control, _cell(line, data, seed, {**iid, "partition": "iid"})
+
+
+def _cell(line: Line, data: Data, seed: int, options: Options) -> Cell:
+    return Cell(
+        method=line.method,
+        dataset=data.name,
+        label_key=data.label_key,
+        seed=seed,
+        options=options,
+    )
+
+
+def _other(name: str) -> Data:
+    from fedsc.data.registry import resolve
+
+    k = resolve(name).subtypes_per_lab
+    return Data(name=name, federated={} if k is None else {"subtypes-per-lab": k})

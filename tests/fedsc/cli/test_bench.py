@@ -1,0 +1,48 @@
+"""``fedsc bench``: what a person sees without running anything long."""
+
+import pytest
+from typer.testing import CliRunner
+
+from fedsc.cli import app
+from fedsc.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def cli():
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_without_a_suite_the_suites_are_listed(cli):
+    assert "fedsc-table1" in cli().output
+
+
+def test_an_unknown_suite_is_refused(cli):
+    with pytest.raises(ConfigError, match="fedsc-table7"):
+        cli("fedsc-table7")
+
+
+def test_sets_that_are_not_there_are_left_out_in_words(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSC_DATA", str(tmp_path))
+    monkeypatch.setattr("fedsc.data.registry.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("fedsc.data.registry._download", _offline)
+    with pytest.raises(DataError, match="none of the suite's sets"):
+        cli("fedsc-table1", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _offline(entry):
+    raise DataError(f"{entry.name} could not be downloaded")
+
+
+def test_tables_only_runs_nothing(cli, tmp_path):
+    result = cli(
+        "fedsc-table1", "--dataset", "pbmc68k_reduced", "--tables-only", "-o", tmp_path / "out"
+    )
+    assert result.exit_code == 0
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,162 @@
+"""One run of a suite: its row, its cost, and that labels take no part in it."""
+
+import json
+
+import anndata
+import numpy as np
+import pytest
+
+import partitioning.simulation
+from fedsc.errors import DataError
+from partitioning import partition
+from simulations.bench.cell import Cell, load_row, run_cell
+
+FEDERATED = {
+    "subtypes-per-lab": 2,
+    "n-genes": 30,
+    "min-shared-genes": 10,
+    "batch-size": 8,
+    "local-epochs": 1,
+    "rounds": 2,
+}
+CENTRALISED = {
+    "pca": {"k": "true"},
+    "leiden": {},
+    "nmf": {"k": "true"},
+    "contrastive-sc": {"k": "true", "epochs": 2, "n-genes": 30},
+}
+
+
+def cell(method, dataset, seed=0, **options):
+    chosen = CENTRALISED.get(method, FEDERATED) | options
+    return Cell(
+        method=method, dataset=str(dataset), label_key="cell_type", seed=seed, options=chosen
+    )
+
+
+@pytest.fixture
+def poisoned(tiny_set, tmp_path):
+    """Write the tiny set with its labels dealt anew."""
+    cells = anndata.read_h5ad(tiny_set)
+    labels = cells.obs["cell_type"].to_numpy()
+    cells.obs["cell_type"] = np.random.default_rng(1).permutation(labels)
+    path = tmp_path / "poisoned" / tiny_set.name
+    path.parent.mkdir()
+    cells.write_h5ad(path)
+    return path
+
+
+def test_a_federated_row_has_scores_cost_and_versions(tiny_set, tmp_path):
+    run = cell("fedsc", tiny_set)
+    row = run_cell(run, tmp_path)
+    scores = json.loads((tmp_path / run.key / "scores.json").read_text())["pooled"]
+    assert {name: row[name] for name in scores} == scores
+    assert row["k_is"] == "true k"
+    assert row["cpu_seconds"] > 0
+    assert row["peak_memory"] > 50e6
+    assert row["torch"].startswith("2.")
+    assert load_row(run, tmp_path) == row
+
+
+def test_every_round_each_lab_gets_and_gives_one_set_of_weights(tiny_set, tmp_path):
+    runs = cell("fedsc", tiny_set), cell("fedsc", tiny_set, rounds=4)
+    rows = [run_cell(run, tmp_path) for run in runs]
+    weights = (tmp_path / runs[0].key / "model.safetensors").stat().st_size
+    for name in ("bytes_to_labs", "bytes_from_labs"):
+        of_two_rounds = rows[1][name] - rows[0][name]
+        assert of_two_rounds == pytest.approx(2 * 4 * weights, rel=0.1)
+
+
+@pytest.mark.parametrize("method", CENTRALISED)
+def test_a_centralised_row_has_scores_and_keeps_the_embedding(method, tiny_set, tmp_path):
+    run = cell(method, tiny_set)
+    row = run_cell(run, tmp_path)
+    assert row["k_is"] == ("Leiden" if method == "leiden" else "true k")
+    assert row["bytes_to_labs"] is None
+    assert 0 <= row["nmi"] <= 1
+    with np.load(tmp_path / run.key / "embedding.npz") as file:
+        assert len(file["embedding"]) == len(file["clusters"]) == 96
+
+
+def test_a_finished_cell_is_not_run_again(tiny_set, tmp_path):
+    run = cell("pca", tiny_set)
+    first = run_cell(run, tmp_path)
+    (tmp_path / run.key / "embedding.npz").unlink()
+    assert run_cell(run, tmp_path) == first
+    assert not (tmp_path / run.key / "embedding.npz").exists()
+
+
+def test_a_killed_cell_goes_on_to_the_same_scores_and_does_not_claim_to_know_its_cost(
+    tiny_set, tmp_path, monkeypatch
+):
+    run = cell("fedsc", tiny_set, rounds=4)
+    whole = run_cell(run, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    import server_app.main
+
+    save, saved = server_app.main.save_checkpoint, []
+
+    def die_after_two(*arguments):
+        save(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise Killed
+
+    monkeypatch.setattr(server_app.main, "save_checkpoint", die_after_two)
+    with pytest.raises(Killed):
+        run_cell(run, tmp_path / "killed")
+    assert load_row(run, tmp_path / "killed") is None
+    resumed = run_cell(run, tmp_path / "killed")
+    assert len(saved) == 4
+    cost = {"seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs"}
+    assert {resumed[name] for name in cost} == {None}
+    assert resumed["resumed"]
+    rest = whole.keys() - cost - {"resumed"}
+    assert {name: resumed[name] for name in rest} == {name: whole[name] for name in rest}
+
+
+def test_keys_tell_apart_what_decides_a_result_and_nothing_else(tiny_set):
+    keys = {
+        cell("fedsc", tiny_set).key,
+        cell("fedbyol", tiny_set).key,
+        cell("fedsc", tiny_set, seed=1).key,
+        cell("fedsc", tiny_set, rounds=3).key,
+        cell("fedsc", "other.h5ad").key,
+    }
+    assert len(keys) == 5
+    assert cell("fedsc", tiny_set).key == cell("fedsc", tiny_set).key
+
+
+@pytest.mark.parametrize("method", ["fedsc", "fedpca", *CENTRALISED])
+def test_no_method_sees_labels(method, tiny_set, poisoned, tmp_path, monkeypatch):
+    """Poison the labels of the same cells and the same labs: only ARI and NMI may change."""
+    labs = {}
+
+    def same_labs(whole, config):
+        if not labs:
+            labs.update(partition(whole, config))
+        return labs
+
+    monkeypatch.setattr(partitioning.simulation, "partition", same_labs)
+    runs = cell(method, tiny_set), cell(method, poisoned)
+    rows = [run_cell(run, tmp_path) for run in runs]
+    learnt = "embedding.npz" if runs[0].centralised else "model.safetensors"
+    first, second = ((tmp_path / run.key / learnt).read_bytes() for run in runs)
+    assert first == second
+    for name in ("silhouette", "calinski_harabasz", "clusters"):
+        assert rows[0][name] == rows[1][name]
+    assert rows[0]["ari"] != rows[1]["ari"]
+
+
+def test_scores_that_leak_labels_say_so(tiny_set, tmp_path):
+    row = run_cell(cell("fedsc", tiny_set, scale="lab"), tmp_path)
+    assert "leak" in row["warning"]
+    assert run_cell(cell("fedsc", tiny_set), tmp_path)["warning"] == ""
+
+
+def test_a_set_that_is_not_there_is_an_error_of_ours(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        run_cell(cell("pca", "nowhere.h5ad"), tmp_path)

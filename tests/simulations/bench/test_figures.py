@@ -1,0 +1,84 @@
+"""Figures of suites: every number is where it belongs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from simulations.bench.figures import bars, maps, pulls, sweep
+
+
+def rows(**columns):
+    n = max(len(v) for v in columns.values())
+    fixed = {"line": ["a"] * n, "at": ["{}"] * n, "control": [False] * n, "dataset": ["x"] * n}
+    return pd.DataFrame(fixed | columns)
+
+
+def test_bars_have_a_bar_per_score_and_a_dot_per_seed():
+    figure = bars(rows(ari=[0.2, 0.4], nmi=[0.5, 0.7]), {})
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 60])
+    assert sorted(x for line in axes.lines for x in line.get_xdata()) == pytest.approx(
+        [20, 40, 50, 70]
+    )
+
+
+def test_bars_have_a_diamond_where_a_paper_has_a_figure():
+    figure = bars(
+        rows(ari=[0.2], nmi=[0.5]), {("a", "x"): (33.0, 44.0, 0.0), ("b", "x"): (1, 2, 3)}
+    )
+    diamonds = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in diamonds] == [33.0, 44.0]
+
+
+def test_bars_leave_room_for_a_line_without_scores():
+    figure = bars(
+        rows(line=["a", "b"], ari=[0.2, None], nmi=[0.3, None]).astype(
+            {"ari": float, "nmi": float}
+        ),
+        {},
+    )
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    assert len(axes.patches) == 2
+
+
+def test_a_sweep_is_a_line_of_means_over_its_axis():
+    at = [json.dumps({"rounds": r, "cover": c}) for r in (1, 2) for c in ("drop", "all")] * 2
+    figure = sweep(
+        rows(at=at, ari=[0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.5, 0.6], nmi=[0.5] * 8), "rounds"
+    )
+    left = figure.axes[0]
+    drawn = {c.get_label(): c.lines[0].get_xydata() for c in left.containers}
+    assert set(drawn) == {"a, cover = drop", "a, cover = all"}
+    np.testing.assert_allclose(drawn["a, cover = drop"], [[1, 20], [2, 40]])
+    np.testing.assert_allclose(drawn["a, cover = all"], [[1, 30], [2, 50]])
+
+
+def test_two_sweeps_in_one_suite_do_not_mix():
+    at = [json.dumps({"rounds": 1}), json.dumps({"rounds": 2})]
+    at += [json.dumps({"rounds": 1, "local-epochs": e}) for e in (5, 6)]
+    found = rows(at=at, ari=[0.1, 0.2, 0.3, 0.4], nmi=[0.5] * 4)
+    over_rounds = sweep(found, "rounds").axes[0].containers
+    assert [c.lines[0].get_xydata().tolist() for c in over_rounds] == [[[1, 10], [2, 20]]]
+    over_epochs = sweep(found, "local-epochs").axes[0].containers
+    assert [c.lines[0].get_xydata().tolist() for c in over_epochs] == [[[5, 30], [6, 40]]]
+
+
+def test_pulls_follow_d_and_mu():
+    metrics = pd.DataFrame(
+        {"round": [1, 2, 2, 3, 3], "d": [None, 0.2, 0.4, 0.6, 0.8], "mu": [0, 1.0, 1.0, 0.5, 0.7]}
+    )
+    left, right = pulls({"fedsc": metrics}).axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[2, 0.3], [3, 0.7]])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[2, 1.0], [3, 0.6]])
+
+
+def test_maps_have_a_panel_per_method_and_show_every_cell():
+    rng = np.random.default_rng(0)
+    types = np.array(["a", "b"] * 10)
+    figure = maps({name: (rng.normal(size=(20, 5)), types) for name in ("one", "two")})
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["one", "two"]
+    assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in panels] == [20, 20]

@@ -1,0 +1,164 @@
+"""Suites: what their files may say, and which cells they mean."""
+
+import tomllib
+
+import pytest
+
+from fedsc.errors import ConfigError
+from simulations.bench.suite import Place, load, plan, suites
+
+SUITE = """
+title = "T"
+about = "A"
+reference = "a"
+controls = ["a"]
+seeds = 2
+federated = { labs = 2, rounds = 1 }
+datasets = [{ name = "x", federated = { subtypes-per-lab = 2 } }, { name = "y" }]
+lines = [{ name = "a", method = "fedsc" }, { name = "b", method = "pca", options = { k = "true" } }]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "suite.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", suites())
+def test_every_suite_that_comes_along_can_be_planned(name):
+    planned = plan(load(name))
+    assert planned
+    assert len({(place, cell.seed) for place, cell in planned}) == len(
+        {(place, cell.key) for place, cell in planned}
+    )
+
+
+def test_the_papers_tables_are_all_there():
+    assert set(suites()) == {
+        *("fedsc-table1", "fedsc-table2", "fedsc-table3", "fedsc-fig3", "pulls", "honest"),
+        *("masksc-table1", "masksc-table2", "masksc-fig4"),
+    }
+
+
+def test_the_published_figures_belong_to_lines_that_are_run():
+    for name in suites():
+        suite = load(name)
+        places = {(place.line, place.dataset): [] for place, _ in plan(suite)}
+        for place, _ in plan(suite):
+            places[place.line, place.dataset].append(dict(place.at))
+        for row in suite.published:
+            assert any(row.at.items() <= at.items() for at in places[row.line, row.dataset])
+
+
+def test_a_plan_is_the_product_of_lines_sets_and_seeds_with_controls(write):
+    planned = plan(load(write(SUITE)))
+    expected = {
+        (Place(data, line, control=control), seed)
+        for data in ("x", "y")
+        for seed in (0, 1)
+        for line, control in (("a", False), ("a", True), ("b", False))
+    }
+    assert {(place, cell.seed) for place, cell in planned} == expected
+    assert len(planned) == len(expected)
+
+
+def test_all_of_a_seed_comes_before_the_next(write):
+    seeds = [cell.seed for _, cell in plan(load(write(SUITE)))]
+    assert seeds == sorted(seeds)
+
+
+def test_options_come_from_suite_set_and_line_and_centralised_lines_get_their_own_alone(write):
+    cells = {(p.line, p.dataset, p.control): c for p, c in plan(load(write(SUITE)))}
+    assert cells["a", "x", False].options == {"labs": 2, "rounds": 1, "subtypes-per-lab": 2}
+    assert cells["a", "y", False].options == {"labs": 2, "rounds": 1}
+    assert cells["b", "x", False].options == {"k": "true"}
+    assert not cells["a", "x", False].centralised
+    assert cells["b", "x", False].centralised
+
+
+def test_a_control_is_the_same_run_on_an_iid_split(write):
+    cells = {(p.line, p.dataset, p.control): c for p, c in plan(load(write(SUITE)))}
+    control = cells["a", "x", True]
+    assert control.options == {"labs": 2, "rounds": 1, "partition": "iid"}
+    assert (control.method, control.dataset) == ("fedsc", "x")
+
+
+def test_a_split_by_a_real_column_has_no_control(write):
+    column = SUITE.replace(
+        '{ name = "y" }',
+        '{ name = "y", federated = { partition = "column", partition-key = "d" } }',
+    )
+    planned = plan(load(write(column)))
+    assert {place.dataset for place, _ in planned if place.control} == {"x"}
+
+
+def test_labs_made_from_labels_need_a_control(write):
+    with pytest.raises(ConfigError, match="IID"):
+        load(write(SUITE.replace('controls = ["a"]', "")))
+
+
+def test_grids_are_the_union_of_their_products_and_points_are_not_doubled(write):
+    text = SUITE + "[[grid]]\nrounds = [1, 2]\n[[grid]]\nrounds = [1]\nlocal-epochs = [5, 6]\n"
+    places = {p.at for p, _ in plan(load(write(text))) if not p.control}
+    assert places == {
+        (("rounds", 1),),
+        (("rounds", 2),),
+        (("local-epochs", 5), ("rounds", 1)),
+        (("local-epochs", 6), ("rounds", 1)),
+    }
+
+
+def test_controls_do_not_vary_with_options_of_the_split(write):
+    text = SUITE + "[[grid]]\nsubtypes-per-lab = [1, 2]\nrounds = [1, 2]\n"
+    controls = [(p, c) for p, c in plan(load(write(text))) if p.control and p.dataset == "x"]
+    assert {p.at for p, _ in controls} == {(("rounds", 1),), (("rounds", 2),)}
+    assert len({c.key for _, c in controls}) == 2 * 2  # rounds × seeds
+
+
+def test_narrowing_chooses_sets_and_seeds_and_changes_federated_lines_alone(write):
+    suite = load(write(SUITE)).narrowed(["y"], 1, {"rounds": 9})
+    cells = [cell for _, cell in plan(suite)]
+    assert {(cell.dataset, cell.seed) for cell in cells} == {("y", 0)}
+    assert {cell.options.get("rounds") for cell in cells if not cell.centralised} == {9}
+    assert all("rounds" not in cell.options for cell in cells if cell.centralised)
+
+
+def test_a_set_the_suite_does_not_list_is_added_as_a_known_one(write):
+    suite = load(write(SUITE)).narrowed(["pbmc68k_reduced"], None, {})
+    assert [data.name for data in suite.datasets] == ["pbmc68k_reduced"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title = ", "not TOML"),
+        ("title = 'x'", "reference: Field required"),
+        (SUITE + "colour = 'red'", "colour: Extra inputs"),
+        (SUITE.replace('reference = "a"', 'reference = "c"'), "'c' is not the name of a line"),
+        (SUITE.replace('name = "b"', 'name = "a"'), "two lines"),
+        (SUITE.replace("seeds = 2", "seeds = 0"), "seeds"),
+    ],
+)
+def test_a_bad_file_is_refused_in_words(write, text, said):
+    with pytest.raises(ConfigError, match=said):
+        load(write(text))
+
+
+def test_an_unknown_option_is_found_before_anything_runs(write):
+    with pytest.raises(ConfigError, match="did you mean 'rounds'"):
+        plan(load(write(SUITE.replace("rounds = 1", "roundz = 1"))))
+
+
+def test_an_unknown_suite_is_told_which_there_are():
+    with pytest.raises(ConfigError, match="fedsc-table1"):
+        load("fedsc-table9")
+
+
+def test_files_of_suites_are_plain_toml():
+    for path in suites().values():
+        assert tomllib.loads(path.read_text())["lines"]

@@ -1,0 +1,126 @@
+"""The table: means, paired differences, published values beside."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from simulations.bench.cell import Cell
+from simulations.bench.suite import Data, Line, Place, Published, Suite
+from simulations.bench.table import frame, markdown, paired
+
+
+def test_paired_differences_against_a_direct_calculation():
+    line = {0: 0.5, 1: 0.6, 2: 0.7, 9: 0.0}
+    reference = {0: 0.4, 1: 0.65, 2: 0.5, 3: 1.0}
+    found = paired(line, reference)
+    differences = np.array([0.1, -0.05, 0.2])
+    assert found.mean == pytest.approx(differences.mean())
+    assert (found.better, found.n) == (2, 3)
+    assert found.p == 1.0  # 2 of 3 says nothing
+    # The exact bootstrap: all 27 resamples of three seeds.
+    means = [np.mean(drawn) for drawn in product(differences, repeat=3)]
+    interval = np.quantile(means, (0.025, 0.975), method="inverted_cdf")
+    assert (found.low, found.high) == pytest.approx(tuple(interval))
+
+
+def test_five_better_seeds_cannot_be_surer_than_one_in_sixteen():
+    found = paired({s: 1.0 + s / 10 for s in range(5)}, dict.fromkeys(range(5), 0.5))
+    assert found.p == pytest.approx(2 / 2**5)
+    assert found.low > 0
+
+
+def test_ties_do_not_count_in_the_sign_test():
+    assert paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
+
+
+def test_fewer_than_two_common_seeds_are_not_compared():
+    assert paired({0: 1.0, 1: 2.0}, {1: 1.0, 2: 1.0}) is None
+
+
+def row(cell, **scores):
+    return {
+        "cell": cell.key,
+        "dataset": cell.dataset,
+        "seed": cell.seed,
+        "k_is": "true k",
+        "silhouette": None,
+        "cpu_seconds": 10.0,
+        "bytes_to_labs": 1_000_000,
+        "bytes_from_labs": 2_000_000,
+        "warning": "",
+        **scores,
+    }
+
+
+@pytest.fixture
+def done():
+    suite = Suite(
+        title="T",
+        about="A",
+        reference="ours",
+        controls=("ours",),
+        datasets=(Data(name="x"),),
+        lines=(Line(name="ours", method="fedsc"), Line(name="theirs", method="pca")),
+        published=(Published(line="theirs", dataset="x", scores=(1.0, 2.0, 3.0)),),
+    )
+    planned, rows = [], {}
+    for seed in range(3):
+        for name, control, ari in (
+            ("ours", False, 0.4),
+            ("ours", True, 0.6),
+            ("theirs", False, 0.5),
+        ):
+            method = "fedsc" if name == "ours" else "pca"
+            cell = Cell(method=method, dataset="x", seed=seed, options={"control": control})
+            planned.append((Place("x", name, (), control), cell))
+            rows[cell.key] = row(cell, ari=ari + seed / 100, nmi=0.7)
+    return suite, planned, rows
+
+
+def cells_of(page, name):
+    line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_page_has_means_differences_and_published_values(done):
+    page = markdown(*done)
+    assert cells_of(page, "ours")[1:6] == ["true k", "41.0 ± 1.0", "70.0 ± 0.0", "–", "reference"]
+    theirs = cells_of(page, "theirs")
+    assert theirs[2] == "51.0 ± 1.0"
+    assert theirs[5].startswith("+10.0 [+10.0, +10.0], 3/3")
+    assert theirs[6] == "1.00 / 2.00 / 3.00"
+    assert theirs[7:] == ["3", "10", "3"]
+    assert cells_of(page, "ours, IID control")[5].startswith("+20.0")
+
+
+def test_missing_runs_make_a_smaller_table_not_a_wrong_one(done):
+    suite, planned, rows = done
+    few = {k: r for k, r in rows.items() if r["seed"] == 0 and r["cell"].startswith("fedsc")}
+    page = markdown(suite, planned, few)
+    assert cells_of(page, "ours")[2] == "40.0"
+    assert cells_of(page, "theirs")[1:6] == ["–"] * 4 + [""]
+    assert cells_of(page, "theirs")[7] == "0"
+
+
+def test_costs_that_are_not_known_are_left_out_of_the_median(done):
+    suite, planned, rows = done
+    for found in rows.values():
+        if found["seed"] == 0:
+            found.update(cpu_seconds=None, bytes_to_labs=None)
+    assert cells_of(markdown(suite, planned, rows), "ours")[8:] == ["10", "3"]
+
+
+def test_warnings_of_rows_are_on_the_page(done):
+    suite, planned, rows = done
+    next(iter(rows.values()))["warning"] = "scale = 'lab' leaks"
+    assert "**Warning**: scale = 'lab' leaks." in markdown(suite, planned, rows)
+
+
+def test_a_frame_has_a_row_per_finished_cell(done):
+    _, planned, rows = done
+    found = frame(planned, rows)
+    assert len(found) == 9
+    assert set(found.loc[found["control"], "line"]) == {"ours"}
+    assert set(found["at"]) == {json.dumps({})}
