@@ -64,16 +64,20 @@ class Cell(BaseModel):
         return self.method in CENTRALISED
 
     @property
-    def key(self) -> str:
-        """Name of the cell's folder: readable, and unique to what decides the result.
+    def digest(self) -> str:
+        """Hash of what decides the result.
 
         Only what the suite says is in it, so an option added later does not make old results
         unknown; the version is in it, so a default changed later does.
         """
         decisive = {**self.model_dump(exclude_defaults=True), "version": fedsc.__version__}
-        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's folder, readable and unique."""
         method = self.method.replace(":", ".")
-        return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{digest}"
+        return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{self.digest}"
 
     def config(self, output: Path) -> Config:
         """Give the config of a federated cell.

@@ -74,13 +74,15 @@ def frame(planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> pd.
     Returns
     -------
     pd.DataFrame
-        The columns of a cell's row, before them ``line``, ``at`` (JSON) and ``control``.
+        The columns of a cell's row, before them ``line``, ``at`` (JSON), ``control`` and
+        ``config_hash``.
     """
     records = [
         {
             "line": place.line,
             "at": json.dumps(dict(place.at)),
             "control": place.control,
+            "config_hash": cell.digest,
             **rows[cell.key],
         }
         for place, cell in planned
@@ -122,7 +124,7 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
     for place, seeds in places.items():
         at = dict(place.at)
         cells = [
-            f"{place.line}, IID control" if place.control else place.line,
+            _name(place, seeds),
             *(str(at.get(name, "")) for name in grid),
             ", ".join(sorted({str(row["k_is"]) for row in seeds.values()})) or "–",
             *(_spread([row[score] for row in seeds.values()]) for score in SCORES),
@@ -134,6 +136,11 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _name(place: Place, seeds: Mapping[int, Row]) -> str:
+    warned = " (see the warning)" if any(row["warning"] for row in seeds.values()) else ""
+    return f"{place.line}{', IID control' if place.control else ''}{warned}"
 
 
 def _difference(suite: Suite, places: Mapping[Place, Mapping[int, Row]], place: Place) -> str:

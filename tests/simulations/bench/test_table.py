@@ -115,7 +115,9 @@ def test_costs_that_are_not_known_are_left_out_of_the_median(done):
 def test_warnings_of_rows_are_on_the_page(done):
     suite, planned, rows = done
     next(iter(rows.values()))["warning"] = "scale = 'lab' leaks"
-    assert "**Warning**: scale = 'lab' leaks." in markdown(suite, planned, rows)
+    page = markdown(suite, planned, rows)
+    assert "**Warning**: scale = 'lab' leaks." in page
+    assert cells_of(page, "ours (see the warning)")[2] == "41.0 ± 1.0"
 
 
 def test_a_frame_has_a_row_per_finished_cell(done):
@@ -124,3 +126,6 @@ def test_a_frame_has_a_row_per_finished_cell(done):
     assert len(found) == 9
     assert set(found.loc[found["control"], "line"]) == {"ours"}
     assert set(found["at"]) == {json.dumps({})}
+    assert found["config_hash"].nunique() == 9
+    ends = [cell.rsplit("-", 1)[1] for cell in found["cell"]]
+    assert ends == list(found["config_hash"])
