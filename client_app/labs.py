@@ -1,27 +1,57 @@
 """The labs a node hosts.
 
-In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'``. In a simulation
-the n nodes share the K labs of the partition, node i hosting labs i, i + n, …, so K does not
-depend on how many nodes there are.
+In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'``, with ``state``
+and ``output`` for the folders it may write to. In a simulation the n nodes share the K labs of the
+partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.errors import ConfigError
-from partitioning.simulation import simulated_labs
 
 _SAFE_NAME = re.compile(r"[\w.-]{1,100}")
+
+
+@dataclass(frozen=True)
+class LabFile:
+    """A real lab's file, and how it is read.
+
+    Attributes
+    ----------
+    path
+        File or 10x folder.
+    layer, label_key
+        As :func:`fedsc.data.io.read` takes them.
+    """
+
+    path: Path
+    layer: str
+    label_key: str
+
+    def read(self) -> Expression:
+        """Read and validate the cells."""
+        from fedsc.data.io import read
+
+        return read(self.path, layer=self.layer, label_key=self.label_key)
+
+    def identity(self) -> str:
+        """Name what prepared cells depend on: a file changed since has another identity."""
+        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        stats = [(str(file.resolve()), file.stat()) for file in files]
+        return json.dumps([self.layer, [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
 
 
 @dataclass(eq=False)
@@ -32,22 +62,30 @@ class Lab:
     ----------
     name
         Unique in the federation.
-    expression
-        Its cells.
+    source
+        Its cells, or the file they are read from when they are wanted.
     siblings
         How many labs the simulation has that this one is a part of; 0 for a real lab. The cells of
         a simulated lab may be read by the server's own process too.
     state
         Folder of this lab's private state, or ``None`` for a simulated lab, whose state lies in
         the run folder.
+    output
+        Folder for the copy of its file with the results; ``None`` = its state of the run.
     """
 
     name: str
-    expression: Expression
+    source: Expression | LabFile
     siblings: int
     state: Path | None
+    output: Path | None = None
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
-    _cells: tuple[bytes, CellMatrix] | None = field(default=None, repr=False)
+    _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
+
+    @cached_property
+    def expression(self) -> Expression:
+        """Its cells; a file is read once per process, and only if they are asked for."""
+        return self.source.read() if isinstance(self.source, LabFile) else self.source
 
     def aligned(self, vocabulary: np.ndarray) -> Aligned:
         """Put the cells into the columns of a vocabulary; kept until another one comes."""
@@ -57,11 +95,22 @@ class Lab:
         return self._aligned[1]
 
     def cells(self, preprocessing: Preprocessing, config: Config) -> CellMatrix:
-        """Prepare the cells for the encoder; kept until another preprocessing comes."""
-        names = "\n".join(preprocessing.genes).encode()
-        key = names + preprocessing.mean.tobytes() + preprocessing.std.tobytes()
+        """Prepare the cells for the encoder; kept until another preprocessing comes.
+
+        A real lab keeps them on its disk too: Flower starts a process for every message, and
+        reading and preparing a file takes longer than training on it.
+        """
+        kept = None
+        key = preparation_key(preprocessing, config.scale)
+        if isinstance(self.source, LabFile) and self.state is not None:
+            kept = self.state / ".cache" / "cells.safetensors"
+            key += self.source.identity()
         if self._cells is None or self._cells[0] != key:
-            cells = transform(self.expression, preprocessing, scale=config.scale)
+            cells = load_cells(kept, key) if kept else None
+            if cells is None:
+                cells = transform(self.expression, preprocessing, scale=config.scale)
+                if kept:
+                    save_cells(kept, key, cells)
             self._cells = key, cells
         return self._cells[1]
 
@@ -81,23 +130,24 @@ class Lab:
 
 
 def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
-    """Load the labs of a node, sorted by name; loaded once per process.
+    """List the labs of a node, sorted by name; the same objects as long as the process lives.
 
     Raises
     ------
     ConfigError
         If the node is neither a lab with a file nor a part of a simulation.
     DataError
-        If the data cannot be read or split.
+        If a simulated set cannot be read or split.
     """
     if "data" in node_config:
-        name, path = str(node_config.get("lab", "")), str(node_config["data"])
+        name, path = str(node_config.get("lab", "")), Path(str(node_config["data"]))
         if not _SAFE_NAME.fullmatch(name):
             raise ConfigError(
                 f"node config lab = {name!r}: should be letters, digits, '.', '_', '-'"
             )
-        state = Path(str(node_config.get("state", Path(path).parent / "fedsc-state")))
-        return [_lab_of_file(name, path, state, config)]
+        state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
+        output = Path(str(node_config["output"])) if node_config.get("output") else None
+        return [_real_lab(name, LabFile(path, config.layer, config.label_key), state, output)]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
@@ -107,15 +157,14 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
 
 
 @lru_cache(maxsize=1)
-def _lab_of_file(name: str, path: str, state: Path, config: Config) -> Lab:
-    from fedsc.data.io import read
-
-    cells = read(path, layer=config.layer, label_key=config.label_key)
-    return Lab(name, cells, siblings=0, state=state)
+def _real_lab(name: str, file: LabFile, state: Path, output: Path | None) -> Lab:
+    return Lab(name, file, siblings=0, state=state, output=output)
 
 
 @lru_cache(maxsize=1)
 def _simulated(config: Config) -> list[Lab]:
+    from partitioning.simulation import simulated_labs
+
     labs = simulated_labs(config).labs
     return [
         Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())

@@ -3,12 +3,16 @@
 A node may host several labs; one that fails answers with an error and the others go on. The
 answer says what kind of error, not its text unless it is one of ours: a stray exception could
 quote a value of the lab's data.
+
+In a deployment Flower starts a process for every message, so a handler imports what it needs
+itself: a training message needs torch but no reader of files, a question in sums needs neither.
 """
 
 import time
 from collections.abc import Callable
-from logging import ERROR
+from logging import ERROR, INFO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,12 +22,12 @@ from client_app import messages
 from client_app.labs import Lab, hosted_labs
 from client_app.state import load_embedding, load_private, save_embedding, save_private
 from fedsc.config import Config
-from fedsc.data.aligned import Aligned
-from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import FedscError
-from fedsc.federated.answers import answer
-from fedsc.federated.metrics import Embedded
 from fedsc.methods import load_objective, method_of
+
+if TYPE_CHECKING:
+    from fedsc.data.aligned import Aligned
+    from fedsc.data.preprocess import CellMatrix
 
 app = ClientApp()
 
@@ -34,16 +38,17 @@ def describe(message: Message, context: Context) -> Message:
 
     def about(lab: Lab, config: Config) -> RecordDict:
         cells = lab.expression
-        types = [] if cells.labels is None else sorted(set(cells.labels) - {""})
         record = ConfigRecord(
             {
                 "cells": len(cells.cells),
                 "kind": cells.kind,
                 "genes": messages.pack_names(cells.genes),
-                "types": messages.pack_names(types),
                 "siblings": lab.siblings,
             }
         )
+        labels = cells.labels
+        if labels is not None and (types := sorted(set(labels) - {""})):
+            record["types"] = messages.pack_names(types)
         return RecordDict({messages.key("about", lab.name): record})
 
     return _for_each_lab(message, context, about)
@@ -52,6 +57,9 @@ def describe(message: Message, context: Context) -> Message:
 @app.query("ask")
 def ask(message: Message, context: Context) -> Message:
     """Answer a question about each lab's cells in sums."""
+    from fedsc.federated.answers import answer
+    from fedsc.federated.metrics import CONTINGENCY, Embedded
+
     content = message.content
     question, subject = messages.unpack_question(content)
 
@@ -62,7 +70,8 @@ def ask(message: Message, context: Context) -> Message:
         elif subject == "cells":
             data = lab.cells(messages.unpack_preprocessing(content), config)
         else:
-            data = Embedded(load_embedding(_folder(lab, content)), lab.expression.labels)
+            labels = lab.expression.labels if question.name == CONTINGENCY else None
+            data = Embedded(load_embedding(_folder(lab, content)), labels)
         answered = answer(data, question)
         return RecordDict({messages.key("sums", lab.name): messages.pack_arrays(answered)})
 
@@ -91,6 +100,24 @@ def embed(message: Message, context: Context) -> Message:
         )
 
     return _for_each_lab(message, context, embedded)
+
+
+@app.query("finish")
+def finish(message: Message, context: Context) -> Message:
+    """Write each lab's results into a copy of its own file."""
+    from client_app.finish import write_results
+
+    content = message.content
+    centres = messages.unpack_arrays(content["clusters"]).get("centres")
+
+    def finished(lab: Lab, config: Config) -> RecordDict:
+        about = dict(content["about"])
+        copy = write_results(lab, _folder(lab, content), centres, about)
+        log(INFO, "lab %s: results are in %s", lab.name, copy)
+        # The server learns the copy's name, not where this lab keeps its files.
+        return RecordDict({messages.key("finished", lab.name): ConfigRecord({"copy": copy.name})})
+
+    return _for_each_lab(message, context, finished)
 
 
 @app.train()

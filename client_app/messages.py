@@ -10,6 +10,7 @@ message          server → node                                    node → ser
 query.describe   —                                                ``about``: number of cells, names
 query.ask        ``question``, its arrays, what it is asked of    ``sums``
 query.embed      model and preprocessing                          ``embedded``: number of cells
+query.finish     centres of the clusters, what to know of them    ``finished``: name of the copy
 train            ``start`` weights of each lab, preprocessing     ``update`` weights, ``metrics``
 ===============  ===============================================  =================================
 
@@ -26,6 +27,7 @@ from fedsc.federated.query import Question
 DESCRIBE = "query.describe"
 ASK = "query.ask"
 EMBED = "query.embed"
+FINISH = "query.finish"
 TRAIN = "train"
 
 

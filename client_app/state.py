@@ -4,13 +4,15 @@ Disk is the one place it lives: it survives a restart, and a run resumed at an e
 the state of that round, because the last two rounds are kept.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
+from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
+from fedsc.files import make_folder, replace
 
 _KEPT_ROUNDS = 2
 
@@ -24,23 +26,30 @@ def load_private(folder: Path, round_: int) -> Arrays:
         The lab's own folder.
     round_
         The round about to be trained, from 1.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
     """
     earlier = [path for path in _files(folder) if _round(path) < round_]
-    return safetensors.numpy.load_file(earlier[-1]) if earlier else {}
+    return _load(earlier[-1]) if earlier else {}
 
 
 def save_private(folder: Path, round_: int, private: Arrays) -> None:
     """Keep the state after ``round_``, atomically; forget all but the last two rounds.
 
     States of later rounds are left over from a run that was stopped and resumed; they go too.
+
+    Raises
+    ------
+    RunError
+        If the lab's disk does not take it.
     """
     if not private:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"private-{round_:06d}.safetensors"
-    partial = path.with_suffix(".partial")
-    safetensors.numpy.save_file(private, partial)
-    os.replace(partial, path)
+    path = make_folder(folder) / f"private-{round_:06d}.safetensors"
+    replace(path, safetensors.numpy.save(private))
     files = _files(folder)
     current = [old for old in files if _round(old) <= round_]
     for old in set(files) - set(current[-_KEPT_ROUNDS:]):
@@ -48,16 +57,33 @@ def save_private(folder: Path, round_: int, private: Arrays) -> None:
 
 
 def save_embedding(folder: Path, embedding: np.ndarray) -> None:
-    """Keep the embedding of the lab's cells, atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "embedding.partial"
-    safetensors.numpy.save_file({"embedding": embedding}, partial)
-    os.replace(partial, folder / "embedding.safetensors")
+    """Keep the embedding of the lab's cells, atomically.
+
+    Raises
+    ------
+    RunError
+        If the lab's disk does not take it.
+    """
+    content = safetensors.numpy.save({"embedding": embedding})
+    replace(make_folder(folder) / "embedding.safetensors", content)
 
 
 def load_embedding(folder: Path) -> np.ndarray:
-    """Load the embedding of the lab's cells, float32 (cells, dimensions)."""
-    return safetensors.numpy.load_file(folder / "embedding.safetensors")["embedding"]
+    """Load the embedding of the lab's cells, float32 (cells, dimensions).
+
+    Raises
+    ------
+    RunError
+        If there is none, or it is damaged.
+    """
+    return _load(folder / "embedding.safetensors")["embedding"]
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(f"the lab's {path.name} cannot be read ({error})") from error
 
 
 def _files(folder: Path) -> list[Path]:

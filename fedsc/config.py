@@ -132,6 +132,11 @@ class Config(BaseModel):
     )
     round_timeout: Positive = Field(3600.0, description="Seconds a round waits for its labs.")
 
+    # Clusters
+    clusters: int = Field(
+        0, ge=0, description="Clusters k of the pool; 0 = as many as the labs name cell types."
+    )
+
     # Run
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Moves split, initial weights and masks together."
@@ -178,9 +183,9 @@ class Config(BaseModel):
         return self.model_dump(by_alias=True)
 
     def fingerprint(self) -> str:
-        """Hash the options that decide a run's result (not where it is written)."""
-        where = {"output", "run_name", "resume", "round_timeout"}
-        decisive = self.model_dump(by_alias=True, exclude=where)
+        """Hash the options that decide a run's model (not where it is written, how it is used)."""
+        indecisive = {"output", "run_name", "resume", "round_timeout", "clusters"}
+        decisive = self.model_dump(by_alias=True, exclude=indecisive)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 

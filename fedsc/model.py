@@ -1,6 +1,8 @@
 """A trained model as a run folder keeps it: enough to embed a new file, offline."""
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
 
 MODEL, GENES, VOCABULARY = "model.safetensors", "genes.csv", "vocabulary.txt"
+CLUSTERS = "clusters.npz"
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,40 @@ def load_model(folder: Path) -> Model:
         ) from error
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{folder}: the model cannot be read ({error})") from error
+
+
+def pack_centres(centres: np.ndarray, sizes: np.ndarray) -> bytes:
+    """Give the content of ``clusters.npz``.
+
+    Parameters
+    ----------
+    centres
+        Of the pool's clusters, the largest first, float64 (k, d).
+    sizes
+        Cells of each, int64 (k,).
+    """
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, centres=centres, sizes=sizes)
+    return content.getvalue()
+
+
+def load_centres(folder: Path) -> np.ndarray | None:
+    """Load the centres of a run's clusters, float64 (k, d); ``None`` where it made none.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    path = folder / CLUSTERS
+    if not path.exists():
+        return None
+    try:
+        # From memory: of a damaged file NumPy forgets to close.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            centres: np.ndarray = arrays["centres"]
+            if centres.ndim != 2 or not len(centres) or not np.isfinite(centres).all():
+                raise ValueError(f"centres of shape {centres.shape}")
+            return centres
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: the clusters cannot be read ({error})") from error

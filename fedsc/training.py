@@ -17,6 +17,7 @@ from fedsc.models.encoder import embed
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_norm
 from fedsc.rng import torch_generator
+from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective
 from fedsc.ssl.views import masked_view
 
@@ -209,17 +210,13 @@ def with_kept_norm(weights: Arrays, private: Arrays) -> Arrays:
     }
 
 
-def _optimizer(parameters: list[Tensor], config: Config, round_: int) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: list[Tensor], config: Config, round_: int
+) -> SGD | torch.optim.Optimizer:
     rate = learning_rate(config, round_)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        lr=rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return SGD(parameters, rate, config.momentum, config.weight_decay)
 
 
 def _embedding_std(weights: Weights, cells: CellMatrix, device: str) -> float:

@@ -1,7 +1,6 @@
 """Everything the server needs to go on after any round, in one file replaced atomically."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import safetensors.numpy
 
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
+from fedsc.files import replace
 
 _GLOBAL = "global"
 
@@ -37,16 +37,18 @@ class ServerState:
 
 
 def save_checkpoint(path: Path, state: ServerState, fingerprint: str) -> None:
-    """Write a state; a crash at any moment leaves the old file or the new one, whole."""
+    """Write a state; a crash at any moment leaves the old file or the new one, whole.
+
+    Raises
+    ------
+    RunError
+        If the disk does not take it; the old file is as it was.
+    """
     owners = {_GLOBAL: state.weights} | {f"lab {lab}": w for lab, w in state.uploads.items()}
     tensors = {f"{who}/{name}": a for who, arrays in owners.items() for name, a in arrays.items()}
     about = {"round": state.round, "lambdas": state.lambdas, "fingerprint": fingerprint}
-    partial = path.with_suffix(".partial")
     # safetensors writes metadata in no fixed order, so everything goes under one key.
-    partial.write_bytes(safetensors.numpy.save(tensors, {"fedsc": json.dumps(about)}))
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    replace(path, safetensors.numpy.save(tensors, {"fedsc": json.dumps(about)}))
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> ServerState | None:

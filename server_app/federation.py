@@ -1,68 +1,27 @@
 """The labs behind a Flower grid: which node hosts which, asking them, hearing who failed."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
-import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import DEFAULT_TTL, ConfigRecord, Message, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
 from client_app import messages
 from fedsc.config import Config
+from fedsc.data.aligned import Aligned
+from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import DataError, RunError
-from fedsc.federated.query import Question, Sums, add
+from fedsc.federated.answers import answer
+from fedsc.federated.metrics import Embedded
+from fedsc.federated.query import Ask, Question, Sums, add
+from server_app.answers import Answers, sort_replies
+from server_app.post import Post
+from server_app.replies import About, BadReply, about_of, last_line, reason_of, sums_of
 
-
-@dataclass(frozen=True)
-class About:
-    """What a lab told of itself.
-
-    Attributes
-    ----------
-    node
-        Flower node that hosts it.
-    cells
-        Number of its cells.
-    genes
-        Names of the genes it measured.
-    kind
-        ``"counts"`` or ``"lognorm"``.
-    types
-        Names of its cell types; empty when it has no labels.
-    siblings
-        How many labs the simulation has that it is a part of; 0 for a real lab.
-    """
-
-    node: int
-    cells: int
-    genes: np.ndarray
-    kind: str
-    types: tuple[str, ...]
-    siblings: int
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the server's process may read its cells too."""
-        return self.siblings > 0
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back from one message to some labs.
-
-    Attributes
-    ----------
-    records
-        Content of the reply, by lab, sorted by name.
-    failures
-        Reason in words, by lab.
-    """
-
-    records: dict[str, RecordDict]
-    failures: dict[str, str]
+_TRIES = 3  # before a run gives up on labs that cannot use their data
 
 
 class LabsLost(RunError):
@@ -93,7 +52,13 @@ class Federation:
     config: Config
     run: dict[str, str]
     labs: dict[str, About] = field(default_factory=dict)
-    _nodes: set[int] = field(default_factory=set)
+    _present: set[int] = field(default_factory=set)
+    _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
+    _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
+    _turn: int = 0
+
+    def __post_init__(self) -> None:
+        self._post = Post(self.grid)
 
     @property
     def min_labs(self) -> int:
@@ -112,12 +77,12 @@ class Federation:
         """
         deadline = time.monotonic() + self.config.round_timeout
         while True:
-            refused = self.welcome_new_nodes()
+            refused = self.welcome()
             # A simulation's nodes come up one by one; its result must not depend on how fast.
             siblings = max((about.siblings for about in self.labs.values()), default=0)
             if len(self.labs) >= max(1, self.config.min_labs, siblings):
                 break
-            if refused:
+            if refused and min(self._refused.get(node, 0) for node in self._present) >= _TRIES:
                 raise RunError(f"no lab can take part: {'; '.join(refused)}")
             if time.monotonic() > deadline:
                 raise RunError(
@@ -135,42 +100,84 @@ class Federation:
                 f"labs bring different kinds of values ({sides}); bring raw counts everywhere"
             )
 
-    def welcome_new_nodes(self) -> list[str]:
-        """Ask nodes not seen before for their labs; a lab may join in any round.
+    def await_labs(self) -> None:
+        """Wait until as many labs as a round needs are connected; welcome those that come.
+
+        Raises
+        ------
+        RunError
+            If too few are after ``round-timeout`` seconds.
+        """
+        deadline = time.monotonic() + self.config.round_timeout
+        while True:
+            self.welcome()
+            away = [lab for lab, about in self.labs.items() if about.node not in self._present]
+            if len(self.labs) - len(away) >= self.min_labs:
+                return
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{len(self.labs) - len(away)} of {len(self.labs)} labs are connected, "
+                    f"{self.min_labs} needed; not connected: {', '.join(away)}"
+                )
+            log(WARNING, "waiting for %s: not connected", ", ".join(away))
+            time.sleep(5.0)
+
+    def welcome(self) -> list[str]:
+        """Ask connected nodes for their labs; a lab may join or come back in any round.
+
+        A node that cannot take part is asked again after 2, 4, then every 8 turns.
 
         Returns
         -------
         list of str
-            Why nodes have no usable lab, in words.
+            Why nodes cannot take part, in words.
         """
-        new = sorted(set(self.grid.get_node_ids()) - self._nodes)
-        self._nodes.update(new)
+        self._present = self._post.present()
+        self._described &= self._present
+        due = [
+            node
+            for node in sorted(self._present - self._described)
+            if self._turn % min(8, 2 ** self._refused.get(node, 0)) == 0
+        ]
+        self._turn += 1
         refused = []
-        for reply in self._send({node: RecordDict() for node in new}, messages.DESCRIBE, ""):
-            if reply.has_error():
-                refused.append(_last_line(reply.error.reason))
-                continue
-            node, content = reply.metadata.src_node_id, reply.content
-            if "error" in content:
-                refused.append(str(content["error"]["reason"]))
-            for name in messages.labs_in(content, "about"):
-                if name in self.labs:
-                    refused.append(f"two nodes call themselves {name}")
-                    continue
-                about = content[messages.key("about", name)]
-                self.labs[name] = About(
-                    node,
-                    int(about["cells"]),
-                    messages.unpack_names(about["genes"]),
-                    str(about["kind"]),
-                    tuple(messages.unpack_names(about["types"])),
-                    int(about["siblings"]),
-                )
-                log(INFO, "lab %s: %d cells, %s", name, about["cells"], about["kind"])
+        for reply in self._send({node: RecordDict() for node in due}, messages.DESCRIBE, ""):
+            node = reply.metadata.src_node_id
+            reasons = self._admit(node, reply)
+            if reasons:
+                self._refused[node] = self._refused.get(node, 0) + 1
+                refused += reasons
+            else:
+                self._described.add(node)
         self.labs = dict(sorted(self.labs.items()))
         for reason in refused:
             log(WARNING, "a node cannot take part: %s", reason)
         return refused
+
+    def _admit(self, node: int, reply: Message) -> list[str]:
+        """Take up the labs of a node, or say why not."""
+        if not reply.has_content():
+            return [last_line(reply.error.reason)]
+        reasons = []
+        for name in reply.content:
+            what, _, lab = name.partition(":")
+            if what == "error":
+                reasons.append(reason_of(reply.content[name]))
+            if what != "about":
+                continue
+            try:
+                about = about_of(lab, node, reply.content[name])
+            except BadReply as bad:
+                reasons.append(str(bad))
+                continue
+            before = self.labs.get(lab)
+            if before is not None and before.node in self._present and before.node != node:
+                reasons.append(f"two nodes call themselves {lab}; stop one, or rename it")
+                continue
+            self.labs[lab] = about
+            back = "" if before is None else " is back"
+            log(INFO, "lab %s%s: %d cells, %s", lab, back, about.cells, about.kind)
+        return reasons
 
     def exclude(self, lost: LabsLost) -> None:
         """Go on without labs.
@@ -182,12 +189,16 @@ class Federation:
         """
         needed = self.min_labs
         for lab in lost.labs:
-            del self.labs[lab]
+            about = self.labs.pop(lab)
+            if not about.simulated:
+                self._described.discard(about.node)  # it may come back when it is well
         if len(self.labs) < needed:
             raise RunError(f"too few labs are left ({len(self.labs)} of {needed}): {lost}")
         log(WARNING, "going on without %s", lost)
 
-    def ask(self, subject: str, records: RecordDict) -> Callable[[Question], Sums]:
+    def ask(
+        self, subject: str, records: RecordDict, nothing: Aligned | CellMatrix | Embedded
+    ) -> Ask:
         """Give an ``Ask`` over all labs about one subject (see ``fedsc.federated.query``).
 
         Parameters
@@ -196,23 +207,29 @@ class Federation:
             ``"expression"``, ``"cells"`` or ``"embedding"``.
         records
             What the labs need besides the question.
+        nothing
+            The subject of a lab without cells: its answers show what an answer looks like.
 
         Returns
         -------
         callable
-            Raises :class:`LabsLost` when a lab does not answer.
+            Raises :class:`LabsLost` when a lab does not answer as it should.
         """
 
         def ask(question: Question) -> Sums:
             content = messages.pack_question(question, subject)
             content.update(records)
-            answers = self.tell_all(messages.ASK, content)
-            return add(
-                [
-                    messages.unpack_arrays(content[messages.key("sums", lab)])
-                    for lab, content in answers.records.items()
-                ]
-            )
+            expected = answer(nothing, question)
+            sums, failures = [], {}
+            for lab, reply in self.tell_all(messages.ASK, content).records.items():
+                record = reply.get(messages.key("sums", lab))
+                try:
+                    sums.append(sums_of(record, expected, self.labs[lab].cells))
+                except BadReply as bad:
+                    failures[lab] = f"{question.name}: {bad}"
+            if failures:
+                raise LabsLost(failures)
+            return add(sums)
 
         return ask
 
@@ -224,12 +241,21 @@ class Federation:
         LabsLost
             If a lab does not answer.
         """
-        nodes = {about.node for about in self.labs.values()}
-        replies = self._send(dict.fromkeys(nodes, content), message_type, "")
-        answers = self.sort(replies, list(self.labs))
+        answers = self.tell(self.labs, message_type, content)
         if answers.failures:
             raise LabsLost(answers.failures)
         return answers
+
+    def tell(self, labs: Iterable[str], message_type: str, content: RecordDict) -> Answers:
+        """Send the same to some labs."""
+        asked = list(labs)
+        nodes = {self.labs[lab].node for lab in asked}
+        return self.sort(self._send(dict.fromkeys(nodes, content), message_type, ""), asked)
+
+    def deliver(self, sent: list[Message]) -> list[Message]:
+        """Send messages and wait for replies, not for those of nodes that are not connected."""
+        there = [m for m in sent if m.metadata.dst_node_id in self._present]
+        return self._post.deliver(there, self.config.round_timeout)
 
     def address(
         self, contents: dict[str, RecordDict], message_type: str, group: str
@@ -241,41 +267,19 @@ class Federation:
         return self._address(nodes, message_type, group)
 
     def sort(self, replies: Iterable[Message], asked: list[str]) -> Answers:
-        """Sort replies by lab, whatever order they came in; a lab without one has failed."""
-        records: dict[str, RecordDict] = {}
-        failures: dict[str, str] = {}
-        of_node: dict[int, str] = {}
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                of_node[node] = _last_line(reply.error.reason)
-                continue
-            content = reply.content
-            if "error" in content:
-                of_node[node] = str(content["error"]["reason"])
-            for name in content:
-                what, _, lab = name.partition(":")
-                # A node speaks for its own labs only.
-                if lab not in asked or self.labs[lab].node != node:
-                    continue
-                if what == "error":
-                    failures[lab] = str(content[name]["reason"])
-                else:
-                    records.setdefault(lab, RecordDict())[name] = content[name]
-        for lab in asked:
-            if lab not in records and lab not in failures:
-                failures[lab] = of_node.get(self.labs[lab].node, "did not answer")
-        kept = {lab: records[lab] for lab in sorted(records) if lab not in failures}
-        return Answers(kept, dict(sorted(failures.items())))
+        """Sort replies by lab (see :func:`server_app.answers.sort_replies`)."""
+        nodes = {lab: self.labs[lab].node for lab in asked}
+        return sort_replies(replies, nodes, self._present)
 
     def _send(
         self, contents: dict[int, RecordDict], message_type: str, group: str
     ) -> list[Message]:
-        return list(
-            self.grid.send_and_receive(
-                self._address(contents, message_type, group), timeout=self.config.round_timeout
-            )
-        )
+        return self.deliver(self._address(contents, message_type, group))
+
+    @property
+    def _lifetime(self) -> float:
+        """Seconds for which Flower keeps a message; it compares clocks, which may be a bit off."""
+        return max(DEFAULT_TTL, 2 * self.config.round_timeout)
 
     def _address(
         self, contents: dict[int, RecordDict], message_type: str, group: str
@@ -284,11 +288,5 @@ class Federation:
         for node, content in sorted(contents.items()):
             own = RecordDict(dict(content))
             own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
-            out.append(Message(own, dst_node_id=node, message_type=message_type, group_id=group))
+            out.append(Message(own, node, message_type, group_id=group, ttl=self._lifetime))
         return out
-
-
-def _last_line(text: str) -> str:
-    """Cut a traceback to the sentence at its end."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "failed without a reason"

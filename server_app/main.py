@@ -14,14 +14,16 @@ from client_app import messages
 from fedsc.config import Config
 from fedsc.data.genes import agree, read_reference
 from fedsc.data.preprocess import Preprocessing
+from fedsc.federated.answers import no_cells, no_expression
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
+from server_app.clustering import cluster, finish
 from server_app.federation import Federation, LabsLost
 from server_app.run_folder import RunFolder
-from server_app.scoring import federated_scores, pooled_scores
+from server_app.scoring import pooled_scores
 from server_app.strategy import FedSC
 
 app = ServerApp()
@@ -31,42 +33,49 @@ Result = TypeVar("Result")
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Lead a run: describe, statistics, train, score."""
+    """Lead a run: describe, statistics, train, cluster, score, finish."""
     config = Config.from_mapping(context.run_config)
     method = method_of(config)
     if method.objective:
         load_objective(method)  # a bad name stops the run here, before any lab works
     folder = RunFolder.open(config)
-    with folder.logged():
+    with folder.led():
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
         federation = Federation(grid, config, run)
         federation.gather()
-        preprocessing = _without_lost_labs(federation, lambda: _learn_preprocessing(federation))
+        preprocessing = folder.read_preprocessing(config.fingerprint())
+        if preprocessing is None:
+            preprocessing = _without_lost_labs(federation, lambda: _learn_preprocessing(federation))
+            folder.write_preprocessing(preprocessing, config.fingerprint())
         records = messages.pack_preprocessing(preprocessing)
 
         if method.objective:
             weights = _train(federation, folder, preprocessing, records)
         else:
-            weights = _without_lost_labs(federation, lambda: _learn_pca(federation, records))
-        unit = bool(method.objective)
-        folder.write_model(Model(weights, preprocessing, config.method, unit))
+            weights = _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
+        model = Model(weights, preprocessing, config.method, unit=bool(method.objective))
+        folder.write_model(model)
         folder.write_curves(config.alpha if method.pull == "fedsc" else None)
 
+        federation.welcome()  # a lab that is back has clusters to get
+        clustering = _without_lost_labs(federation, lambda: cluster(federation, model))
+        if clustering is not None:
+            folder.write_clusters(clustering.found.centres, clustering.found.sizes)
         leak = _leak(federation)
         if leak:
             log(WARNING, "%s", leak)
+        warnings = [leak] if leak else []
         scores: dict[str, Any] = {
-            "pooled": pooled_scores(federation, weights, preprocessing, unit=unit),
-            "federated": _without_lost_labs(
-                federation, lambda: federated_scores(federation, weights, records, unit=unit)
-            ),
+            "pooled": pooled_scores(federation, model),
+            "federated": None if clustering is None else clustering.scores,
             "config": config.to_mapping(),
-            "warnings": [leak] if leak else [],
+            "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
-        log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"]))
+        finish(federation, model, clustering, warnings)
+        log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"] or {}))
         log(INFO, "run folder: %s", folder.path)
 
 
@@ -81,7 +90,8 @@ def _learn_preprocessing(federation: Federation) -> Preprocessing:
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
     names = RecordDict({"vocabulary": ConfigRecord({"names": messages.pack_names(vocabulary)})})
-    return learn_preprocessing(federation.ask("expression", names), vocabulary, kind, config)
+    ask = federation.ask("expression", names, no_expression(vocabulary, kind))
+    return learn_preprocessing(ask, vocabulary, kind, config)
 
 
 _KINDS = {
@@ -132,10 +142,11 @@ def _initial_weights(config: Config, n_genes: int) -> Arrays:
     return {name: tensor.numpy() for name, tensor in weights.items()}
 
 
-def _learn_pca(federation: Federation, records: RecordDict) -> Arrays:
+def _learn_pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
     from fedsc.federated.pca import as_encoder, learn_pca
 
-    return as_encoder(learn_pca(federation.ask("cells", records), 50))
+    records = messages.pack_preprocessing(preprocessing)
+    return as_encoder(learn_pca(federation.ask("cells", records, no_cells(preprocessing)), 50))
 
 
 def _leak(federation: Federation) -> str:
@@ -170,7 +181,8 @@ def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> R
 
 
 def _in_words(scores: dict[str, float | None]) -> str:
-    return ", ".join(f"{k} {'none' if v is None else f'{v:.4f}'}" for k, v in scores.items())
+    words = ", ".join(f"{k} {'none' if v is None else f'{v:.4f}'}" for k, v in scores.items())
+    return words or "none"
 
 
 def _warn_of_shadow_environment() -> None:

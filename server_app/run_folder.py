@@ -1,28 +1,34 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
-``config.json`` options · ``run.log`` · ``metrics.jsonl`` one line per round and lab ·
+``config.json`` options · ``preprocessing.json`` what the labs agreed on ·
+``run.log`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
+``clusters.npz`` centres and sizes of the pool's clusters ·
 ``scores.json`` · ``checkpoint.safetensors`` · ``labs/`` private state of simulated labs.
 """
 
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
 
 from fedsc.config import Config
+from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
-from fedsc.model import Model
+from fedsc.files import replace
+from fedsc.model import CLUSTERS, Model, pack_centres
 from fedsc.plots import run_curves
+
+_PREPROCESSING = "preprocessing.json"
 
 
 class RunFolder:
@@ -53,13 +59,35 @@ class RunFolder:
             raise ConfigError(
                 f"{path} exists: resume it with resume = '{path}', or choose another run-name"
             ) from None
+        except OSError as error:
+            raise ConfigError(f"option output: cannot make {path}: {error.strerror}") from error
         folder = cls(path)
         folder.write_json("config.json", config.to_mapping())
         return folder
 
     @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Keep in ``run.log`` what Flower logs meanwhile, and an error that ends the run."""
+    def led(self) -> Iterator[None]:
+        """Lead the run alone, and keep in ``run.log`` what is said meanwhile, errors included.
+
+        A ServerApp outlives a restart of its SuperLink and goes on, so a run that looks dead may
+        be led still; two leaders would write over each other.
+
+        Raises
+        ------
+        RunError
+            If another process leads the run.
+        """
+        with (self.path / "run.log").open("ab") as lock:
+            if not _locked(lock):
+                raise RunError(
+                    f"{self.path} is led by another process, which goes on when its SuperLink is "
+                    "back: wait for its end or stop it (flwr stop), then resume"
+                )
+            with self._logged():
+                yield
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
         handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         FLOWER_LOGGER.addHandler(handler)
@@ -74,12 +102,54 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
-        self._replace(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        replace(
+            self.path / name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        )
+
+    def write_preprocessing(self, preprocessing: Preprocessing, fingerprint: str) -> None:
+        """Keep what the labs agreed on: a resumed run must not depend on which labs are there."""
+        about = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(preprocessing).items()
+        }
+        self.write_json(_PREPROCESSING, {"fingerprint": fingerprint, **about})
+
+    def read_preprocessing(self, fingerprint: str) -> Preprocessing | None:
+        """Give what an earlier start of this run agreed on, bit for bit.
+
+        ``None`` if it did not come so far, or its options were others.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged.
+        """
+        path = self.path / _PREPROCESSING
+        if not path.exists():
+            return None
+        try:
+            about = json.loads(path.read_text())
+            if about["fingerprint"] != fingerprint:
+                return None
+            return Preprocessing(
+                genes=tuple(about["genes"]),
+                mean=np.array(about["mean"], dtype=np.float64),
+                std=np.array(about["std"], dtype=np.float64),
+                target_sum=about["target_sum"],
+                max_value=about["max_value"],
+                vocabulary=tuple(about["vocabulary"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error}): start a new run") from error
 
     def write_model(self, model: Model) -> None:
         """Write the global model and all it needs to embed a new file."""
         for name, content in model.files().items():
-            self._replace(name, content)
+            replace(self.path / name, content)
+
+    def write_clusters(self, centres: np.ndarray, sizes: np.ndarray) -> None:
+        """Write the clusters of the pool: centres, and cells of each."""
+        replace(self.path / CLUSTERS, pack_centres(centres, sizes))
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""
@@ -88,12 +158,22 @@ class RunFolder:
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             image = io.BytesIO()
             run_curves(rows, alpha).savefig(image, format="png", dpi=120)
-            self._replace("curves.png", image.getvalue())
+            replace(self.path / "curves.png", image.getvalue())
 
     def append_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Append one line per row."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        """Append one line per row.
+
+        Raises
+        ------
+        RunError
+            If the disk does not take them.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}; free some space") from error
 
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
@@ -107,15 +187,20 @@ class RunFolder:
                     kept.append(line + "\n")
             except ValueError:
                 break
-        self._replace("metrics.jsonl", "".join(kept).encode())
+        replace(self.path / "metrics.jsonl", "".join(kept).encode())
 
-    def _replace(self, name: str, content: bytes) -> None:
-        partial = self.path / f"{name}.partial"
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, self.path / name)
-        except OSError as error:
-            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+def _locked(file: IO[bytes]) -> bool:
+    """Take a lock that the system frees with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows, where Flower's server does not run either
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def new_name(config: Config) -> str:

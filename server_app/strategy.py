@@ -23,6 +23,7 @@ from fedsc.federated.pull import automatic_lambda, divergence, interpolate, pull
 from fedsc.rng import numpy_generator
 from server_app.checkpoint import ServerState
 from server_app.federation import Federation
+from server_app.replies import BadReply, update_of
 
 AfterRound = Callable[[ServerState, list[dict[str, Any]]], None]
 """Told after every round: the new state and one row of metrics per lab."""
@@ -89,10 +90,9 @@ class FedSC(Strategy):
         """
         self.summary()
         for round_ in range(self.state.round + 1, self.config.rounds + 1):
-            self.federation.welcome_new_nodes()
+            self.federation.await_labs()
             asked = self.configure_train(round_, ArrayRecord(), ConfigRecord(), grid)
-            replies = grid.send_and_receive(asked, timeout=self.config.round_timeout)
-            self.aggregate_train(round_, replies)
+            self.aggregate_train(round_, self.federation.deliver(asked))
             self.after_round(self.state, self._rows)
         return Result(arrays=messages.pack_arrays(self.state.weights))
 
@@ -124,9 +124,9 @@ class FedSC(Strategy):
         self._rows = []
         for lab, content in answers.records.items():
             try:
-                update, metrics = self._valid_update(lab, content)
-            except (ValueError, KeyError, TypeError) as error:
-                failures[lab] = f"refused: {error}"
+                update, metrics = update_of(content, lab, self.state.weights)
+            except BadReply as bad:
+                failures[lab] = f"refused: {bad}"
                 continue
             updates[lab] = update
             d, mu = self._pulls[lab]
@@ -190,39 +190,3 @@ class FedSC(Strategy):
             state.lambdas[lab] = self.config.ema_lambda or automatic_lambda(d, self.config.tau)
         mu = pull_mu(d, self.pull, self.config, state.lambdas.get(lab, 0.0))
         return interpolate(state.weights, last, mu), d, mu
-
-    def _valid_update(self, lab: str, content: RecordDict) -> tuple[Arrays, dict[str, Any]]:
-        """Take an update out of a reply.
-
-        Raises
-        ------
-        ValueError, KeyError, TypeError
-            If tensors are missing, unknown, of another shape or type, or not finite.
-        """
-        record = content[messages.key("update", lab)]
-        expected = self.state.weights
-        if record.keys() != expected.keys():
-            raise ValueError(f"tensors {sorted(set(record) ^ set(expected))[:3]} do not fit")
-        for name, array in record.items():
-            # Judged by its header, before any byte of it is decoded.
-            if tuple(array.shape) != expected[name].shape or array.dtype != "float32":
-                raise ValueError(
-                    f"{name} is {array.dtype}{tuple(array.shape)}, "
-                    f"should be float32{expected[name].shape}"
-                )
-        update = messages.unpack_arrays(record)
-        for name, tensor in update.items():
-            if tensor.shape != expected[name].shape or tensor.dtype != np.float32:
-                raise ValueError(f"{name} is not what its header says")
-            if not np.isfinite(tensor).all():
-                raise ValueError(f"{name} holds NaN or infinity")
-        metrics = content[messages.key("metrics", lab)]
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            raise ValueError(f"loss is {loss}")
-        return update, {
-            "cells": int(metrics["cells"]),
-            "loss": loss,
-            "embedding_std": float(metrics["embedding-std"]),
-            "seconds": float(metrics["seconds"]),
-        }

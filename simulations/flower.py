@@ -4,31 +4,21 @@
 stream alone; :func:`run_flower` blocks, stops the run on Ctrl-C and raises what went wrong.
 """
 
-import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
 from fedsc.config import Config
+from fedsc.deployment import flower
 from fedsc.errors import RunError
 
 _PACKAGES = ("fedsc", "server_app", "client_app", "partitioning", "simulations")
-
-_SETTINGS = {
-    # Without this Flower installs every dependency, torch with CUDA included, once more per run.
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}
 
 
 def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
@@ -54,7 +44,7 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if gpus:
             federation += f" client-resources-num-gpus={gpus}"
-        started = _flwr(
+        started = flower.ask(
             "run", str(app), "--run-config", str(options), "--federation-config", federation
         )
     run_id = str(started["run-id"])
@@ -63,44 +53,18 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         # to be trusted. A session of its own keeps Ctrl-C from reaching it before us.
         subprocess.run(
             ["flwr", "log", run_id, "--stream"],
-            env=_environment(),
+            env=flower.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             check=False,
         )
     except KeyboardInterrupt:
-        _flwr("stop", run_id)
+        flower.ask("stop", run_id)
         raise
-    run = _flwr("ls", "--run-id", run_id)["runs"][0]
+    run = flower.ask("ls", "--run-id", run_id)["runs"][0]
     if run["status"] != "finished:completed":
         raise RunError(run.get("status-details") or run["status"])
-
-
-def _flwr(*arguments: str) -> dict[str, Any]:
-    """Call Flower's command line and read its JSON answer."""
-    done = subprocess.run(
-        ["flwr", *arguments, "--format", "json"],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # Notices may stand before the JSON.
-    text = done.stdout[done.stdout.find("{") :]
-    try:
-        answer: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise RunError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}".strip()) from None
-    if not answer.get("success", True):
-        raise RunError(f"flwr {arguments[0]} failed: {answer.get('error-message', text)}")
-    return answer
-
-
-def _environment() -> dict[str, str]:
-    """Add Flower's settings, and its programs to the path: the environment may not be activated."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, **_SETTINGS, "PATH": path}
 
 
 @contextmanager

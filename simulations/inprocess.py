@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -23,7 +24,7 @@ _SERVER = 1
 
 @dataclass
 class Traffic:
-    """What the messages of a run carried, in bytes of array, metric and config records."""
+    """What the messages of a run carried, in bytes of their serialised content."""
 
     to_labs: int = 0
     from_labs: int = 0
@@ -126,7 +127,7 @@ class InProcessGrid(Grid):
 
 
 def _bytes(message: Message) -> int:
-    return sum(record.count_bytes() for record in message.content.values())
+    return int(recorddict_to_proto(message.content).ByteSize())
 
 
 def run_inprocess(config: Config, nodes: int = 1) -> Traffic:

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.baselines.method import Fitted
+from fedsc.data.annotated import storable
 from fedsc.data.expression import Expression
 from fedsc.data.validate import label_problems, name_problems, value_problems
 from fedsc.errors import ConfigError, DataError
@@ -151,7 +152,7 @@ def annotate(adata: "anndata.AnnData", method: str, fitted: Fitted, about: dict[
     names = [str(j) for j in np.unique(fitted.clusters)]
     adata.obsm[f"X_{key}"] = fitted.embedding
     adata.obs[key] = pd.Categorical(fitted.clusters.astype(str), categories=names)
-    adata.uns[key] = _storable(about | fitted.record)
+    adata.uns[key] = storable(about | fitted.record)
 
 
 def plain(value: Any) -> Any:
@@ -163,14 +164,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value
-
-
-def _storable(value: Any) -> Any:
-    """Turn a record into what an h5ad file holds: no ``None``, no list, no "/" in a name."""
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if item is not None}
-        return {str(key).replace("/", " per "): _storable(item) for key, item in kept.items()}
-    return np.asarray(value) if isinstance(value, list | tuple) else value
 
 
 def _labels(expression: Expression) -> "pd.Series[Any] | None":

@@ -20,15 +20,18 @@ def _register() -> None:
     from fedsc.cli.bench import bench
     from fedsc.cli.check import check
     from fedsc.cli.datasets import datasets
+    from fedsc.cli.deploy import deploy
     from fedsc.cli.embed import embed
     from fedsc.cli.fit import fit
     from fedsc.cli.methods import methods
     from fedsc.cli.run import run
     from fedsc.cli.split import split
+    from fedsc.cli.status import status
     from fedsc.cli.synthesize import synthesize
 
-    for command in (run, embed, fit, bench, check, split, datasets, synthesize, methods):
+    for command in (run, embed, fit, bench, check, split, datasets, synthesize, methods, status):
         app.command()(command)
+    app.add_typer(deploy)
 
 
 _register()

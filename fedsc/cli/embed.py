@@ -1,8 +1,7 @@
 """``fedsc embed``: put the cells of a file into the space of a trained model."""
 
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,11 +10,14 @@ from fedsc.errors import DataError
 
 
 def embed(
-    file: Annotated[Path, typer.Argument(help=".h5ad file; it is not changed.")],
+    file: Annotated[Path, typer.Argument(help="File of cells; it is not changed.")],
     model: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the copy goes (.h5ad).")],
     layer: Annotated[str, typer.Option(help="'' = X, 'raw' = .raw, else a layer.")] = "",
-    resolution: Annotated[float, typer.Option(min=0.01, help="Of the Leiden clusters.")] = 0.5,
+    resolution: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's own."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the Leiden clusters.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw a t-SNE map of the cells here (.png, .svg).")
@@ -26,8 +28,9 @@ def embed(
 ) -> None:
     """Embed a file with a trained encoder and cluster it, offline: nothing leaves this machine.
 
-    The copy has obsm["X_fedsc"], obs["fedsc_cluster"] (Leiden on the embedding; no labels are
-    looked at) and uns["fedsc"].
+    The copy has obsm["X_fedsc"], obs["fedsc_cluster"] and uns["fedsc"]. Clusters are those of the
+    run, under the names they have in every lab's copy. Where the run made none, or a resolution
+    is given, they are Leiden's on the embedding (resolution 0.5); no labels are looked at.
 
     **Examples**
 
@@ -35,43 +38,47 @@ def embed(
 
     `fedsc embed new.h5ad --model runs/my-run -o out.h5ad --plot map.png --colour cell_type`
     """
-    import anndata
-    import pandas as pd
+    import numpy as np
 
+    from fedsc.data.annotated import add_clusters, write_annotated
     from fedsc.data.io import read
     from fedsc.evaluate import leiden
-    from fedsc.model import load_model
+    from fedsc.federated.kmeans import assign
+    from fedsc.model import load_centres, load_model
 
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
         raise DataError(f"{output} is the input file; name another output")
     trained = load_model(model)
+    centres = load_centres(model) if resolution is None else None
     expression = read(file, layer=layer)
     missing = [name for name in colour or [] if name not in expression.obs]
     if missing:
         known = ", ".join(expression.obs.columns) or "none"
         raise DataError(f"obs has no column '{missing[0]}' to colour by; it has: {known}")
     embedding = trained.embed(expression)
-    clusters = leiden(embedding, resolution, seed)
-    cells = anndata.read_h5ad(file)
-    cells.obsm["X_fedsc"] = embedding
-    cells.obs["fedsc_cluster"] = pd.Categorical(clusters.astype(str))
-    cells.uns["fedsc"] = {
-        "model": str(model),
-        "method": trained.method,
-        "resolution": resolution,
-        "seed": seed,
-    }
-    partial = output.with_name(f".{output.name}.partial")
-    cells.write_h5ad(partial, compression="gzip")
-    os.replace(partial, output)
+    about: dict[str, Any] = {"model": str(model), "method": trained.method}
+    if centres is not None:
+        clusters, k = assign(centres, embedding), len(centres)
+        about["clusters"] = f"nearest of the run's {k} centres"
+    else:
+        resolution = 0.5 if resolution is None else resolution
+        clusters = leiden(embedding, resolution, seed)
+        k = int(clusters.max()) + 1
+        about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
+    write_annotated(
+        file, output, expression, lambda cells: add_clusters(cells, embedding, clusters, k, about)
+    )
     console.print(
-        f"{len(embedding)} cells, {clusters.max() + 1} clusters: {output}", highlight=False
+        f"{len(embedding)} cells in {len(np.unique(clusters))} clusters "
+        f"({about['clusters']}): {output}",
+        highlight=False,
+        soft_wrap=True,
     )
     if plot is not None:
         from fedsc.plots import embedding_map
 
-        groups = {name: cells.obs[name].astype(str).to_numpy() for name in colour or []}
+        groups = {name: expression.obs[name].astype(str).to_numpy() for name in colour or []}
         groups["fedsc_cluster"] = clusters.astype(str)
         embedding_map(embedding, groups, seed).savefig(plot, dpi=150)
         console.print(f"map: {plot}", highlight=False)

@@ -1,7 +1,6 @@
 """``fedsc fit``: one centralised method on one file."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,11 @@ from fedsc.baselines import METHODS
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.outcome import annotate, plain, require_device, resolve_k, score
 from fedsc.cli.run import parse_settings
+from fedsc.data.annotated import write_annotated
 from fedsc.data.expression import Expression
 from fedsc.data.io import read
 from fedsc.errors import ConfigError, RunError
+from fedsc.files import replace, replacing
 
 _INTERRUPTED = 130
 _RECORD = "fit.json"
@@ -187,21 +188,11 @@ def _write(
     about: dict[str, Any],
 ) -> None:
     """Write everything; the record comes last, so that its presence means a whole fit."""
-    import anndata
-
-    if file.suffix == ".h5ad":
-        adata = anndata.read_h5ad(file)
-    else:
-        adata = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
-        adata.obs_names, adata.var_names = expression.cells, expression.genes
-    annotate(adata, method, fitted, about)
-    adata.write_h5ad(_partial(copy), compression="gzip")
-    os.replace(_partial(copy), copy)
+    write_annotated(file, copy, expression, lambda cells: annotate(cells, method, fitted, about))
     if fitted.extras:
         extras = copy.with_name("extras.npz")
-        with _partial(extras).open("wb") as stream:
+        with replacing(extras) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **fitted.extras)
-        os.replace(_partial(extras), extras)
     if "attention_mean" in fitted.extras:
         _draw_attention(copy.with_name("attention.png"), expression, fitted)
     if expression.label_key:
@@ -224,12 +215,7 @@ def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _partial(path).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(_partial(path), path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+    replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _report(found: dict[str, Any], k_from: str, record: dict[str, Any], console: Console) -> None:

@@ -1,11 +1,13 @@
 """Expression data as every part of the project passes it on: validated, sparse, named."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["counts", "lognorm"]
 
@@ -33,7 +35,7 @@ class Expression:
     matrix: csr_matrix
     genes: np.ndarray
     cells: np.ndarray
-    obs: pd.DataFrame
+    obs: "pd.DataFrame"
     kind: Kind
     label_key: str = ""
 

@@ -1,7 +1,11 @@
 """Everything a lab can be asked about its data: the whole of what a server can learn of it."""
 
+import numpy as np
+from scipy.sparse import csr_matrix
+
 from fedsc.data.aligned import Aligned
-from fedsc.data.preprocess import CellMatrix
+from fedsc.data.expression import Expression, Kind
+from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.federated import kmeans, metrics, pca, preprocessing
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Question, Sums
@@ -30,3 +34,30 @@ def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
     if question.name in metrics.ANSWERS:
         return metrics.answer(data, question)
     return kmeans.answer(data.x, question)
+
+
+def no_expression(vocabulary: np.ndarray, kind: Kind) -> Aligned:
+    """Give the expression of a lab without cells: it answers with the right names and shapes."""
+    import pandas as pd
+
+    n_genes, none = len(vocabulary), np.empty(0, dtype=object)
+    matrix = csr_matrix((0, n_genes), dtype=np.float32)
+    cells = Expression(matrix, vocabulary, none, pd.DataFrame(index=none), kind)
+    return Aligned(cells, np.arange(n_genes), n_genes)
+
+
+def no_cells(preprocessing: Preprocessing) -> CellMatrix:
+    """Give the prepared cells of a lab without any."""
+    n_genes = len(preprocessing.genes)
+    return CellMatrix(
+        csr_matrix((0, n_genes), dtype=np.float32),
+        preprocessing.mean.astype(np.float32),
+        preprocessing.std.astype(np.float32),
+        preprocessing.max_value,
+        np.ones(n_genes, dtype=bool),
+    )
+
+
+def no_embedding(dimensions: int) -> Embedded:
+    """Give the embedding of a lab without cells."""
+    return Embedded(np.empty((0, dimensions), dtype=np.float32), None)

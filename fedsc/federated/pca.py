@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import RunError
@@ -99,6 +98,8 @@ def learn_pca(ask: Ask, n_components: int) -> Components:
     RunError
         If the labs hold fewer than two cells together, or a value is not finite.
     """
+    from scipy.linalg import eigh
+
     sums = ask(Question(MEAN))
     n_cells = int(sums["n"][0])
     if n_cells < 2:

@@ -8,7 +8,6 @@ from its last checkpoint.
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import resource
 import time
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
+from fedsc.files import replace
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
@@ -157,9 +157,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "resumed": resumed,
             **_versions(),
         }
-        partial = folder / f"{_ROW}.partial"
-        partial.write_text(json.dumps(row, indent=2) + "\n")
-        os.replace(partial, folder / _ROW)
+        replace(folder / _ROW, (json.dumps(row, indent=2) + "\n").encode())
         return row
 
 

@@ -1,9 +1,9 @@
 """What a suite leaves in its folder: rows.parquet, table.md and the figures."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedsc.files import replace, replacing
 from simulations.bench.cell import Cell, Row
 from simulations.bench.figures import draw
 from simulations.bench.suite import Place, Suite
@@ -38,16 +38,10 @@ def write_report(
     into.mkdir(parents=True, exist_ok=True)
     table = frame(planned, rows)
     parquet, page = into / "rows.parquet", into / "table.md"
-    table.to_parquet(_partial(parquet), index=False)
-    os.replace(_partial(parquet), parquet)
+    with replacing(parquet) as partial:
+        table.to_parquet(partial, index=False)
     figures = draw(suite, planned, table, cells, into)
     images = [f"![{path.stem}]({path.name})" for path in figures]
-    _partial(page).write_text(
-        "\n\n".join([markdown(suite, planned, rows).rstrip(), *images]) + "\n", encoding="utf-8"
-    )
-    os.replace(_partial(page), page)
+    content = [markdown(suite, planned, rows).rstrip(), *images]
+    replace(page, ("\n\n".join(content) + "\n").encode())
     return [page, parquet, *figures]
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")

@@ -1,10 +1,14 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client_app.labs import Lab, hosted_labs
+from client_app import labs
+from client_app.labs import Lab, LabFile, hosted_labs
 from fedsc.errors import ConfigError
+from fedsc.federated.preprocessing import fit_preprocessing
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 6])
@@ -40,8 +44,6 @@ def test_a_node_without_usable_config_is_told_what_to_give(tiny, node):
 
 
 def test_prepared_cells_are_kept_until_the_preprocessing_changes(tiny):
-    from fedsc.federated.preprocessing import fit_preprocessing
-
     (lab, *_) = hosted_labs({"partition-id": 0, "num-partitions": 1}, tiny)
     lab = Lab(lab.name, lab.expression, siblings=1, state=Path())
     one = fit_preprocessing([lab.expression], tiny)
@@ -51,3 +53,76 @@ def test_prepared_cells_are_kept_until_the_preprocessing_changes(tiny):
     assert lab.cells(other, tiny).n_genes == 7
     vocabulary = np.array(one.vocabulary)
     assert lab.aligned(vocabulary) is lab.aligned(vocabulary.copy())
+
+
+@pytest.fixture
+def file(tiny_set, tmp_path):
+    return Path(shutil.copy(tiny_set, tmp_path / "A.h5ad"))
+
+
+def _node(file):
+    return {"lab": "A", "data": str(file), "state": str(file.parent / "state")}
+
+
+def _another_process():
+    """What a process remembers is gone with it: Flower starts one for every message."""
+    labs._real_lab.cache_clear()
+
+
+def test_prepared_cells_survive_the_process_and_the_file_is_not_read_again(tiny, file, monkeypatch):
+    (lab,) = hosted_labs(_node(file), tiny)
+    preprocessing = fit_preprocessing([lab.expression], tiny)
+    first = lab.cells(preprocessing, tiny)
+
+    _another_process()
+    monkeypatch.setattr(LabFile, "read", lambda self: pytest.fail("the file was read again"))
+    (lab,) = hosted_labs(_node(file), tiny)
+    again = lab.cells(preprocessing, tiny)
+    assert again is not first
+    rows = np.arange(96)
+    assert again.batch(rows).tobytes() == first.batch(rows).tobytes()
+    kept = file.parent / "state" / ".cache"
+    assert [path.name for path in kept.iterdir()] == ["cells.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["touched", "other cells", "other scale"])
+def test_a_changed_file_or_option_is_prepared_anew(tiny, change, file, how, monkeypatch):
+    import anndata
+
+    (lab,) = hosted_labs(_node(file), tiny)
+    preprocessing = fit_preprocessing([lab.expression], tiny)
+    lab.cells(preprocessing, tiny)
+
+    config = tiny
+    if how == "touched":
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    elif how == "other cells":
+        anndata.read_h5ad(file)[:40].copy().write_h5ad(file)
+    else:
+        config = change(tiny, scale="lab")
+    read, original = [], LabFile.read
+    monkeypatch.setattr(LabFile, "read", lambda self: read.append(self) or original(self))
+    _another_process()
+    (lab,) = hosted_labs(_node(file), config)
+    assert lab.cells(preprocessing, config).n_cells == (40 if how == "other cells" else 96)
+    assert len(read) == 1
+
+
+def test_a_10x_folder_is_identified_by_its_files(tmp_path):
+    folder = tmp_path / "10x"
+    folder.mkdir()
+    (folder / "matrix.mtx").write_text("a")
+    first = LabFile(folder, "", "").identity()
+    assert LabFile(folder, "", "").identity() == first
+    assert LabFile(folder, "raw", "").identity() != first
+    (folder / "matrix.mtx").write_text("ab")
+    assert LabFile(folder, "", "").identity() != first
+
+
+def test_a_lab_is_listed_without_reading_its_file(tiny, tmp_path):
+    (lab,) = hosted_labs({"lab": "A", "data": str(tmp_path / "none.h5ad")}, tiny)
+    assert lab.name == "A"
+    assert lab.output is None
+    node = {"lab": "A", "data": str(tmp_path / "none.h5ad"), "output": str(tmp_path / "out")}
+    (lab,) = hosted_labs(node, tiny)
+    assert lab.output == tmp_path / "out"

@@ -43,6 +43,7 @@ def test_every_option_is_described():
         ({"learning-rate": float("nan")}, ["learning-rate", "nan"]),
         ({"alpha": 0}, ["alpha", "0", "greater than 0"]),
         ({"seed": -1}, ["seed", "-1"]),
+        ({"clusters": -1}, ["clusters", "-1"]),
         ({"learning_rat": 0.1}, ["learning-rat", "did you mean 'learning-rate'"]),
         ({"zzz": 0.1}, ["unknown option 'zzz'", "rounds"]),
         ({"partition": "column"}, ["partition-key"]),
@@ -90,5 +91,7 @@ def test_any_options_give_a_config_or_a_sentence(options):
 def test_fingerprint_ignores_where_a_run_is_written_and_nothing_that_decides_it():
     base = Config()
     assert base.fingerprint() == Config(output="elsewhere", run_name="x").fingerprint()
+    # Clusters are made of a model, so a finished run can be resumed with another number of them.
+    assert base.fingerprint() == Config(clusters=8).fingerprint()
     assert base.fingerprint() != Config(seed=1).fingerprint()
     assert base.fingerprint() != Config(rounds=301).fingerprint()

@@ -6,7 +6,7 @@ from fedsc.data.preprocess import transform
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import load_objective, method_of
-from fedsc.model import Model, load_model
+from fedsc.model import Model, load_centres, load_model, pack_centres
 from fedsc.rng import torch_generator
 from fedsc.training import embed_cells
 
@@ -60,3 +60,29 @@ def test_damaged_files_are_refused(model, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
         load_model(tmp_path)
+
+
+def test_centres_come_back_bit_for_bit_and_make_the_same_bytes(tmp_path):
+    centres, sizes = np.random.default_rng(0).normal(size=(3, 60)), np.array([5, 3, 1])
+    assert load_centres(tmp_path) is None
+    content = pack_centres(centres, sizes)
+    assert pack_centres(centres, sizes) == content
+    (tmp_path / "clusters.npz").write_bytes(content)
+    assert load_centres(tmp_path).tobytes() == centres.tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"rubbish" * 9,
+        pack_centres(np.empty((0, 3)), np.empty(0)),
+        pack_centres(np.full((2, 3), np.nan), np.ones(2)),
+        pack_centres(np.ones(3), np.ones(3)),
+        pack_centres(np.ones((2, 3)), np.ones(2))[:-30],
+    ],
+)
+def test_damaged_centres_are_refused(tmp_path, content):
+    (tmp_path / "clusters.npz").write_bytes(content)
+    with pytest.raises(DataError, match="the clusters cannot be read"):
+        load_centres(tmp_path)

@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,9 @@ def test_damaged_files_are_refused(tmp_path, content):
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, _state(1), "print")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    full = OSError(errno.ENOSPC, "no space")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(RunError, match=r"cannot write .*c\.safetensors: No space left"):
         save_checkpoint(path, _state(2), "print")
     assert load_checkpoint(path, "print").round == 1
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,9 +1,14 @@
 import json
+import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from fedsc.config import Config
-from fedsc.errors import ConfigError
+from fedsc.data.preprocess import Preprocessing
+from fedsc.errors import ConfigError, RunError
 from server_app.run_folder import RunFolder, new_name
 
 
@@ -38,6 +43,58 @@ def test_resume_enters_the_folder(tmp_path):
 
 def test_log_is_kept_with_the_reason_of_a_failure(tmp_path):
     folder = _open(tmp_path, run_name="r")
-    with pytest.raises(RuntimeError), folder.logged():
+    with pytest.raises(RuntimeError), folder.led():
         raise RuntimeError("no space on the moon")
     assert "no space on the moon" in (folder.path / "run.log").read_text()
+
+
+def test_what_labs_agreed_on_comes_back_bit_for_bit(tmp_path):
+    folder = _open(tmp_path, run_name="r")
+    assert folder.read_preprocessing("print") is None
+    agreed = Preprocessing(
+        ("b", "a"), np.array([0.1, 1 / 3]), np.array([1.0, 2e-17]), 0.1 + 0.2, np.inf, ("a", "b")
+    )
+    folder.write_preprocessing(agreed, "print")
+    back = folder.read_preprocessing("print")
+    assert back.mean.tobytes() == agreed.mean.tobytes()
+    assert back.std.tobytes() == agreed.std.tobytes()
+    assert (back.genes, back.vocabulary) == (agreed.genes, agreed.vocabulary)
+    assert (back.target_sum, back.max_value) == (agreed.target_sum, agreed.max_value)
+    assert folder.read_preprocessing("other options") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"fingerprint": "print"}', '{"fingerprint": 3'])
+def test_damage_to_what_labs_agreed_on_is_told(tmp_path, content):
+    folder = _open(tmp_path, run_name="r")
+    (folder.path / "preprocessing.json").write_text(content)
+    with pytest.raises(RunError, match=r"preprocessing\.json is damaged"):
+        folder.read_preprocessing("print")
+
+
+def test_an_output_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="option output: cannot make"):
+        _open(tmp_path / "file", run_name="r")
+
+
+def test_a_run_has_one_leader_at_a_time(tmp_path):
+    first = _open(tmp_path, run_name="r")
+    second = _open(tmp_path, resume=str(first.path))
+    with first.led(), pytest.raises(RunError, match="is led by another process"), second.led():
+        pytest.fail("two leaders")
+    with second.led():
+        pass
+
+
+def test_a_leader_that_was_killed_leaves_the_run_to_others(tmp_path):
+    folder = _open(tmp_path, run_name="r")
+    script = f"""
+import os, pathlib, signal
+from server_app.run_folder import RunFolder
+with RunFolder(pathlib.Path({str(folder.path)!r})).led():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with folder.led():
+        pass

@@ -1,5 +1,6 @@
 """The whole app, ServerApp and ClientApp, on the in-process grid."""
 
+import errno
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from client_app import app as client
 from client_app import messages
+from client_app import state as client_state
 from fedsc.data.io import read
 from fedsc.data.preprocess import transform
 from fedsc.errors import ConfigError, RunError
@@ -19,6 +21,7 @@ from fedsc.rng import torch_generator
 from fedsc.ssl.views import masked_view
 from fedsc.training import batches
 from server_app import app as server
+from server_app.checkpoint import load_checkpoint
 from simulations.inprocess import InProcessGrid, run_inprocess
 
 
@@ -300,6 +303,47 @@ def test_when_every_lab_fails_the_run_fails_and_the_checkpoint_is_intact(tiny, c
     assert model_bytes(resumed) == model_bytes(undisturbed)
 
 
+def test_a_full_disk_at_the_server_stops_the_run_in_words_and_resume_loses_nothing(
+    tiny, change, monkeypatch
+):
+    import os
+
+    original, rounds = os.replace, []
+
+    def replace(source, target):
+        if str(target).endswith("checkpoint.safetensors"):
+            rounds.append(target)
+            if len(rounds) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return original(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    folder = folder_of(tiny)
+    with pytest.raises(RunError, match=r"cannot write .*checkpoint.*No space left on device"):
+        run(tiny)
+    assert not list(folder.glob(".*partial"))
+    assert load_checkpoint(folder / "checkpoint.safetensors", tiny.fingerprint()).round == 1
+    assert "No space left on device" in (folder / "run.log").read_text()
+
+    resumed = run(change(tiny, resume=str(folder)))
+    assert model_bytes(resumed) == model_bytes(run(change(tiny, run_name="undisturbed")))
+    assert len(metrics(resumed)) == 12  # the lines of round 2 are not there twice
+
+
+def test_a_full_disk_at_a_lab_is_its_failure_in_words(tiny, monkeypatch):
+    original = client_state.replace
+
+    def replace(path, content):
+        if "lab-1" in str(path) and path.name == "private-000002.safetensors":
+            raise RunError(f"cannot write {path}: No space left on device; free some space")
+        original(path, content)
+
+    monkeypatch.setattr(client_state, "replace", replace)
+    rows = {(row["round"], row["lab"]): row for row in metrics(run(tiny))}
+    assert "No space left on device" in rows[2, "lab-1"]["failed"]
+    assert rows[3, "lab-1"]["loss"] > 0
+
+
 def test_below_min_labs_the_run_stops(tiny, change):
     config = change(tiny, min_labs=4)
     with pytest.raises(RunError, match=r"3 valid updates, 4 needed.*lab-1"):
@@ -324,6 +368,12 @@ def test_a_lab_lost_during_statistics_is_left_out(tiny):
     assert {row["lab"] for row in rows} == {"lab-0", "lab-1", "lab-3"}
 
 
+@pytest.fixture
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("no_waiting")
 def test_an_unusable_set_fails_with_its_own_words(tiny, change, tmp_path):
     missing = change(tiny, dataset=str(tmp_path / "none.h5ad"))
     with pytest.raises(RunError, match=r"none\.h5ad"):

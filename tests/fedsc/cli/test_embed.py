@@ -2,12 +2,15 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from fedsc.cli.embed import embed
 from fedsc.errors import DataError
+from fedsc.federated.kmeans import assign
+from fedsc.model import load_centres
 from simulations.inprocess import run_inprocess
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -33,12 +36,39 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
     original = anndata.read_h5ad(tiny_set)
     assert cells.obsm["X_fedsc"].shape == (96, 60)
     np.testing.assert_allclose(np.linalg.norm(cells.obsm["X_fedsc"], axis=1), 1, rtol=1e-5)
-    assert cells.obs["fedsc_cluster"].notna().all()
     assert cells.uns["fedsc"]["method"] == "fedsc"
+    # The run named four cell types, so these are its clusters, under its names.
+    assert list(cells.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2", "3"]
+    expected = assign(load_centres(run), cells.obsm["X_fedsc"])
+    np.testing.assert_array_equal(cells.obs["fedsc_cluster"].cat.codes, expected)
+    assert "4 centres" in cells.uns["fedsc"]["clusters"]
     assert (cells.X != original.X).nnz == 0
     assert list(cells.obs["cell_type"]) == list(original.obs["cell_type"])
     assert tiny_set.read_bytes() == before
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_leiden_is_taken_where_it_is_asked_for_or_the_run_made_no_clusters(run, tiny_set, tmp_path):
+    asked, alone = tmp_path / "asked.h5ad", tmp_path / "alone.h5ad"
+    assert _invoke(tiny_set, "--model", run, "-o", asked, "--resolution", "0.5").exit_code == 0
+    (run / "clusters.npz").unlink()
+    assert _invoke(tiny_set, "--model", run, "-o", alone).exit_code == 0
+    copies = [anndata.read_h5ad(path) for path in (asked, alone)]
+    for cells in copies:
+        assert cells.uns["fedsc"]["clusters"] == "Leiden"
+        assert cells.uns["fedsc"]["resolution"] == 0.5
+    assert copies[0].obs["fedsc_cluster"].equals(copies[1].obs["fedsc_cluster"])
+
+
+def test_a_table_gives_an_h5ad(run, tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
+    table.to_csv(tmp_path / "cells.csv")
+    assert _invoke(tmp_path / "cells.csv", "--model", run, "-o", tmp_path / "a").exit_code == 0
+    assert _invoke(tiny_set, "--model", run, "-o", tmp_path / "b").exit_code == 0
+    one, other = anndata.read_h5ad(tmp_path / "a"), anndata.read_h5ad(tmp_path / "b")
+    np.testing.assert_array_equal(one.obsm["X_fedsc"], other.obsm["X_fedsc"])
+    assert list(one.obs["fedsc_cluster"]) == list(other.obs["fedsc_cluster"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Prepared cells of a real lab on its own disk, so that a message need not read its file again.
+
+One file, replaced whole. It belongs to exactly one preparation of exactly one file, and what is
+read is checked before it is used: a damaged cache is made anew, never trained on.
+"""
+
+import dataclasses
+import hashlib
+import json
+from logging import WARNING
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flwr.common import log
+from scipy.sparse import csr_matrix
+
+from fedsc.data.preprocess import CellMatrix, Preprocessing
+from fedsc.errors import RunError
+from fedsc.files import make_folder, replace
+
+_FORMAT = 1
+
+
+def preparation_key(preprocessing: Preprocessing, scale: str) -> str:
+    """Name a preparation by all it depends on but the cells."""
+    digest = hashlib.sha256(json.dumps([_FORMAT, scale]).encode())
+    for field in dataclasses.fields(preprocessing):
+        value = getattr(preprocessing, field.name)
+        content = value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def save_cells(path: Path, key: str, cells: CellMatrix) -> None:
+    """Keep prepared cells under a key; a disk that is full costs time, not the round."""
+    values = cells.values
+    tensors = {
+        "data": values.data,
+        "indices": values.indices,
+        "indptr": values.indptr,
+        "mean": cells.mean,
+        "std": cells.std,
+        "measured": cells.measured,
+    }
+    about = json.dumps({"key": key, "max_value": cells.max_value})
+    try:
+        make_folder(path.parent)
+        replace(path, safetensors.numpy.save(tensors, {"fedsc": about}))
+    except RunError as error:
+        log(WARNING, "prepared cells are not kept, so each message prepares them: %s", error)
+
+
+def load_cells(path: Path, key: str) -> CellMatrix | None:
+    """Load the cells kept under a key; ``None`` where there are none, or others, or damaged ones.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_cells` wrote.
+    key
+        What the cells must have been kept under.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["fedsc"])
+            if about["key"] != key:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        cells = _matrix(tensors, float(about["max_value"]))
+    except FileNotFoundError:
+        return None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        log(WARNING, "%s is damaged and is made anew (%s)", path.name, error)
+        return None
+    return cells
+
+
+def _matrix(tensors: dict[str, np.ndarray], max_value: float) -> CellMatrix:
+    """Put the parts together.
+
+    Raises
+    ------
+    ValueError, KeyError
+        If they are not the parts of one matrix.
+    """
+    data, indices, indptr = (tensors[name] for name in ("data", "indices", "indptr"))
+    mean, std, measured = (tensors[name] for name in ("mean", "std", "measured"))
+    kinds = [array.dtype.kind for array in (data, mean, std, indices, indptr, measured)]
+    shapes = {array.shape for array in (mean, std, measured)}
+    if kinds != ["f", "f", "f", "i", "i", "b"] or len(shapes) != 1 or mean.ndim != 1:
+        raise ValueError("parts of the wrong kind")
+    values = csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(mean)))
+    values.check_format(full_check=True)
+    if not (np.isfinite(data).all() and np.isfinite(mean).all() and (std > 0).all()):
+        raise ValueError("values that are not finite")
+    return CellMatrix(values, mean, std, max_value, measured)

@@ -1,0 +1,82 @@
+"""``fedsc status``: how a run in a deployment stands."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedsc.deployment.status import Progress, Status, read_status
+
+
+def status(
+    connection: Annotated[
+        str, typer.Argument(help="Flower's name of the server, as after `flwr run .`.")
+    ] = "",
+    run_id: Annotated[str, typer.Option(help="Default: the newest run.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say how a run stands: round, loss, time left, which labs are there.
+
+    It looks where `flwr` does: set FLWR_HOME as README.txt of the deployment says.
+
+    **Examples**
+
+    `FLWR_HOME=federation/flwr fedsc status`
+
+    `FLWR_HOME=federation/flwr fedsc status fedsc --json`
+    """
+    home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+    found = read_status(connection, run_id, home)
+    if json_:
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    for name, value in describe(found):
+        line = f"[bold]{name:<10}[/] {escape(value)}"
+        console.print(line, highlight=False, soft_wrap=True)
+    table = Table("lab", "", "last seen")
+    now = datetime.now(UTC)
+    for lab in found.labs:
+        ago = "never" if lab.last_seen is None else f"{_duration(now - lab.last_seen)} ago"
+        seen = "now" if lab.present else ago
+        table.add_row(lab.name, "present" if lab.present else "[bold red]absent[/]", seen)
+    console.print(table)
+
+
+def describe(status: Status) -> list[tuple[str, str]]:
+    """Put a status into pairs of a name and a value."""
+    progress = status.progress
+    rows = [("run", f"{status.run_id or 'none yet'}: {status.state}")]
+    if status.details:
+        rows.append(("why", status.details))
+    if progress.rounds:
+        rows.append(("round", f"{progress.round} of {progress.rounds}{_labs(progress)}"))
+    if progress.loss is not None:
+        rows.append(("loss", f"{progress.loss:.4f}"))
+    if status.run_id:
+        rows.append(("elapsed", _duration(timedelta(seconds=status.elapsed))))
+    if status.seconds_left is not None:
+        rows.append(
+            (
+                "time left",
+                f"about {_duration(timedelta(seconds=status.seconds_left))}, then scoring",
+            )
+        )
+    rows += [("failed", f"{lab}: {why}") for lab, why in (progress.failed or {}).items()]
+    if progress.folder:
+        rows.append(("folder", f"{progress.folder} (on the server)"))
+    return rows
+
+
+def _labs(progress: Progress) -> str:
+    return "" if progress.labs is None else ", {} of {} labs".format(*progress.labs)
+
+
+def _duration(time: timedelta) -> str:
+    return str(timedelta(seconds=round(time.total_seconds())))

@@ -1,0 +1,1 @@
+"""Real labs: certificates, keys, containers, and the same processes on one machine."""

@@ -1,0 +1,66 @@
+"""Writing files so that a crash or a full disk leaves the old file or the new one, whole."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedsc.errors import RunError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a partial file to write; it takes the place of ``path`` when the block ends well.
+
+    A partial file left over from a crash is overwritten; none is left by an error.
+
+    Parameters
+    ----------
+    path
+        Where the whole file is to stand; its folder exists.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written, saying why.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_why(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a whole file in the place of ``path`` (see :func:`replacing`)."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder where there is none, and give it.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made, saying why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path}: {_why(error)}") from error
+    return path
+
+
+def _why(error: OSError) -> str:
+    """Say what the system said; HDF5 hides it in a text of many lines."""
+    for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if error.errno == code or f"errno = {code}," in str(error):
+            return f"{os.strerror(code)}; free some space"
+    return error.strerror or (str(error).strip().splitlines() or ["unknown reason"])[0]

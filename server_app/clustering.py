@@ -1,0 +1,156 @@
+"""The end of a run: one clustering of all labs' cells, none of which leaves its lab.
+
+Labs embed their cells and keep the embedding. Federated k-means finds centres and scores from
+sums; each real lab then writes its cells' clusters into a copy of its own file.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.app import ConfigRecord, RecordDict
+from flwr.common import log
+
+import fedsc
+from client_app import messages
+from fedsc.federated.answers import no_cells, no_embedding
+from fedsc.federated.kmeans import Centres, learn_kmeans
+from fedsc.federated.metrics import learn_scores
+from fedsc.model import Model
+from fedsc.training import embed_cells
+from server_app.federation import Federation
+from server_app.scoring import Scores
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Clusters of the pool.
+
+    Attributes
+    ----------
+    found
+        Centres with at least one cell, the largest cluster first.
+    k_from
+        Where the number of clusters is from, in words.
+    scores
+        The silhouette is the simplified one, about centres.
+    """
+
+    found: Centres
+    k_from: str
+    scores: Scores
+
+
+def cluster(federation: Federation, model: Model) -> Clustering | None:
+    """Embed and cluster the cells of all labs, and score the clusters, in sums.
+
+    Returns
+    -------
+    Clustering or None
+        ``None`` when the number of clusters is neither given nor told by labels; real labs have
+        embedded their cells nevertheless.
+
+    Raises
+    ------
+    LabsLost
+        If a lab does not answer.
+    ConfigError
+        If more clusters are wanted than there are cells.
+    """
+    config = federation.config
+    types = sorted({name for about in federation.labs.values() for name in about.types})
+    k = config.clusters or len(types)
+    real = any(not about.simulated for about in federation.labs.values())
+    if not k and not real:
+        return None
+    content = RecordDict(
+        {
+            "weights": messages.pack_arrays(model.weights),
+            "run": ConfigRecord({"unit": model.unit}),
+            **messages.pack_preprocessing(model.preprocessing),
+        }
+    )
+    federation.tell_all(messages.EMBED, content)
+    if not k:
+        log(
+            WARNING,
+            "no clusters: no lab names cell types; give their number with clusters = K "
+            "(resume = this run's folder is enough, nothing is trained again)",
+        )
+        return None
+    dimensions = embed_cells(model.weights, no_cells(model.preprocessing)).shape[1]
+    ask = federation.ask("embedding", RecordDict(), no_embedding(dimensions))
+    found = learn_kmeans(ask, k, config.seed)
+    scores = learn_scores(ask, found, np.array(types))
+    alive = found.sizes > 0
+    found = Centres(found.centres[alive], found.sizes[alive], found.inertia, found.iterations)
+    k_from = "given" if config.clusters else f"the {k} cell types the labs name"
+    log(INFO, "%d clusters of %s cells (k: %s)", len(found.sizes), found.sizes.tolist(), k_from)
+    return Clustering(found, k_from, scores)
+
+
+def finish(
+    federation: Federation, model: Model, clustering: Clustering | None, warnings: list[str]
+) -> None:
+    """Let every real lab write its results into a copy of its own file.
+
+    A lab that cannot is told of in the log; it can do so later with ``fedsc embed``.
+
+    Parameters
+    ----------
+    federation
+        The labs.
+    model
+        What the cells were embedded with.
+    clustering
+        Clusters of the pool, if there are any.
+    warnings
+        What has to be known to trust them.
+    """
+    config = federation.config
+    labs = [lab for lab, about in federation.labs.items() if not about.simulated]
+    if not labs:
+        return
+    centres = {} if clustering is None else {"centres": clustering.found.centres}
+    about: dict[str, str | int] = {
+        "run": federation.run["name"],
+        "method": config.method,
+        "rounds": config.rounds if model.unit else 0,
+        "seed": config.seed,
+        "labs": len(federation.labs),
+        "cells": sum(told.cells for told in federation.labs.values()),
+        "genes": len(model.preprocessing.genes),
+        "version": fedsc.__version__,
+        "model": _digest(model),
+    }
+    if warnings:
+        about["warnings"] = "; ".join(warnings)
+    if clustering is not None:
+        about |= {
+            "k": len(clustering.found.sizes),
+            "k_from": clustering.k_from,
+            "clusters": "federated k-means on the embedding of all labs, largest cluster first",
+        }
+    content = RecordDict(
+        {"clusters": messages.pack_arrays(centres), "about": ConfigRecord(dict(about))}
+    )
+    answers = federation.tell(labs, messages.FINISH, content)
+    for lab in answers.records:
+        log(INFO, "lab %s has its results in a copy of its own file", lab)
+    for lab, reason in answers.failures.items():
+        log(
+            WARNING,
+            "lab %s could not write its results: %s; it can do so with fedsc embed, from this "
+            "run's folder",
+            lab,
+            reason,
+        )
+
+
+def _digest(model: Model) -> str:
+    """Name the model by its content, so that labs can see that they hold results of the same."""
+    digest = hashlib.sha256()
+    for name, content in sorted(model.files().items()):
+        digest.update(name.encode() + content)
+    return digest.hexdigest()[:16]

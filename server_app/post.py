@@ -1,0 +1,123 @@
+"""Sending messages and waiting for replies: deadlines, silent nodes, replies that come too late."""
+
+import time
+from collections.abc import Sequence
+
+import httpx
+from flwr.app import Error, Message
+from flwr.serverapp import Grid
+from flwr.superlink.grid import HttpGrid
+
+_NO_REPLY = 0
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
+
+
+class Post:
+    """Deliver messages over a grid and collect one reply to each.
+
+    Over a network it asks for replies more often than Flower's own ``send_and_receive`` does
+    (every 3 s), and it remembers who did not answer in time: such a node works on one message
+    after the other, so it is sent nothing until its late reply is there, or it is gone. The late
+    reply is thrown away.
+
+    Parameters
+    ----------
+    grid
+        Flower's connection to the nodes.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._owed: dict[int, Message] = {}  # by node, what it has not answered
+
+    def present(self) -> set[int]:
+        """List the nodes that are connected; one that left owes nothing any more."""
+        nodes = set(self._grid.get_node_ids())
+        self._owed = {node: owed for node, owed in self._owed.items() if node in nodes}
+        return nodes
+
+    def deliver(self, messages: Sequence[Message], timeout: float) -> list[Message]:
+        """Send messages to different nodes and wait for the replies.
+
+        Parameters
+        ----------
+        messages
+            One per node.
+        timeout
+            Seconds to wait.
+
+        Returns
+        -------
+        list of Message
+            One per message, from the node it was sent to; an error where it did not reply.
+        """
+        sent = {message.metadata.dst_node_id: message for message in messages}
+        if isinstance(self._grid, HttpGrid):
+            replies = self._exchange(sent, timeout)
+        else:
+            received = self._grid.send_and_receive(list(sent.values()), timeout=timeout)
+            replies = {reply.metadata.src_node_id: reply for reply in received}
+        return [
+            reply
+            if (reply := replies.get(node)) is not None and _answers(reply, message)
+            else _failed(message, f"did not answer within {timeout:.0f} s")
+            for node, message in sent.items()
+        ]
+
+    def _exchange(self, sent: dict[int, Message], timeout: float) -> dict[int, Message]:
+        started = time.monotonic()
+        for node, message in list(self._owed.items()):
+            if self._pull(message.metadata.message_id, message) is not None:
+                del self._owed[node]
+        busy = {node: message for node, message in sent.items() if node in self._owed}
+        free = {node: message for node, message in sent.items() if node not in self._owed}
+        pushed = set(self._grid.push_messages(list(free.values())))
+        owed = {
+            message.metadata.message_id: node
+            for node, message in free.items()
+            if message.metadata.message_id in pushed
+        }
+        replies = {
+            node: _failed(message, "is still busy with an earlier message")
+            for node, message in busy.items()
+        } | {
+            node: _failed(message, "could not be reached")
+            for node, message in free.items()
+            if node not in owed.values()
+        }
+        while owed:
+            for message_id, node in list(owed.items()):
+                if (reply := self._pull(message_id, sent[node])) is not None:
+                    replies[node] = reply
+                    del owed[message_id]
+            waited = time.monotonic() - started
+            if not owed or waited >= timeout:
+                break
+            pause = min(_LONGEST_WAIT, _SHORTEST_WAIT + waited / 20)
+            time.sleep(min(pause, timeout - waited))
+        self._owed |= {node: sent[node] for node in owed.values()}
+        return replies
+
+    def _pull(self, message_id: str, message: Message) -> Message | None:
+        """Ask for one reply: one that cannot be decoded must not take others with it."""
+        try:
+            for reply in self._grid.pull_messages([message_id]):
+                # What the SuperLink says of a node does not come from the node.
+                return _failed(message, reply.error.reason) if reply.has_error() else reply
+        except httpx.HTTPError:  # the SuperLink itself
+            raise
+        except Exception as error:  # whatever Flower says of bytes that are no message
+            return _failed(message, f"sent what is no reply ({type(error).__name__})")
+        return None
+
+
+def _answers(reply: Message, message: Message) -> bool:
+    """Say whether a reply is to this message, not to one of an earlier round."""
+    return (reply.metadata.group_id, reply.metadata.message_type) == (
+        message.metadata.group_id,
+        message.metadata.message_type,
+    )
+
+
+def _failed(message: Message, reason: str | None) -> Message:
+    return Message(Error(_NO_REPLY, reason or "failed without a reason"), reply_to=message)

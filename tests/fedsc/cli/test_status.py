@@ -1,0 +1,86 @@
+"""``fedsc status``: what a person and a program are told."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fedsc.cli import status as command
+from fedsc.deployment.status import LabState, Progress, Status
+
+app = typer.Typer()
+app.command()(command.status)
+
+_SEEN = datetime.now(UTC) - timedelta(hours=2)
+_RUNNING = Status(
+    run_id="77",
+    state="running",
+    details="",
+    elapsed=90.0,
+    seconds_left=510.0,
+    progress=Progress(3, 20, 1, 0.12345, (1, 2), {"B": "did not [answer]"}, "/runs/x"),
+    labs=(LabState("A", True, datetime.now(UTC)), LabState("B", False, _SEEN)),
+)
+_NOTHING = Status("", "no run", "", 0.0, None, Progress(), (LabState("node 5", False, None),))
+
+
+@pytest.fixture
+def said(monkeypatch, tmp_path):
+    asked = []
+
+    def call(found, *arguments):
+        def read(*given):
+            asked.append(given)
+            return found
+
+        monkeypatch.setattr(command, "read_status", read)
+        result = CliRunner().invoke(
+            app, arguments, catch_exceptions=False, env={"FLWR_HOME": str(tmp_path)}
+        )
+        assert result.exit_code == 0
+        return result.output
+
+    call.asked = asked
+    return call
+
+
+def test_a_person_is_told_round_loss_time_left_and_labs(said, tmp_path):
+    told = " ".join(said(_RUNNING, "there").split())
+    for phrase in (
+        "run 77: running",
+        "round 3 of 20, 1 of 2 labs",
+        "loss 0.1235",
+        "elapsed 0:01:30",
+        "time left about 0:08:30, then scoring",
+        "failed B: did not [answer]",
+        "folder /runs/x (on the server)",
+    ):
+        assert phrase in told
+    assert "│ A │ present │ now" in told
+    assert "│ B │ absent │ 2:0" in told
+    assert said.asked == [("there", "", tmp_path)]
+
+
+def test_before_the_first_run_the_labs_are_told(said):
+    told = " ".join(said(_NOTHING).split())
+    assert "none yet: no run" in told
+    assert "│ node 5 │ absent │ never" in told
+    assert "round" not in told
+
+
+def test_why_a_run_failed_is_told(said):
+    failed = Status("7", "finished:failed", "it broke", 1.0, None, Progress(), ())
+    told = " ".join(said(failed, "--run-id", "7").split())
+    assert "run 7: finished:failed why it broke" in told
+    assert "time left" not in told
+    assert said.asked[0][:2] == ("", "7")
+
+
+def test_a_program_reads_the_same_as_json(said):
+    found = json.loads(said(_RUNNING, "--json"))
+    assert found["run_id"] == "77"
+    assert found["progress"]["labs"] == [1, 2]
+    assert found["seconds_left"] == 510.0
+    assert found["labs"][1] == {"name": "B", "present": False, "last_seen": _SEEN.isoformat()}

@@ -1,0 +1,78 @@
+"""A lab without cells answers every question with the names, shapes and types all labs use."""
+
+import numpy as np
+import pytest
+
+from fedsc.data.aligned import align
+from fedsc.data.io import read
+from fedsc.data.preprocess import transform
+from fedsc.federated import kmeans, metrics, pca
+from fedsc.federated.answers import answer, no_cells, no_embedding, no_expression
+from fedsc.federated.metrics import Embedded
+from fedsc.federated.preprocessing import fit_preprocessing
+from fedsc.federated.query import Question
+
+
+@pytest.fixture(scope="module")
+def expression(tiny_set):
+    return read(tiny_set, label_key="cell_type")
+
+
+def _form(sums):
+    return {name: (array.shape, array.dtype) for name, array in sums.items()}
+
+
+def _same(nothing, something, question):
+    none, some = answer(nothing, question), answer(something, question)
+    assert _form(none) == _form(some)
+    assert all(not array.any() for array in none.values())
+    assert any(array.any() for array in some.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [
+        ("library-sizes", {"lower": np.array([0, 2**62, 2**63 - 1])}),
+        ("gene-moments", {"target_sum": np.array([9.0]), "log": np.zeros(60)}),
+        ("gene-moments", {"target_sum": np.array([9.0]), "counts": np.zeros(60)}),
+        ("clipped-squares", {"mean": np.zeros(60), "clip": np.full(60, 9.0)}),
+    ],
+)
+def test_of_expression(expression, name, arrays):
+    vocabulary = expression.genes
+    nothing = no_expression(vocabulary, expression.kind)
+    _same(nothing, align(expression, vocabulary), Question(name, arrays))
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"), [(pca.MEAN, {}), (pca.SCATTER, {"shift": np.full(30, 0.1)})]
+)
+def test_of_cells(expression, tiny, name, arrays):
+    preprocessing = fit_preprocessing([expression], tiny)
+    cells = transform(expression, preprocessing)
+    assert no_cells(preprocessing).batch(np.arange(0)).shape == (0, 30)
+    _same(no_cells(preprocessing), cells, Question(name, arrays))
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [
+        (kmeans.MEAN, {}),
+        (kmeans.STEP, {"centres": np.eye(3, 4)[None]}),
+        (
+            metrics.CONTINGENCY,
+            {
+                "centres": np.eye(3, 4),
+                "groups": np.arange(3),
+                "vocabulary": np.array(["type0", "type1", "type2", "type3"]),
+            },
+        ),
+        (
+            metrics.SPREAD,
+            {"centres": np.eye(3, 4), "groups": np.arange(3), "means": np.eye(3, 4)},
+        ),
+    ],
+)
+def test_of_embedding(expression, name, arrays):
+    x = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
+    _same(no_embedding(4), Embedded(x, expression.labels), Question(name, arrays))

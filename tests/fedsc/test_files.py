@@ -1,0 +1,68 @@
+import errno
+
+import pytest
+
+from fedsc.errors import RunError
+from fedsc.files import make_folder, replace, replacing
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "file"
+    replace(path, b"old")
+    with replacing(path) as partial:
+        partial.write_bytes(b"half")
+        assert path.read_bytes() == b"old"
+        partial.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_partial_file_of_a_crash_is_overwritten(tmp_path):
+    path = tmp_path / "file"
+    (tmp_path / ".file.partial").write_bytes(b"left over, and longer than what comes now")
+    replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "x"), "No space left on device; free some space"),
+        (OSError(errno.EFBIG, "x"), "File too large; free some space"),
+        (OSError("Can't write data (errno = 28, error message = 'no')"), "No space left"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(), "unknown reason"),
+    ],
+)
+def test_an_error_of_the_system_is_a_sentence_and_leaves_the_old_file(tmp_path, error, words):
+    path = tmp_path / "file"
+    replace(path, b"old")
+
+    def fill():
+        with replacing(path) as partial:
+            partial.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(RunError, match=f"cannot write .*file: {words}"):
+        fill()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_pass_and_leave_no_partial_file(tmp_path):
+    def stumble():
+        with replacing(tmp_path / "file") as partial:
+            partial.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stumble()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(RunError, match="cannot make the folder"):
+        make_folder(tmp_path / "file" / "b")

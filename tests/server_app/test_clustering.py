@@ -1,0 +1,239 @@
+"""The end of a run with real labs, each with a file of its own: clusters, copies, scores."""
+
+import errno
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from flwr.app import Context, RecordDict
+
+from client_app import app as client
+from fedsc.errors import ConfigError, RunError
+from fedsc.federated.kmeans import assign
+from fedsc.model import load_centres, load_model
+from server_app import app as server
+from simulations.inprocess import InProcessGrid, run_inprocess
+
+
+def lead(config, nodes, app=client):
+    grid = InProcessGrid(app, nodes, config)
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
+    )
+    server(grid, context)
+    return Path(config.resume) if config.resume else Path(config.output) / config.run_name
+
+
+@pytest.fixture
+def files(tiny_set, tmp_path):
+    """Split the set into two labs of unlike size and mix, with more in them than we need."""
+    cells = anndata.read_h5ad(tiny_set)
+    cells.uns["mine"] = "kept"
+    cells.obsm["X_mine"] = np.ones((96, 2))
+    labs = tmp_path / "labs"
+    labs.mkdir()
+    for name, rows in (("A", slice(0, 40)), ("B", slice(40, 96))):
+        cells[rows].copy().write_h5ad(labs / f"{name}.h5ad")
+    return labs
+
+
+def nodes_of(files, **more):
+    return [
+        {"lab": name, "data": str(files / f"{name}.h5ad"), "state": str(files.parent / name)} | more
+        for name in "AB"
+    ]
+
+
+def copy_of(files, name):
+    return anndata.read_h5ad(files.parent / name / "run" / f"{name}.fedsc.h5ad")
+
+
+def scores_of(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(tiny, files):
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    folder = lead(tiny, nodes_of(files))
+
+    model, centres = load_model(folder), load_centres(folder)
+    assert centres.shape == (4, 60)
+    with np.load(folder / "clusters.npz") as clusters:
+        sizes = clusters["sizes"]
+    assert sizes.sum() == 96
+    assert (np.diff(sizes) <= 0).all()  # the largest first
+    counted = np.zeros(4, dtype=int)
+    for name, n_cells in (("A", 40), ("B", 56)):
+        copy, original = copy_of(files, name), anndata.read_h5ad(files / f"{name}.h5ad")
+        assert copy.obsm["X_fedsc"].dtype == np.float32
+        assert copy.obsm["X_fedsc"].shape == (n_cells, 60)
+        assert list(copy.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2", "3"]
+        codes = copy.obs["fedsc_cluster"].cat.codes.to_numpy()
+        np.testing.assert_array_equal(codes, assign(centres, copy.obsm["X_fedsc"]))
+        counted += np.bincount(codes, minlength=4)
+        # Nothing else has changed.
+        assert (copy.X != original.X).nnz == 0
+        assert copy.uns["mine"] == "kept"
+        assert copy.obs.drop(columns="fedsc_cluster").equals(original.obs)
+        about = copy.uns["fedsc"]
+        assert (about["run"], about["method"], about["k"], about["labs"]) == ("run", "fedsc", 4, 2)
+        assert about["file"] == f"{name}.h5ad"
+        assert about["k_from"] == "the 4 cell types the labs name"
+        assert len(about["model"]) == 16
+    np.testing.assert_array_equal(counted, sizes)
+    assert copy_of(files, "A").uns["fedsc"]["model"] == copy_of(files, "B").uns["fedsc"]["model"]
+    assert model.method == "fedsc"
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+    assert not list(files.parent.rglob("*.partial"))
+    assert "lab A has its results in a copy of its own file" in (folder / "run.log").read_text()
+    assert str(files) not in (folder / "run.log").read_text()
+
+
+def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, files):
+    real = lead(tiny, nodes_of(files))
+    simulated = change(tiny, dataset=str(files), run_name="simulated")
+    run_inprocess(simulated)
+    names = ("model.safetensors", "genes.csv", "clusters.npz")
+    for name in names:
+        other = Path(tiny.output) / "simulated" / name
+        assert (real / name).read_bytes() == other.read_bytes(), name
+    both = scores_of(real), scores_of(Path(tiny.output) / "simulated")
+    assert both[0]["federated"] == both[1]["federated"]
+    assert both[0]["pooled"] is None
+    assert not list((Path(tiny.output) / "simulated").rglob("*.h5ad"))  # labs that are simulated
+
+
+def test_scores_are_those_of_the_copies(tiny, files):
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    scores = scores_of(lead(tiny, nodes_of(files)))["federated"]
+    pool = pd.concat([copy_of(files, name).obs for name in "AB"])
+    types, clusters = pool["cell_type"].astype(str), pool["fedsc_cluster"].astype(str)
+    assert scores["ari"] == pytest.approx(adjusted_rand_score(types, clusters))
+    assert scores["nmi"] == pytest.approx(normalized_mutual_info_score(types, clusters))
+
+
+def test_the_number_of_clusters_can_be_given_without_labels(tiny, change, files):
+    folder = lead(change(tiny, label_key="", clusters=3), nodes_of(files))
+    assert list(copy_of(files, "A").obs["fedsc_cluster"].cat.categories) == ["0", "1", "2"]
+    assert copy_of(files, "A").uns["fedsc"]["k_from"] == "given"
+    scores = scores_of(folder)["federated"]
+    assert scores["ari"] is None
+    assert -1 <= scores["simplified_silhouette"] <= 1
+
+
+def test_without_labels_or_number_there_is_an_embedding_and_a_word_on_what_to_do(
+    tiny, change, files
+):
+    config = change(tiny, label_key="")
+    folder = lead(config, nodes_of(files))
+    copy = copy_of(files, "B")
+    assert copy.obsm["X_fedsc"].shape == (56, 60)
+    assert "fedsc_cluster" not in copy.obs
+    assert not (folder / "clusters.npz").exists()
+    assert scores_of(folder)["federated"] is None
+    assert "give their number with clusters = K" in (folder / "run.log").read_text()
+
+    # As the log says: the same run again, with a number.
+    model = (folder / "model.safetensors").read_bytes()
+    lead(change(config, clusters=2, resume=str(folder)), nodes_of(files))
+    assert list(copy_of(files, "B").obs["fedsc_cluster"].cat.categories) == ["0", "1"]
+    assert (folder / "model.safetensors").read_bytes() == model
+
+
+def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(tiny, change, files):
+    config = change(tiny, clusters=97)
+    with pytest.raises(ConfigError, match="k = 97: must be from 1 to the number of cells, 96"):
+        lead(config, nodes_of(files))
+    assert (Path(tiny.output) / "run" / "model.safetensors").exists()
+
+
+def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(tiny, change, files, tmp_path):
+    cells = anndata.read_h5ad(files / "A.h5ad")
+    table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
+    table.to_csv(files / "A.csv")
+    nodes = nodes_of(files, output=str(tmp_path / "results"))
+    nodes[0]["data"] = str(files / "A.csv")
+    lead(change(tiny, label_key="", clusters=2), nodes)
+    copy = anndata.read_h5ad(tmp_path / "results" / "A.fedsc.h5ad")
+    np.testing.assert_array_equal(copy.X.toarray(), table.to_numpy())
+    assert list(copy.obs_names) == list(cells.obs_names)
+    assert copy.obs["fedsc_cluster"].notna().all()
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "A.fedsc.h5ad",
+        "B.fedsc.h5ad",
+    ]
+
+
+def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(tiny, change, files):
+    folder = lead(tiny, nodes_of(files))
+    mine = files.parent / "A" / "run"
+    old = (mine / "A.fedsc.h5ad").read_bytes()
+    (mine / ".A.fedsc.h5ad.partial").write_bytes(b"killed while writing")
+    lead(change(tiny, resume=str(folder), clusters=2), nodes_of(files))
+    assert (mine / "A.fedsc.h5ad").read_bytes() != old
+    assert list(copy_of(files, "A").obs["fedsc_cluster"].cat.categories) == ["0", "1"]
+    assert not list(mine.glob(".*partial"))
+
+
+def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(tiny, files, monkeypatch):
+    original = anndata.AnnData.write_h5ad
+
+    def write(self, path, **options):
+        if "A.fedsc" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, path, **options)
+
+    monkeypatch.setattr(anndata.AnnData, "write_h5ad", write)
+    folder = lead(tiny, nodes_of(files))
+    assert scores_of(folder)["federated"]["ari"] is not None
+    log = (folder / "run.log").read_text()
+    assert "lab A could not write its results" in log
+    assert "No space left on device; free some space" in log
+    assert sorted(p.name for p in files.parent.rglob("*.fedsc.h5ad*")) == ["B.fedsc.h5ad"]
+
+
+def test_the_labs_file_is_never_taken_for_the_copy(tiny, files):
+    (files / "A.h5ad").rename(files / "A.fedsc.h5ad")
+    (files / "out").mkdir()
+    (files / "out" / "A.fedsc.fedsc.h5ad").hardlink_to(files / "A.fedsc.h5ad")
+    nodes = nodes_of(files, output=str(files / "out"))
+    nodes[0]["data"] = str(files / "A.fedsc.h5ad")
+    before = (files / "A.fedsc.h5ad").read_bytes()
+    folder = lead(tiny, nodes)
+    assert (files / "A.fedsc.h5ad").read_bytes() == before
+    assert "is the lab's file itself" in (folder / "run.log").read_text()
+
+
+def test_a_lab_that_is_lost_while_clustering_is_left_out_and_told(tiny, files):
+    def app(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type == "query.embed" and context.node_config["lab"] == "A":
+            raise MemoryError
+        return reply
+
+    folder = lead(tiny, nodes_of(files), app)
+    assert scores_of(folder)["federated"] is not None
+    assert "going on without lab A" in (folder / "run.log").read_text()
+    assert copy_of(files, "B").uns["fedsc"]["labs"] == 1
+
+
+def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change, files):
+    def app(message, context):
+        if message.metadata.message_type == "train" and message.metadata.group_id == "2":
+            raise MemoryError
+        return client(message, context)
+
+    with pytest.raises(RunError, match="0 valid updates"):
+        lead(tiny, nodes_of(files), app)
+    folder = lead(
+        change(tiny, resume=str(Path(tiny.output) / "run")), nodes_of(files)[:1]
+    )  # B is away
+    lead(change(tiny, run_name="undisturbed"), nodes_of(files))
+    other = Path(tiny.output) / "undisturbed"
+    assert (folder / "genes.csv").read_bytes() == (other / "genes.csv").read_bytes()
+    assert (folder / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
