@@ -1,6 +1,10 @@
 """What tests share: real data, a tiny set, how hypothesis runs."""
 
 import os
+
+# Test processes share the cores: threads of one would wait for those of another.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable
 from pathlib import Path
 

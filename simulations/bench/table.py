@@ -107,9 +107,10 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
         f"ARI / NMI / silhouette in %, mean ± standard deviation over seeds. Δ ARI is the "
         f"difference to {suite.reference} on the same seeds, with the 95 % bootstrap interval of "
         "its mean, the number of seeds on which it is positive, and the p of a sign test "
-        f"({suite.seeds} seeds cannot give less than {2 / 2**suite.seeds:.2g}). *true k*: k-means is told the number of types; "
-        "nothing else of the labels is used. *IID control*: the same run on labs dealt at random, "
-        "where a lab says nothing about labels. Time is CPU time; MB is what labs sent and got."
+        f"({suite.seeds} seeds cannot give less than {2 / 2**suite.seeds:.2g}). "
+        "*true k*: k-means is told the number of types; nothing else of the labels is used. *IID "
+        "control*: the same run on labs dealt at random, where a lab says nothing about labels. "
+        "Time is CPU time; MB is what labs sent and got."
     )
     warnings = sorted({str(row["warning"]) for row in rows.values() if row["warning"]})
     parts += [f"**Warning**: {warning}." for warning in warnings]

@@ -52,7 +52,14 @@ lines = [
 
 def bench(suite, output, *options):
     command = [sys.executable, "-m", "fedsc.cli", "bench", str(suite), "-o", str(output), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Started in the background, a test run ignores SIGINT and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def page_of(output):
