@@ -22,16 +22,16 @@ def write_files(deployment: Deployment, new_labs: tuple[str, ...]) -> None:
     server = deployment.server
     write(deployment.root / "docker-compose.yml", rehearsal(deployment))
     write(deployment.root / "README.txt", _readme(deployment))
-    _write_new(deployment.root / ".env", _env())
+    _write_new(deployment.root / ".env", _env(deployment))
     write(server / "docker-compose.yml", server_only(deployment))
     write(server / "gate.conf", gate(deployment))
-    _write_new(server / ".env", _env())
+    _write_new(server / ".env", _env(deployment))
     for lab in new_labs:
         folder = deployment.lab(lab)
         write(folder / "docker-compose.yml", lab_only(deployment, lab))
         readme = _render("lab-README.txt.j2", lab=lab, address=deployment.address)
         write(folder / "README.txt", readme)
-        _write_new(folder / ".env", _env(lab))
+        _write_new(folder / ".env", _env(deployment, lab))
 
 
 def rehearsal(deployment: Deployment) -> str:
@@ -75,7 +75,6 @@ def _compose(deployment: Deployment, title: str, server: str, labs: list[dict[st
         "docker-compose.yml.j2",
         title=title,
         rehearsal=bool(server and labs),
-        project=f"fedsc-{deployment.name.lower().replace('.', '-')}",
         version=version("fedsc"),
         gate_image=GATE_IMAGE,
         server=server,
@@ -111,12 +110,15 @@ def _readme(deployment: Deployment) -> str:
     )
 
 
-def _env(lab: str = "") -> str:
+def _env(deployment: Deployment, lab: str = "") -> str:
     checkout = Path(__file__).parents[2]
     built_from = checkout if (checkout / "docker" / "Dockerfile").exists() and not lab else ""
     # A container never runs as root, even when root makes the deployment.
     user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000"
-    return _render("env.j2", source=built_from, user=user, lab=lab)
+    # Docker's names are lower case; labs' names differ by more than case.
+    project = "-".join(["fedsc", deployment.name, *([lab] if lab else [])])
+    project = project.lower().replace(".", "-")
+    return _render("env.j2", project=project, source=built_from, user=user, lab=lab)
 
 
 def _write_new(path: Path, content: str) -> None:

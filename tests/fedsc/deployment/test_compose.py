@@ -1,4 +1,5 @@
 import difflib
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -114,7 +115,11 @@ def test_adding_a_lab_adds_a_block_and_changes_no_other(federation):
 def test_awkward_names_of_labs_and_deployments_stay_names(tmp_path):
     root = init.create(tmp_path / "f", ["no", "1e3", "null", "a.b-c_d"], name="My.Fed").root
     whole = yaml.safe_load((root / "docker-compose.yml").read_text())
-    assert whole["name"] == "fedsc-my-fed"
+    assert "COMPOSE_PROJECT_NAME=fedsc-my-fed\n" in (root / ".env").read_text()
+    assert (
+        "COMPOSE_PROJECT_NAME=fedsc-my-fed-a-b-c_d\n"
+        in (root / "labs" / "a.b-c_d" / ".env").read_text()
+    )
     assert {"supernode-no", "supernode-1e3", "supernode-null", "clientapp-a.b-c_d"} <= set(
         whole["services"]
     )
@@ -135,23 +140,24 @@ def test_the_image_is_built_from_pinned_parts_and_runs_as_nobody():
 
 
 def test_docker_accepts_the_files(federation):
-    def docker(*arguments, **options):
+    def compose_cli(*arguments, **options):
         return subprocess.run(
-            ["docker", "compose", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            **options,
+            [*command, *arguments, "config"], capture_output=True, text=True, check=False, **options
         )
 
-    try:
-        version = docker("version")
-    except FileNotFoundError:
-        pytest.skip("docker is not installed")
-    if version.returncode:
-        pytest.skip(f"docker compose is not installed: {version.stderr.strip()[:80]}")
+    plugin = (
+        shutil.which("docker")
+        and not subprocess.run(
+            ["docker", "compose", "version"], capture_output=True, check=False
+        ).returncode
+    )
+    command = ["docker", "compose"] if plugin else [shutil.which("docker-compose")]
+    if command == [None]:
+        pytest.skip("neither docker compose nor docker-compose is installed")
     for folder in (federation.root, federation.server, federation.lab("A")):
-        done = docker("config", "--quiet", cwd=folder)
+        done = compose_cli(cwd=folder)
         assert done.returncode == 0, done.stderr
-    done = docker("-f", str(_CHECKOUT / "docker-compose.yml"), "config", "--quiet")
+        written = yaml.safe_load((folder / "docker-compose.yml").read_text())
+        assert yaml.safe_load(done.stdout)["services"].keys() == written["services"].keys()
+    done = compose_cli("-f", str(_CHECKOUT / "docker-compose.yml"))
     assert done.returncode == 0, done.stderr
