@@ -19,8 +19,7 @@ from fedsc.deployment import commands, flower, local, registration
 from fedsc.deployment.supervisor import supervised
 from simulations.inprocess import run_inprocess
 
-# One at a time: two deployments at once would be each other's load.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment")]
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent / "faults"
 A, B, CLOCK = "lab-0", "lab-1", "lab-2"

@@ -11,8 +11,7 @@ from fedsc.deployment import certificates, commands, flower, init, local, regist
 from fedsc.deployment.status import read_status
 from simulations.inprocess import run_inprocess
 
-# One at a time: two deployments at once would be each other's load.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment")]
+pytestmark = pytest.mark.slow
 
 
 def test_four_labs_finish_twenty_rounds_with_the_simulation_s_model(

@@ -15,7 +15,7 @@ from fedsc.errors import RunError
 from simulations.flower import run_flower
 from simulations.inprocess import run_inprocess
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("superlink")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
