@@ -84,3 +84,8 @@ def tiny(tiny_set: Path, tmp_path: Path) -> Config:
 def change() -> Callable[..., Config]:
     """Copy a config with some options changed, validated anew."""
     return lambda config, **options: Config(**(config.model_dump() | options))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put one file of real processes last: two deployments at once are each other's load."""
+    items.sort(key=lambda item: item.path.name == "test_loopback.py")
