@@ -7,9 +7,8 @@ the state of that round, because the last two rounds are kept.
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.files import make_folder, replace
@@ -49,7 +48,7 @@ def save_private(folder: Path, round_: int, private: Arrays) -> None:
     if not private:
         return
     path = make_folder(folder) / f"private-{round_:06d}.safetensors"
-    replace(path, safetensors.numpy.save(private))
+    replace(path, tensors.pack(private))
     files = _files(folder)
     current = [old for old in files if _round(old) <= round_]
     for old in set(files) - set(current[-_KEPT_ROUNDS:]):
@@ -64,7 +63,7 @@ def save_embedding(folder: Path, embedding: np.ndarray) -> None:
     RunError
         If the lab's disk does not take it.
     """
-    content = safetensors.numpy.save({"embedding": embedding})
+    content = tensors.pack({"embedding": embedding})
     replace(make_folder(folder) / "embedding.safetensors", content)
 
 
@@ -81,8 +80,8 @@ def load_embedding(folder: Path) -> np.ndarray:
 
 def _load(path: Path) -> Arrays:
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        return tensors.read(path)[0]
+    except (ValueError, OSError) as error:
         raise RunError(f"the lab's {path.name} cannot be read ({error})") from error
 
 

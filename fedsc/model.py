@@ -1,16 +1,14 @@
 """A trained model as a run folder keeps it: enough to embed a new file, offline."""
 
 import io
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
-import safetensors.numpy
 
+from fedsc import tensors
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import Preprocessing, transform
 from fedsc.errors import DataError
@@ -65,10 +63,8 @@ class Model:
             "target-sum": preprocessing.target_sum,
             "max-value": preprocessing.max_value,
         }
-        # safetensors writes metadata in no fixed order, so everything goes under one key.
-        metadata = {"fedsc": json.dumps(about, sort_keys=True)}
         return {
-            MODEL: safetensors.numpy.save(self.weights, metadata),
+            MODEL: tensors.pack(self.weights, about),
             GENES: genes.to_csv(index=False).encode(),
             VOCABULARY: ("\n".join(preprocessing.vocabulary) + "\n").encode(),
         }
@@ -83,9 +79,7 @@ def load_model(folder: Path) -> Model:
         If the folder holds no model, or its files are damaged.
     """
     try:
-        with safetensors.safe_open(folder / MODEL, framework="numpy") as file:
-            about = json.loads(file.metadata()["fedsc"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights, about = tensors.read(folder / MODEL)
         # "round_trip", or a mean would come back a bit off.
         genes = pd.read_csv(
             folder / GENES, float_precision="round_trip", keep_default_na=False, dtype={"gene": str}
@@ -104,7 +98,7 @@ def load_model(folder: Path) -> Model:
         raise DataError(
             f"{folder} is not the folder of a finished run: {error.filename} is missing"
         ) from error
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{folder}: the model cannot be read ({error})") from error
 
 

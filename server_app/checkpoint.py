@@ -1,12 +1,9 @@
 """Everything the server needs to go on after any round, in one file replaced atomically."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors
-import safetensors.numpy
-
+from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.files import replace
@@ -45,10 +42,9 @@ def save_checkpoint(path: Path, state: ServerState, fingerprint: str) -> None:
         If the disk does not take it; the old file is as it was.
     """
     owners = {_GLOBAL: state.weights} | {f"lab {lab}": w for lab, w in state.uploads.items()}
-    tensors = {f"{who}/{name}": a for who, arrays in owners.items() for name, a in arrays.items()}
+    named = {f"{who}/{name}": a for who, arrays in owners.items() for name, a in arrays.items()}
     about = {"round": state.round, "lambdas": state.lambdas, "fingerprint": fingerprint}
-    # safetensors writes metadata in no fixed order, so everything goes under one key.
-    replace(path, safetensors.numpy.save(tensors, {"fedsc": json.dumps(about)}))
+    replace(path, tensors.pack(named, about))
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> ServerState | None:
@@ -62,18 +58,17 @@ def load_checkpoint(path: Path, fingerprint: str) -> ServerState | None:
     if not path.exists():
         return None
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["fedsc"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        named, about = tensors.read(path)
+        written_by = about["fingerprint"]
+    except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: not a checkpoint of FedSC ({error})") from error
-    if about["fingerprint"] != fingerprint:
+    if written_by != fingerprint:
         raise RunError(
             f"{path}: written by a run with other options; resume with the options in its "
             "config.json, or start a new run"
         )
     owners: dict[str, Arrays] = {}
-    for name, array in tensors.items():
+    for name, array in named.items():
         who, _, tensor = name.partition("/")
         owners.setdefault(who, {})[tensor] = array
     return ServerState(

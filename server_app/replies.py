@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client_app import messages
+from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.query import Sums
@@ -23,7 +24,7 @@ _LONGEST_NAME = 200
 _MOST_NAMES = 1_000_000
 _MOST_CELLS = 1_000_000_000
 _LONGEST_REASON = 500
-_HEADER = 4096  # bytes of an array's own header, at most
+_SLACK = 4  # times the size expected: beyond it, a reply is refused without a look inside
 
 
 class BadReply(RunError):
@@ -174,36 +175,31 @@ def last_line(text: str) -> str:
 
 
 def _arrays(record: object, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Decode arrays that are exactly as expected, judged by their headers first."""
-    if not isinstance(record, ArrayRecord):
+    """Decode arrays that are exactly as expected; what is far too large is not decoded at all."""
+    if not isinstance(record, ArrayRecord) or set(record) != {messages.TENSORS}:
         raise BadReply("no arrays where arrays should be")
-    if record.keys() != expected.keys():
-        odd = sorted(str(name)[:60] for name in set(record) ^ set(expected))[:3]
-        raise BadReply(f"arrays {odd} do not fit")
-    return {name: _decoded(name, record[name], like) for name, like in expected.items()}
-
-
-def _decoded(name: str, array: Array, like: np.ndarray) -> np.ndarray:
-    if tuple(array.shape) != like.shape or array.dtype != str(like.dtype):
-        raise BadReply(
-            f"{name} is {str(array.dtype)[:20]}{str(tuple(array.shape))[:60]}, "
-            f"should be {like.dtype}{like.shape}"
-        )
-    if len(array.data) > like.nbytes + _HEADER:
-        raise BadReply(f"{name} carries {len(array.data)} bytes, should be {like.nbytes}")
+    data, most = record[messages.TENSORS].data, _SLACK * len(tensors.pack(expected))
+    if len(data) > most:
+        raise BadReply(f"its arrays take {len(data)} bytes, should be at most {most}")
     try:
-        decoded = array.numpy()
-    except Exception as error:  # whatever NumPy says of bytes that are no array
-        raise BadReply(f"{name} cannot be decoded ({type(error).__name__})") from error
-    if (
-        not isinstance(decoded, np.ndarray)
-        or decoded.shape != like.shape
-        or decoded.dtype != like.dtype
-    ):
-        raise BadReply(f"{name} is not what its header says")
-    if decoded.dtype.kind == "f" and not np.isfinite(decoded).all():
+        arrays = tensors.unpack(data)
+    except ValueError as error:
+        raise BadReply(f"its arrays cannot be decoded: {reason_of(str(error))}") from error
+    if arrays.keys() != expected.keys():
+        odd = sorted(name[:60] for name in arrays.keys() ^ expected.keys())[:3]
+        raise BadReply(f"arrays {odd} do not fit")
+    for name, like in expected.items():
+        _check_array(name, arrays[name], like)
+    return {name: arrays[name] for name in expected}
+
+
+def _check_array(name: str, array: np.ndarray, like: np.ndarray) -> None:
+    if array.shape != like.shape or array.dtype != like.dtype:
+        raise BadReply(
+            f"{name} is {array.dtype}{str(array.shape)[:60]}, should be {like.dtype}{like.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadReply(f"{name} holds NaN or infinity")
-    return decoded
 
 
 def _checked(model: type[_Told], record: object, kind: type, what: str) -> _Told:

@@ -86,6 +86,7 @@ def _compose(deployment: Deployment, title: str, server: str, labs: list[dict[st
         clientapp=commands.superexec(_LAB, f"supernode:{RUNTIME_PORT}"),
         labs=labs,
         settings=flower.SETTINGS,
+        lab_executor=flower.LAB_EXECUTOR,
     )
 
 

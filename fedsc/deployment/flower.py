@@ -14,9 +14,10 @@ SETTINGS = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    # Seconds an executor waits before it looks for the next message; Flower's default is 1.
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
 }
+# Seconds a lab's executor waits before it looks for the next message; Flower's default is 1. The
+# server's has one message a run to look for, and asking is not free for the SuperLink.
+LAB_EXECUTOR = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 _SECONDS = 120
 
 

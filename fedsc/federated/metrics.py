@@ -6,7 +6,7 @@ its simplified form stands in, see :func:`silhouette_from_spread`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class Embedded:
 
 
 def contingency(
-    labels: np.ndarray | None, clusters: np.ndarray, vocabulary: np.ndarray, k: int
+    labels: np.ndarray | None, clusters: np.ndarray, vocabulary: Sequence[str] | np.ndarray, k: int
 ) -> Sums:
     """Count cells by label and cluster.
 
@@ -141,7 +141,10 @@ def answer(lab: Embedded, question: Question) -> Sums:
 
 
 def learn_scores(
-    ask: Ask, found: Centres, vocabulary: np.ndarray, groups: np.ndarray | None = None
+    ask: Ask,
+    found: Centres,
+    vocabulary: Sequence[str] | np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Score a clustering of the pool, in one or two questions.
 
@@ -173,7 +176,7 @@ def learn_scores(
 
     ari = nmi = None
     if len(vocabulary):
-        names = np.asarray(vocabulary, dtype=str)
+        names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
         table = ask(Question(CONTINGENCY, {**arrays, "vocabulary": names}))["table"]
         if table.any():
             ari, nmi = ari_from_contingency(table), nmi_from_contingency(table)
@@ -267,7 +270,7 @@ def _clusters(lab: Embedded, question: Question) -> np.ndarray:
 
 def _contingency(lab: Embedded, question: Question) -> Sums:
     k = int(question.arrays["groups"].max()) + 1
-    vocabulary = question.arrays["vocabulary"]
+    vocabulary = question.arrays["vocabulary"].tobytes().decode().split("\n")
     return contingency(lab.labels, _clusters(lab, question), vocabulary, k)
 
 

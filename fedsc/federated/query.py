@@ -25,7 +25,8 @@ class Question:
     name
         Which statistic, e.g. ``"gene-sums"``; the lab looks its answer function up by it.
     arrays
-        What the statistic depends on (bin edges, means, centres, …).
+        What the statistic depends on (bin edges, means, centres, …); numbers only, so names are
+        the bytes of their text, one a line.
     """
 
     name: str

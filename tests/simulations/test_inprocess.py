@@ -191,13 +191,15 @@ def test_no_message_holds_a_cell_a_label_or_a_private_tensor(tiny, change):
     names = {name for message in seen for name in message.content}
     kinds = {name.partition(":")[0] for name in names}
     assert kinds <= {
-        *("run", "preprocessing", "preprocessing-arrays", "question", "question-arrays"),
+        *("run", "preprocessing", "question", "question-arrays"),
         *("vocabulary", "weights", "start", "about", "sums", "embedded", "update", "metrics"),
     }
     for message in seen:
         for record in message.content.array_records.values():
-            assert not [n for n in record if n.startswith(("target.", "key.", "queue", "norm:"))]
-            for array in record.values():
+            arrays = messages.unpack_arrays(record)
+            assert list(record) == [messages.TENSORS]
+            assert not [n for n in arrays if n.startswith(("target.", "key.", "queue", "norm:"))]
+            for array in arrays.values():
                 # Nothing that travels has a row per cell, of any lab or of the pool.
                 assert not array.shape or array.shape[0] not in (len(expression.cells), 48, 24)
         texts = [

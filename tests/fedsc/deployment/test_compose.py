@@ -86,6 +86,8 @@ def test_every_service_restarts_is_nobody_and_tells_its_health(services):
         assert "healthcheck" in service or "FEDSC_HEALTH" in service["environment"], name
     environment = services["clientapp-A"]["environment"]
     assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] == "0.1"
+    assert "FLWR_SUPEREXEC_TASK_POLL_INTERVAL" not in services["serverapp"]["environment"]
 
 
 def test_nothing_asks_for_an_unencrypted_connection_or_holds_a_secret(federation):

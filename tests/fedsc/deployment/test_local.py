@@ -52,6 +52,7 @@ def test_each_lab_gets_its_own_port_state_and_data(federation, tiny_set):
             f"127.0.0.1:{port}"
         )
         assert clientapp.environment["FLWR_HOME"] == str(state / ".flwr")
+        assert clientapp.environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] == "0.1"
 
 
 def test_labs_reach_the_server_on_this_machine_only(federation, tiny_set):

@@ -64,7 +64,7 @@ def test_of_cells(expression, tiny, name, arrays):
             {
                 "centres": np.eye(3, 4),
                 "groups": np.arange(3),
-                "vocabulary": np.array(["type0", "type1", "type2", "type3"]),
+                "vocabulary": np.frombuffer(b"type0\ntype1\ntype2\ntype3", dtype=np.uint8),
             },
         ),
         (

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedsc import tensors
+
+_DTYPES = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|u1", "|b1", "<f2"]).map(np.dtype)
+_ARRAYS = _DTYPES.flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3))
+)
+
+
+@given(st.dictionaries(st.text(max_size=8).filter(lambda n: n != "__metadata__"), _ARRAYS))
+def test_what_is_packed_is_unpacked_to_the_bit(arrays):
+    packed = tensors.pack(arrays)
+    again = tensors.unpack(packed)
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (again[name].dtype, again[name].shape) == (array.dtype, array.shape)
+        assert again[name].tobytes() == array.tobytes()
+        assert again[name].flags.writeable
+    assert tensors.pack(again) == packed
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a.T,
+        lambda a: a[::-1],
+        lambda a: a[:, ::2],
+        lambda a: a[1],
+        lambda a: np.broadcast_to(a[0], (5, 4)),
+        lambda a: np.asfortranarray(a),
+        lambda a: a.sum(),
+    ],
+)
+def test_the_memory_layout_does_not_matter(view):
+    array = view(np.arange(12.0).reshape(3, 4))
+    np.testing.assert_array_equal(tensors.unpack(tensors.pack({"a": array}))["a"], array)
+
+
+def test_a_file_gives_tensors_and_what_was_kept_with_them(tmp_path):
+    about = {"round": 3, "of": ["a", "b"], "α": 0.7}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(tensors.pack({"b": np.ones(2), "a": np.zeros(3)}, about))
+    arrays, told = tensors.read(path)
+    assert told == about
+    assert arrays["b"].tolist() == [1, 1]
+
+    path.write_bytes(tensors.pack({"a": np.zeros(3)}))
+    assert tensors.read(path)[1] == {}
+
+
+def test_about_in_another_order_gives_the_same_bytes():
+    array = {"a": np.ones(2)}
+    assert tensors.pack(array, {"x": 1, "y": 2}) == tensors.pack(array, {"y": 2, "x": 1})
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\xff" * 8 + b]
+)
+def test_damaged_bytes_are_a_value_error(damage, tmp_path):
+    content = damage(tensors.pack({"a": np.ones(5)}))
+    with pytest.raises(ValueError, match=r".+"):
+        tensors.unpack(content)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r".+"):
+        tensors.read(path)
+
+
+def test_a_file_that_is_not_there_says_which(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        tensors.read(tmp_path / "none.safetensors")
