@@ -137,7 +137,7 @@ def finish(
     )
     answers = federation.tell(labs, messages.FINISH, content)
     for lab in answers.records:
-        log(INFO, "lab %s has its results in a copy of its own file", lab)
+        log(INFO, "lab %s has its results in a copy of its own file", lab, extra={"lab": lab})
     for lab, reason in answers.failures.items():
         log(
             WARNING,
@@ -145,6 +145,7 @@ def finish(
             "run's folder",
             lab,
             reason,
+            extra={"lab": lab, "reason": reason},
         )
 
 

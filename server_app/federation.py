@@ -119,7 +119,7 @@ class Federation:
                     f"{len(self.labs) - len(away)} of {len(self.labs)} labs are connected, "
                     f"{self.min_labs} needed; not connected: {', '.join(away)}"
                 )
-            log(WARNING, "waiting for %s: not connected", ", ".join(away))
+            log(WARNING, "waiting for %s: not connected", ", ".join(away), extra={"labs": away})
             time.sleep(5.0)
 
     def welcome(self) -> list[str]:
@@ -176,7 +176,15 @@ class Federation:
                 continue
             self.labs[lab] = about
             back = "" if before is None else " is back"
-            log(INFO, "lab %s%s: %d cells, %s", lab, back, about.cells, about.kind)
+            log(
+                INFO,
+                "lab %s%s: %d cells, %s",
+                lab,
+                back,
+                about.cells,
+                about.kind,
+                extra={"lab": lab, "cells": about.cells},
+            )
         return reasons
 
     def exclude(self, lost: LabsLost) -> None:
@@ -194,7 +202,7 @@ class Federation:
                 self._described.discard(about.node)  # it may come back when it is well
         if len(self.labs) < needed:
             raise RunError(f"too few labs are left ({len(self.labs)} of {needed}): {lost}")
-        log(WARNING, "going on without %s", lost)
+        log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
 
     def ask(
         self, subject: str, records: RecordDict, nothing: Aligned | CellMatrix | Embedded

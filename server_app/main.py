@@ -110,7 +110,7 @@ def _train(
     if state is None:
         state = ServerState(0, _initial_weights(config, len(preprocessing.genes)))
     else:
-        log(INFO, "resuming after round %d", state.round)
+        log(INFO, "resuming after round %d", state.round, extra={"round": state.round})
     folder.forget_metrics_after(state.round)
 
     def after_round(state: ServerState, rows: list[dict[str, Any]]) -> None:
@@ -124,6 +124,7 @@ def _train(
                     row["round"],
                     row["lab"],
                     row["embedding_std"],
+                    extra={"round": row["round"], "lab": row["lab"]},
                 )
 
     strategy = FedSC(federation, config, method.pull, state, records, after_round)

@@ -1,7 +1,7 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
 ``config.json`` options · ``preprocessing.json`` what the labs agreed on ·
-``run.log`` · ``metrics.jsonl`` one line per round and lab ·
+``run.log`` and, for programs, ``log.jsonl`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
 ``clusters.npz`` centres and sizes of the pool's clusters ·
@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
+from pythonjsonlogger.json import JsonFormatter
 
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
@@ -29,6 +30,15 @@ from fedsc.model import CLUSTERS, Model, pack_centres
 from fedsc.plots import run_curves
 
 _PREPROCESSING = "preprocessing.json"
+_WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+# Whatever a call of log gives as ``extra`` (round, lab, reason, …) is a field of its own.
+_JSON = JsonFormatter(
+    "{levelname}{message}",
+    style="{",
+    rename_fields={"levelname": "level"},
+    timestamp="time",
+    json_ensure_ascii=False,
+)
 
 
 class RunFolder:
@@ -67,7 +77,7 @@ class RunFolder:
 
     @contextmanager
     def led(self) -> Iterator[None]:
-        """Lead the run alone, and keep in ``run.log`` what is said meanwhile, errors included.
+        """Lead the run alone, and keep in the logs what is said meanwhile, errors included.
 
         A ServerApp outlives a restart of its SuperLink and goes on, so a run that looks dead may
         be led still; two leaders would write over each other.
@@ -88,17 +98,20 @@ class RunFolder:
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        FLOWER_LOGGER.addHandler(handler)
+        handlers = []
+        for name, formatter in (("run.log", _WORDS), ("log.jsonl", _JSON)):
+            handlers.append(logging.FileHandler(self.path / name, encoding="utf-8"))
+            handlers[-1].setFormatter(formatter)
+            FLOWER_LOGGER.addHandler(handlers[-1])
         try:
             yield
         except Exception as error:
-            log(logging.ERROR, "the run failed: %s", error)
+            log(logging.ERROR, "the run failed: %s", error, extra={"reason": str(error)})
             raise
         finally:
-            FLOWER_LOGGER.removeHandler(handler)
-            handler.close()
+            for handler in handlers:
+                FLOWER_LOGGER.removeHandler(handler)
+                handler.close()
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""

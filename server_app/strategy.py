@@ -132,7 +132,14 @@ class FedSC(Strategy):
             d, mu = self._pulls[lab]
             self._rows.append({"round": server_round, "lab": lab, **metrics, "d": d, "mu": mu})
         for lab, reason in sorted(failures.items()):
-            log(WARNING, "round %d: lab %s failed: %s", server_round, lab, reason)
+            log(
+                WARNING,
+                "round %d: lab %s failed: %s",
+                server_round,
+                lab,
+                reason,
+                extra={"round": server_round, "lab": lab, "reason": reason},
+            )
             self._rows.append({"round": server_round, "lab": lab, "failed": reason})
         needed = min(self.federation.min_labs, len(self._pulls))
         if len(updates) < max(1, needed):
@@ -157,6 +164,13 @@ class FedSC(Strategy):
             max(mus),
             len(updates),
             len(self._pulls),
+            extra={
+                "round": server_round,
+                "rounds": self.config.rounds,
+                "loss": loss,
+                "valid": len(updates),
+                "asked": len(self._pulls),
+            },
         )
         return None, MetricRecord({"loss": loss})
 

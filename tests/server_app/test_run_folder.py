@@ -2,9 +2,13 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import datetime
+from logging import INFO, WARNING
 
 import numpy as np
 import pytest
+from flwr.common import log
+from flwr.common.logger import FLOWER_LOGGER
 
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
@@ -46,6 +50,27 @@ def test_log_is_kept_with_the_reason_of_a_failure(tmp_path):
     with pytest.raises(RuntimeError), folder.led():
         raise RuntimeError("no space on the moon")
     assert "no space on the moon" in (folder.path / "run.log").read_text()
+
+
+def test_the_log_for_programs_has_a_line_a_record_and_fields(tmp_path):
+    folder = _open(tmp_path, run_name="r")
+    handlers = list(FLOWER_LOGGER.handlers)
+    with folder.led():
+        log(INFO, "lab %s: %d cells", "α\n", 3, extra={"lab": "α\n", "cells": 3})
+        log(WARNING, "waiting", extra={"labs": ["A", "B"]})
+    with pytest.raises(RunError), folder.led():
+        raise RunError("no space")
+    assert handlers == FLOWER_LOGGER.handlers
+    lines = (folder.path / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["level"] for row in rows] == ["INFO", "WARNING", "ERROR"]
+    assert (rows[0]["lab"], rows[0]["cells"]) == ("α\n", 3)
+    assert rows[0]["message"] == "lab α\n: 3 cells"
+    assert rows[1]["labs"] == ["A", "B"]
+    assert rows[2]["reason"] == "no space"
+    times = [datetime.fromisoformat(row["time"]) for row in rows]
+    assert times == sorted(times)
+    assert all(time.tzinfo is not None for time in times)
 
 
 def test_what_labs_agreed_on_comes_back_bit_for_bit(tmp_path):
