@@ -5,6 +5,8 @@ sums; each real lab then writes its cells' clusters into a copy of its own file.
 """
 
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
@@ -21,6 +23,8 @@ from fedsc.model import Model
 from fedsc.training import embed_cells
 from server_app.federation import Federation
 from server_app.scoring import Scores
+
+_SECONDS_OF_SILENCE = 15.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
             **messages.pack_preprocessing(model.preprocessing),
         }
     )
+    log(INFO, "embedding the cells of %d labs", len(federation.labs))
     federation.tell_all(messages.EMBED, content)
     if not k:
         log(
@@ -81,13 +86,33 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
         return None
     dimensions = embed_cells(model.weights, no_cells(model.preprocessing)).shape[1]
     ask = federation.ask("embedding", RecordDict(), no_embedding(dimensions))
-    found = learn_kmeans(ask, k, config.seed)
+    found = learn_kmeans(ask, k, config.seed, _reporter())
     scores = learn_scores(ask, found, np.array(types))
     alive = found.sizes > 0
     found = Centres(found.centres[alive], found.sizes[alive], found.inertia, found.iterations)
     k_from = "given" if config.clusters else f"the {k} cell types the labs name"
     log(INFO, "%d clusters of %s cells (k: %s)", len(found.sizes), found.sizes.tolist(), k_from)
     return Clustering(found, k_from, scores)
+
+
+def _reporter() -> Callable[[int, float, float], None]:
+    """Log the iterations of k-means now and then: over a network each takes as long as a round."""
+    last = time.monotonic()
+
+    def report(iteration: int, moved: float, tolerance: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_OF_SILENCE:
+            last = time.monotonic()
+            log(
+                INFO,
+                "k-means: iteration %d, centres moved by %.2g (done at %.2g)",
+                iteration,
+                moved,
+                tolerance,
+                extra={"iteration": iteration},
+            )
+
+    return report
 
 
 def finish(

@@ -61,7 +61,11 @@ def describe(status: Status) -> list[tuple[str, str]]:
         rows.append(("loss", f"{progress.loss:.4f}"))
     if status.run_id:
         rows.append(("elapsed", _duration(timedelta(seconds=status.elapsed))))
-    if status.seconds_left is not None:
+    if progress.kmeans and status.seconds_left is not None:
+        rows.append(
+            ("time left", f"unknown: training is done, k-means after {progress.kmeans} iterations")
+        )
+    elif status.seconds_left is not None:
         rows.append(
             (
                 "time left",

@@ -18,6 +18,7 @@ _ROUND = re.compile(
 )
 _PLAN = re.compile(r"rounds (?P<first>\d+) to (?P<rounds>\d+), ")
 _FAILED = re.compile(r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<why>.*)")
+_KMEANS = re.compile(r"k-means: iteration (?P<iteration>\d+)")
 _FOLDER = re.compile(r"run folder: (?P<folder>.+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -40,6 +41,8 @@ class Progress:
         Labs that failed in the last round, and why.
     folder
         The run's folder on the server; empty until it is made.
+    kmeans
+        Iterations of the clustering that follows the rounds; 0 before.
     """
 
     round: int = 0
@@ -49,6 +52,7 @@ class Progress:
     labs: tuple[int, int] | None = None
     failed: Mapping[str, str] | None = None
     folder: str = ""
+    kmeans: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ def read_log(log: str) -> Progress:
         elif match := _PLAN.search(line):
             first = int(match["first"])
             found |= {"first": first, "round": first - 1, "rounds": int(match["rounds"])}
+        elif match := _KMEANS.search(line):
+            found["kmeans"] = int(match["iteration"])
         elif match := _FOLDER.search(line):
             found["folder"] = match["folder"].strip()
     last = found.get("round", 0)

@@ -107,6 +107,9 @@ def sum_by_centre(x: np.ndarray, question: Question) -> Sums:
     return _sum_by_centre(x, np.ones(len(x), dtype=np.int64), question.arrays["centres"])
 
 
+Report = Callable[[int, float, float], None]
+"""Told the iterations done, the sum of the squared movements of the last, and where that ends."""
+
 ANSWERS: dict[str, Callable[[np.ndarray, Question], Sums]] = {MEAN: sum_cells, STEP: sum_by_centre}
 
 
@@ -123,7 +126,7 @@ def answer(x: np.ndarray, question: Question) -> Sums:
     return ANSWERS[question.name](x, question)
 
 
-def learn_kmeans(ask: Ask, k: int, seed: int) -> Centres:
+def learn_kmeans(ask: Ask, k: int, seed: int, report: Report | None = None) -> Centres:
     """Cluster the pool.
 
     Asks about 4 + log₁.₅(k) questions for the start, then one per iteration and a last one.
@@ -136,6 +139,8 @@ def learn_kmeans(ask: Ask, k: int, seed: int) -> Centres:
         Number of clusters, from 1 to the number of cells.
     seed
         Moves the start.
+    report
+        Told of every iteration over the pool.
 
     Raises
     ------
@@ -154,10 +159,17 @@ def learn_kmeans(ask: Ask, k: int, seed: int) -> Centres:
     variance = (sums["squares"] / n_cells - np.square(mean)).clip(min=0)
     tolerance = 1e-4 * float(variance.mean())  # scikit-learn's default
     points, weights = _sketch(ask, mean, 2 * k, seed)
-    return lloyd(ask, _cluster_sketch(points, weights, k, tolerance, seed), tolerance)
+    start = _cluster_sketch(points, weights, k, tolerance, seed)
+    return lloyd(ask, start, tolerance, report=report)
 
 
-def lloyd(ask: Ask, centres: np.ndarray, tolerance: float, max_iterations: int = 300) -> Centres:
+def lloyd(
+    ask: Ask,
+    centres: np.ndarray,
+    tolerance: float,
+    max_iterations: int = 300,
+    report: Report | None = None,
+) -> Centres:
     """Iterate from given centres until they move by at most ``tolerance``.
 
     A centre with no cell has no mean to move to. It takes half of the cluster with the largest
@@ -175,6 +187,8 @@ def lloyd(ask: Ask, centres: np.ndarray, tolerance: float, max_iterations: int =
         Of the sum of the squared movements of all centres.
     max_iterations
         Go no further.
+    report
+        Told of every iteration.
     """
     iterations, shift = 0, np.inf
     while shift > tolerance and iterations < max_iterations:
@@ -183,6 +197,8 @@ def lloyd(ask: Ask, centres: np.ndarray, tolerance: float, max_iterations: int =
         shift = float(np.square(moved - centres).sum())
         centres = moved
         iterations += 1
+        if report is not None:
+            report(iterations, shift, tolerance)
     sums = ask(_step(centres[None]))
     sizes = sums["n"][0]
     order = np.lexsort((*centres.T[::-1], -sizes))

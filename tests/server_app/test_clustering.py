@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client_app import app as client
+from fedsc.deployment.status import read_log
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.kmeans import assign
 from fedsc.model import load_centres, load_model
@@ -104,6 +105,15 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     assert both[0]["federated"] == both[1]["federated"]
     assert both[0]["pooled"] is None
     assert not list((Path(tiny.output) / "simulated").rglob("*.h5ad"))  # labs that are simulated
+
+
+def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
+    monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
+    folder = lead(tiny, nodes_of(files))
+    said = (folder / "run.log").read_text()
+    assert "embedding the cells of 2 labs" in said
+    assert "k-means: iteration 1, centres moved by " in said
+    assert read_log(said).kmeans == said.count("k-means: iteration ")
 
 
 def test_scores_are_those_of_the_copies(tiny, files):

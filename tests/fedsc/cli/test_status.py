@@ -1,6 +1,7 @@
 """``fedsc status``: what a person and a program are told."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -44,6 +45,12 @@ def said(monkeypatch, tmp_path):
 
     call.asked = asked
     return call
+
+
+def test_a_person_is_told_how_far_the_clustering_is(said):
+    progress = replace(_RUNNING.progress, round=20, kmeans=35)
+    told = " ".join(said(replace(_RUNNING, progress=progress, seconds_left=0.0)).split())
+    assert "time left unknown: training is done, k-means after 35 iterations" in told
 
 
 def test_a_person_is_told_round_loss_time_left_and_labs(said, tmp_path):

@@ -67,6 +67,16 @@ def test_stops_after_the_most_iterations():
     assert lloyd(ask_of(x), x[:6], 0.0, max_iterations=2).iterations == 2
 
 
+def test_every_iteration_is_told():
+    told = []
+    x = cloud(0)
+    found = lloyd(ask_of(x), x[:6].astype(float), tolerance(x), report=lambda *t: told.append(t))
+    iterations, moved, ends = zip(*told, strict=True)
+    assert iterations == tuple(range(1, found.iterations + 1))
+    assert moved[-1] <= ends[-1] == tolerance(x)
+    assert all(m > tolerance(x) for m in moved[:-1])
+
+
 def test_more_than_a_batch_of_cells_sums_the_same():
     x = cloud(2, cells=5000)
     centres = x[:8].reshape(2, 4, 5)
