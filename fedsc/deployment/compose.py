@@ -1,6 +1,7 @@
 """Write the files for containers and for people: compose files, the gate, instructions."""
 
 import os
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,12 +115,25 @@ def _readme(deployment: Deployment) -> str:
 def _env(deployment: Deployment, lab: str = "") -> str:
     checkout = Path(__file__).parents[2]
     built_from = checkout if (checkout / "docker" / "Dockerfile").exists() and not lab else ""
-    # A container never runs as root, even when root makes the deployment.
-    user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000"
+    user = "{}:{}".format(*_user())
     # Docker's names are lower case; labs' names differ by more than case.
     project = "-".join(["fedsc", deployment.name, *([lab] if lab else [])])
     project = project.lower().replace(".", "-")
     return _render("env.j2", project=project, source=built_from, user=user, lab=lab)
+
+
+def hand_over(paths: Iterable[Path]) -> None:
+    """Give files and folders to whom the containers run as, when root has made them."""
+    if os.getuid():
+        return
+    for path in paths:
+        for inner in (path, *path.rglob("*")):
+            os.chown(inner, *_user(), follow_symlinks=False)
+
+
+def _user() -> tuple[int, int]:
+    """Say who the containers run as: whoever makes the deployment, but never root."""
+    return (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
 
 
 def _write_new(path: Path, content: str) -> None:

@@ -57,6 +57,7 @@ def create(root: Path, labs: list[str], **facts: object) -> Deployment:
         _make_lab(deployment, lab, ca)
     deployment.save_connection()
     compose.write_files(deployment, deployment.labs)
+    compose.hand_over([deployment.server, *map(deployment.lab, deployment.labs)])
     deployment.save()
     return deployment
 
@@ -75,6 +76,7 @@ def add(deployment: Deployment, labs: list[str]) -> Deployment:
     for lab in labs:
         _make_lab(grown, lab, ca)
     compose.write_files(grown, tuple(labs))
+    compose.hand_over(map(grown.lab, labs))
     grown.save()
     return grown
 
@@ -88,6 +90,7 @@ def renew(deployment: Deployment) -> None:
         If the authority's key is not here.
     """
     _write_server_certificate(deployment, _read_ca(deployment))
+    compose.hand_over(deployment.server / f"server.{kind}" for kind in ("crt", "key"))
 
 
 def _write_server_certificate(deployment: Deployment, ca: Pair) -> None:

@@ -1,4 +1,5 @@
 import difflib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -163,3 +164,30 @@ def test_docker_accepts_the_files(federation):
         assert yaml.safe_load(done.stdout)["services"].keys() == written["services"].keys()
     done = compose_cli("-f", str(_CHECKOUT / "docker-compose.yml"))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_what_root_makes_belongs_to_the_containers_user(root, monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(os, "getuid", lambda: 0 if root else 4321)
+    monkeypatch.setattr(os, "chown", lambda path, *ids, **_: given.update({Path(path): ids}))
+    federation = init.create(tmp_path / "f", ["A"])
+    user = "1000:1000" if root else f"4321:{os.getgid()}"
+    assert f"FEDSC_USER={user}\n" in (federation.root / ".env").read_text()
+    if not root:
+        assert not given
+        return
+    assert set(given.values()) == {(1000, 1000)}
+    for mounted in ("server.key", "superexec.secret", "state", "runs"):
+        assert federation.server / mounted in given
+    for mounted in ("supernode.key", "superexec.secret", "state", "data"):
+        assert federation.lab("A") / mounted in given
+    assert not [path for path in given if federation.ca in (path, *path.parents)]
+
+    given.clear()
+    init.add(federation, ["B"])
+    assert federation.lab("B") / "supernode.key" in given
+    assert federation.lab("A") not in given
+    given.clear()
+    init.renew(federation)
+    assert set(given) == {federation.server / "server.crt", federation.server / "server.key"}
