@@ -11,11 +11,10 @@ from logging import WARNING
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flwr.common import log
 from scipy.sparse import csr_matrix
 
+from fedsc import tensors
 from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.errors import RunError
 from fedsc.files import make_folder, replace
@@ -36,7 +35,7 @@ def preparation_key(preprocessing: Preprocessing, scale: str) -> str:
 def save_cells(path: Path, key: str, cells: CellMatrix) -> None:
     """Keep prepared cells under a key; a disk that is full costs time, not the round."""
     values = cells.values
-    tensors = {
+    parts = {
         "data": values.data,
         "indices": values.indices,
         "indptr": values.indptr,
@@ -44,10 +43,10 @@ def save_cells(path: Path, key: str, cells: CellMatrix) -> None:
         "std": cells.std,
         "measured": cells.measured,
     }
-    about = json.dumps({"key": key, "max_value": cells.max_value})
+    about = {"key": key, "max_value": cells.max_value}
     try:
         make_folder(path.parent)
-        replace(path, safetensors.numpy.save(tensors, {"fedsc": about}))
+        replace(path, tensors.pack(parts, about))
     except RunError as error:
         log(WARNING, "prepared cells are not kept, so each message prepares them: %s", error)
 
@@ -63,21 +62,19 @@ def load_cells(path: Path, key: str) -> CellMatrix | None:
         What the cells must have been kept under.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["fedsc"])
-            if about["key"] != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cells = _matrix(tensors, float(about["max_value"]))
+        parts, about = tensors.read(path)
+        if about["key"] != key:
+            return None
+        cells = _matrix(parts, float(about["max_value"]))
     except FileNotFoundError:
         return None
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         log(WARNING, "%s is damaged and is made anew (%s)", path.name, error)
         return None
     return cells
 
 
-def _matrix(tensors: dict[str, np.ndarray], max_value: float) -> CellMatrix:
+def _matrix(parts: dict[str, np.ndarray], max_value: float) -> CellMatrix:
     """Put the parts together.
 
     Raises
@@ -85,8 +82,8 @@ def _matrix(tensors: dict[str, np.ndarray], max_value: float) -> CellMatrix:
     ValueError, KeyError
         If they are not the parts of one matrix.
     """
-    data, indices, indptr = (tensors[name] for name in ("data", "indices", "indptr"))
-    mean, std, measured = (tensors[name] for name in ("mean", "std", "measured"))
+    data, indices, indptr = (parts[name] for name in ("data", "indices", "indptr"))
+    mean, std, measured = (parts[name] for name in ("mean", "std", "measured"))
     kinds = [array.dtype.kind for array in (data, mean, std, indices, indptr, measured)]
     shapes = {array.shape for array in (mean, std, measured)}
     if kinds != ["f", "f", "f", "i", "i", "b"] or len(shapes) != 1 or mean.ndim != 1:
