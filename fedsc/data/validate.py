@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -96,6 +96,7 @@ def name_problems(genes: np.ndarray, cells: np.ndarray) -> list[str]:
         if len(repeated):
             repeats = f"{_some(repeated)} repeat ({len(repeated)} in all)"
             problems.append(f"{what} must be unique, but {repeats}: {advice}")
+    problems += _broken_lines("gene names", genes)
     signs = []
     if _named_like_genes(cells) and not _named_like_genes(genes):
         signs.append(f"its rows are named like genes ({_some(cells)})")
@@ -124,7 +125,7 @@ def label_problems(obs: pd.DataFrame, label_key: str) -> list[str]:
         return [f"label column '{label_key}' is empty"]
     if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
         return [f"label column '{label_key}' holds measurements, not cell types"]
-    return []
+    return _broken_lines(f"labels in '{label_key}'", labels.dropna().unique())
 
 
 def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: str) -> list[str]:
@@ -160,6 +161,14 @@ def _named_like_genes(names: np.ndarray) -> bool:
 def _named_like_barcodes(names: np.ndarray) -> bool:
     looked_at = names[:_MOST_NAMES]
     return 2 * sum(bool(_BARCODE.search(str(name))) for name in looked_at) > len(looked_at)
+
+
+def _broken_lines(what: str, names: Iterable[object]) -> list[str]:
+    """Find names of more than one line: names travel one a line."""
+    texts = [str(name) for name in names]
+    broken = [text for text in texts if text and text.splitlines() != [text]]
+    shown = ", ".join(repr(name) for name in broken[:3])
+    return [f"{what} must be of one line: {shown}; rename them"] if broken else []
 
 
 def _some(names: np.ndarray) -> str:
