@@ -16,14 +16,6 @@ PLAIN = np.array(["mouse1_lib1.final_cell_0001", "SRR3541305", "cell7"], dtype=o
 
 @pytest.mark.parametrize("genes", [SYMBOLS, ENSEMBL, POSITIONS])
 @pytest.mark.parametrize("cells", [BARCODES, PLAIN])
-def test_names_of_more_than_one_line_are_refused():
-    obs = pd.DataFrame({"type": ["B cell", "T\ncell", None, "T\ncell"]})
-    (problem,) = label_problems(obs, "type")
-    assert problem == "labels in 'type' must be of one line: 'T\\ncell'; rename them"
-    (problem,) = name_problems(np.array(["CD3E", "CD\r8A", "CD4", "TP53\u2028"]), np.array(["x"]))
-    assert problem == "gene names must be of one line: 'CD\\r8A', 'TP53\\u2028'; rename them"
-
-
 def test_good_names_pass(genes, cells):
     assert name_problems(genes, cells) == []
 
@@ -119,3 +111,11 @@ def test_labels_that_tell_every_cell_apart_are_noted():
     obs = pd.DataFrame({"barcode": ["a", "b", "c"]})
     (note,) = notes(csr_matrix(np.ones((3, 3))), SYMBOLS[:3], obs, "barcode")
     assert note == "every cell has a label of its own in 'barcode'"
+
+
+def test_names_of_more_than_one_line_are_refused():
+    obs = pd.DataFrame({"type": ["B cell", "T\ncell", None, "T\ncell"]})
+    (problem,) = label_problems(obs, "type")
+    assert problem == "labels in 'type' must be of one line: 'T\\ncell'; rename them"
+    (problem,) = name_problems(np.array(["CD3E", "CD\r8A", "CD4", "TP53\u2028"]), np.array(["x"]))
+    assert problem == "gene names must be of one line: 'CD\\r8A', 'TP53\\u2028'; rename them"
