@@ -6,8 +6,11 @@ import ssl
 import stat
 import tomllib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+
+import httpx
 
 from fedsc.deployment import registration
 from fedsc.deployment.certificates import certificate_problems, public_of
@@ -19,6 +22,8 @@ _LAB_FILES = ("ca.crt", "supernode.key", "runtime.crt", "runtime.key", "superexe
 _SECRETS = (".key", ".secret")
 _LEAST_FREE = 2**30
 _SECONDS = 5.0
+# Flower's limits, and a second more on the side where a Date in whole seconds and its way count.
+_MOST_BEHIND, _MOST_AHEAD = timedelta(minutes=5), timedelta(seconds=6)
 
 
 def problems_of(
@@ -147,7 +152,7 @@ def _data_problems(lab: str, path: Path, layer: str, label_key: str) -> list[str
 def _way_problems(folder: Path, server: str) -> list[str]:
     if why := _tls_problem(server, folder / "ca.crt"):
         return [f"the server {server}: {why}"]
-    return []
+    return _clock_problems(server, folder / "ca.crt")
 
 
 def _file_problems(folder: Path, names: list[str] | tuple[str, ...]) -> list[str]:
@@ -212,6 +217,27 @@ def _tls_problem(address: str, ca: Path) -> str:
         return f"it does not speak TLS as it should ({error.reason or error})"
     except OSError as error:
         return f"it cannot be reached ({error.strerror or error})"
+
+
+def _clock_problems(address: str, ca: Path) -> list[str]:
+    """Compare this machine's clock with the server's, which signatures are judged by."""
+    if not ca.exists():
+        return []  # said already
+    try:
+        context = ssl.create_default_context(cafile=str(ca))
+        answer = httpx.head(f"https://{address}/", verify=context, timeout=_SECONDS)
+        told = parsedate_to_datetime(answer.headers["Date"])
+    except (httpx.HTTPError, KeyError, ValueError):
+        return []  # nothing to compare with
+    ahead = datetime.now(UTC) - told
+    if -_MOST_BEHIND <= ahead <= _MOST_AHEAD:
+        return []
+    off = timedelta(seconds=round(abs(ahead).total_seconds()))
+    way = "ahead of" if ahead > timedelta() else "behind"
+    return [
+        f"this machine's clock is {off} {way} the server's: what a lab signs is refused when it is "
+        "more than 5 seconds ahead or 5 minutes behind; set both by network time"
+    ]
 
 
 def port_taken(port: int) -> bool:

@@ -1,10 +1,12 @@
 import os
+import re
 import shutil
 import socket
 import ssl
 import threading
 from collections import namedtuple
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -28,7 +30,7 @@ def listening():
     """Listen on a port, with TLS or without."""
     sockets = []
 
-    def listen(port, folder=None):
+    def listen(port, folder=None, date=None):
         server = socket.create_server(("127.0.0.1", port))
         sockets.append(server)
         context = None
@@ -47,6 +49,9 @@ def listening():
                         connection.sendall(b"220 I speak no TLS\r\n")
                     else:
                         connection = context.wrap_socket(connection, server_side=True)
+                        if date is not None and connection.recv(4096):
+                            head = f"HTTP/1.1 403 Forbidden\r\nDate: {date}\r\n"
+                            connection.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
                 except OSError:
                     pass
                 connection.close()
@@ -198,3 +203,35 @@ def test_a_folder_that_is_no_deployment_is_told(tmp_path):
     (tmp_path / "lab.toml").write_text("lab = 'A'\n")
     with pytest.raises(ConfigError, match=r"lab\.toml cannot be read"):
         problems_of(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("off", "words"),
+    [
+        (timedelta(), None),
+        (timedelta(minutes=4), None),
+        (timedelta(seconds=-3), None),
+        (timedelta(days=1, minutes=5), "1 day, 0:0[45]:.. behind the server's"),
+        (timedelta(minutes=-10), "0:10:0. ahead of the server's"),
+        (timedelta(seconds=-60), "0:01:0. ahead of the server's"),
+    ],
+)
+def test_a_lab_s_clock_is_compared_with_the_server_s(
+    on_a_free_port, listening, tiny_set, off, words
+):
+    d = on_a_free_port
+    date = format_datetime(datetime.now(UTC) + off, usegmt=True)
+    listening(d.port, d.server, date)
+    found = problems_of(d.lab("A"), {"A": tiny_set})
+    if words is None:
+        assert found == []
+    else:
+        (problem,) = found
+        assert re.search(words, problem)
+        assert "set both by network time" in problem
+
+
+def test_a_server_that_tells_no_time_is_no_problem(on_a_free_port, listening, tiny_set):
+    d = on_a_free_port
+    listening(d.port, d.server, "yesterday")
+    assert problems_of(d.lab("A"), {"A": tiny_set}) == []
