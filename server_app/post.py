@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import httpx
 from flwr.app import Error, Message
@@ -12,13 +13,24 @@ _NO_REPLY = 0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
 
 
+@dataclass(frozen=True)
+class _Debt:
+    """A message that a node has not answered in time."""
+
+    message: Message
+    patience: float  # seconds for which the node is sent nothing
+    until: float  # when they are over
+
+
 class Post:
     """Deliver messages over a grid and collect one reply to each.
 
     Over a network it asks for replies more often than Flower's own ``send_and_receive`` does
     (every 3 s), and it remembers who did not answer in time: such a node works on one message
-    after the other, so it is sent nothing until its late reply is there, or it is gone. The late
-    reply is thrown away.
+    after the other, so it is sent nothing until its late reply is there, which is thrown away, or
+    it is gone. A node that was restarted has lost the message and never answers it, and nothing
+    tells such a node from one that hangs; so after as long a time as it was waited for it is sent
+    the next message all the same, and after twice as long each time it does not answer again.
 
     Parameters
     ----------
@@ -28,12 +40,12 @@ class Post:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._owed: dict[int, Message] = {}  # by node, what it has not answered
+        self._debts: dict[int, _Debt] = {}  # by node
 
     def present(self) -> set[int]:
         """List the nodes that are connected; one that left owes nothing any more."""
         nodes = set(self._grid.get_node_ids())
-        self._owed = {node: owed for node, owed in self._owed.items() if node in nodes}
+        self._debts = {node: debt for node, debt in self._debts.items() if node in nodes}
         return nodes
 
     def deliver(self, messages: Sequence[Message], timeout: float) -> list[Message]:
@@ -66,11 +78,17 @@ class Post:
 
     def _exchange(self, sent: dict[int, Message], timeout: float) -> dict[int, Message]:
         started = time.monotonic()
-        for node, message in list(self._owed.items()):
-            if self._pull(message.metadata.message_id, message) is not None:
-                del self._owed[node]
-        busy = {node: message for node, message in sent.items() if node in self._owed}
-        free = {node: message for node, message in sent.items() if node not in self._owed}
+        self._collect()
+        busy = {
+            node: message
+            for node, message in sent.items()
+            if node in self._debts and started < self._debts[node].until
+        }
+        free = {node: message for node, message in sent.items() if node not in busy}
+        patience = {
+            node: 2 * self._debts.pop(node).patience if node in self._debts else timeout
+            for node in free
+        }
         pushed = set(self._grid.push_messages(list(free.values())))
         owed = {
             message.metadata.message_id: node
@@ -95,8 +113,17 @@ class Post:
                 break
             pause = min(_LONGEST_WAIT, _SHORTEST_WAIT + waited / 20)
             time.sleep(min(pause, timeout - waited))
-        self._owed |= {node: sent[node] for node in owed.values()}
+            self._collect()  # a node that is gone for a moment only is seen now or never
+        for node in owed.values():
+            until = time.monotonic() + patience[node]
+            self._debts[node] = _Debt(sent[node], patience[node], until)
         return replies
+
+    def _collect(self) -> None:
+        """Forget the debts of nodes whose late reply is there, or that are gone."""
+        for node, debt in list(self._debts.items()):
+            if self._pull(debt.message.metadata.message_id, debt.message) is not None:
+                del self._debts[node]
 
     def _pull(self, message_id: str, message: Message) -> Message | None:
         """Ask for one reply: one that cannot be decoded must not take others with it."""

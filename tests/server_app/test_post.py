@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
@@ -22,7 +24,7 @@ class Clock:
 
     def sleep(self, seconds):
         assert seconds > 0
-        self.now += seconds
+        self.now += max(seconds, 1e-6)  # as real time does, also past what a float can add
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def clock(monkeypatch):
 class Network(HttpGrid):
     """A SuperLink with nodes that answer, or do not, as each test says.
 
-    ``behaviour`` maps a node to how many seconds it takes; ``None`` = it never answers.
+    ``behaviour`` maps a node to how many seconds it takes, or to a function of the time that tells;
+    ``None`` = it never answers. ``lost`` messages are never answered.
     """
 
     def __init__(self, clock, behaviour):
@@ -44,6 +47,7 @@ class Network(HttpGrid):
         self.behaviour = behaviour
         self.sent = {}
         self.pulled = []
+        self.lost = set()
 
     def get_node_ids(self):
         return list(self.behaviour)
@@ -63,12 +67,15 @@ class Network(HttpGrid):
             self.pulled.append(message_id)
             then, message = self.sent[message_id]
             how = self.behaviour.get(message.metadata.dst_node_id, "gone")
+            how = how(self.clock.now) if callable(how) else how
             if how == "rubbish":
                 raise ValueError("not a message")
             if how == "gone":
                 reply = Message(Error(5, "Error: Node Unavailable"), reply_to=message)
                 reply.metadata.__dict__["_src_node_id"] = 1  # the SuperLink speaks
                 out.append(reply)
+            elif message_id in self.lost:
+                continue
             elif isinstance(how, int) and self.clock.now >= then + how:
                 record = ConfigRecord({"to": message_id})
                 out.append(Message(RecordDict({"a": record}), reply_to=message))
@@ -131,6 +138,51 @@ def test_a_busy_node_that_left_and_came_back_owes_nothing(clock):
     assert office.present() == set()
     network.behaviour = {7: 0}
     assert _outcome(office.deliver(_messages(7), timeout=60)) == {7: "replied"}
+
+
+def test_a_node_that_is_gone_for_a_moment_is_seen_while_others_are_waited_for(clock):
+    """A SuperNode that is restarted: offline for 3 s, then there again without its message."""
+    network = Network(clock, {7: 50, 8: lambda now: "gone" if 80 < now < 83 else 0})
+    network.lost = {"m1"}
+    office = Post(network)
+    first = office.deliver(_messages(7, 8, group="1"), timeout=60)
+    assert _outcome(first)[8] == "did not answer within 60 s"
+    second = office.deliver(_messages(7, 8, group="2"), timeout=60)
+    assert _outcome(second)[8] == "is still busy with an earlier message"
+    assert 83 < clock.now < 120
+    third = office.deliver(_messages(7, 8, group="3"), timeout=60)
+    assert _outcome(third) == {7: "replied", 8: "replied"}
+
+
+def test_a_node_that_lost_its_message_unnoticed_is_sent_another_in_time(clock):
+    network = Network(clock, {7: 0, 8: 0})
+    network.lost = {"m1"}
+    office = Post(network)
+    office.deliver(_messages(7, 8, group="1"), timeout=60)
+    clock.now = 119
+    assert "busy" in _outcome(office.deliver(_messages(7, 8, group="2"), timeout=60))[8]
+    clock.now = 121
+    third = office.deliver(_messages(7, 8, group="3"), timeout=60)
+    assert _outcome(third) == {7: "replied", 8: "replied"}
+    # It owes nothing: a new silence is waited for as the first one was.
+    network.behaviour[8] = None
+    office.deliver(_messages(7, 8, group="4"), timeout=60)
+    clock.now += 61
+    network.behaviour[8] = 0
+    network.lost |= set(network.sent)
+    assert _outcome(office.deliver(_messages(7, 8, group="5"), timeout=60))[8] == "replied"
+
+
+def test_a_node_that_hangs_is_tried_less_and_less_often(clock):
+    network = Network(clock, {7: 10, 8: None})
+    office = Post(network)
+    while clock.now < 4000:
+        office.deliver(_messages(7, 8), timeout=60)
+    tried = [then for then, m in network.sent.values() if m.metadata.dst_node_id == 8]
+    for n, (earlier, later) in enumerate(pairwise(tried)):
+        # Waited for 60 s, then left alone for 60 s, 120 s, 240 s …, to the end of a round of 10 s.
+        assert 0 <= later - earlier - 60 - 60 * 2**n < 11
+    assert len(tried) == 6
 
 
 def test_what_the_superlink_says_of_a_node_is_that_nodes_failure(clock):
