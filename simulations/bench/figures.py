@@ -145,7 +145,7 @@ def sweep(rows: pd.DataFrame, axis: str) -> "Figure":
     from matplotlib.figure import Figure
 
     here = _series(rows, axis)
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, (score, title) in zip(panels, _SCORES.items(), strict=True):
         drawn = 0
@@ -167,7 +167,12 @@ def sweep(rows: pd.DataFrame, axis: str) -> "Figure":
             drawn += 1
         axes.set(xlabel=axis, ylabel=f"{title}, %")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize="small")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        fontsize="small",
+        loc="outside lower center",
+        ncols=2,
+    )
     return figure
 
 
@@ -181,7 +186,7 @@ def pulls(metrics: Mapping[str, pd.DataFrame]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     titles = {"d": "divergence d from the global model", "mu": "local share μ"}
     panels = figure.subplots(1, 2)
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
@@ -193,7 +198,12 @@ def pulls(metrics: Mapping[str, pd.DataFrame]) -> "Figure":
             axes.fill_between(mean.index, over.min(), over.max(), color=style["color"], alpha=0.15)
         axes.set(title=title, xlabel="round")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize="small")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        fontsize="small",
+        loc="outside lower center",
+        ncols=4,
+    )
     return figure
 
 
