@@ -6,18 +6,16 @@ sums; each real lab then writes its cells' clusters into a copy of its own file.
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
-import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from flwr.common import log
 
 import fedsc
 from client_app import messages
 from fedsc.federated.answers import no_cells, no_embedding
-from fedsc.federated.kmeans import Centres, learn_kmeans
+from fedsc.federated.kmeans import Centres, Report, learn_kmeans
 from fedsc.federated.metrics import learn_scores
 from fedsc.model import Model
 from fedsc.training import embed_cells
@@ -87,7 +85,7 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
     dimensions = embed_cells(model.weights, no_cells(model.preprocessing)).shape[1]
     ask = federation.ask("embedding", RecordDict(), no_embedding(dimensions))
     found = learn_kmeans(ask, k, config.seed, _reporter())
-    scores = learn_scores(ask, found, np.array(types))
+    scores = learn_scores(ask, found, types)
     alive = found.sizes > 0
     found = Centres(found.centres[alive], found.sizes[alive], found.inertia, found.iterations)
     k_from = "given" if config.clusters else f"the {k} cell types the labs name"
@@ -95,7 +93,7 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
     return Clustering(found, k_from, scores)
 
 
-def _reporter() -> Callable[[int, float, float], None]:
+def _reporter() -> Report:
     """Log the iterations of k-means now and then: over a network each takes as long as a round."""
     last = time.monotonic()
 

@@ -49,10 +49,9 @@ def main(grid: Grid, context: Context) -> None:
         if preprocessing is None:
             preprocessing = _without_lost_labs(federation, lambda: _learn_preprocessing(federation))
             folder.write_preprocessing(preprocessing, config.fingerprint())
-        records = messages.pack_preprocessing(preprocessing)
 
         if method.objective:
-            weights = _train(federation, folder, preprocessing, records)
+            weights = _train(federation, folder, preprocessing)
         else:
             weights = _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
         model = Model(weights, preprocessing, config.method, unit=bool(method.objective))
@@ -100,9 +99,7 @@ _KINDS = {
 }
 
 
-def _train(
-    federation: Federation, folder: RunFolder, preprocessing: Preprocessing, records: RecordDict
-) -> Arrays:
+def _train(federation: Federation, folder: RunFolder, preprocessing: Preprocessing) -> Arrays:
     config = federation.config
     method = method_of(config)
     fingerprint = config.fingerprint()
@@ -127,6 +124,7 @@ def _train(
                     extra={"round": row["round"], "lab": row["lab"]},
                 )
 
+    records = messages.pack_preprocessing(preprocessing)
     strategy = FedSC(federation, config, method.pull, state, records, after_round)
     strategy.start(federation.grid)
     return state.weights

@@ -14,6 +14,7 @@ from simulations.bench.cell import Cell
 from simulations.bench.suite import Place, Suite
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Planned = Sequence[tuple[Place, Cell]]
@@ -167,12 +168,7 @@ def sweep(rows: pd.DataFrame, axis: str) -> "Figure":
             drawn += 1
         axes.set(xlabel=axis, ylabel=f"{title}, %")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        fontsize="small",
-        loc="outside lower center",
-        ncols=2,
-    )
+    _legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -198,12 +194,7 @@ def pulls(metrics: Mapping[str, pd.DataFrame]) -> "Figure":
             axes.fill_between(mean.index, over.min(), over.max(), color=style["color"], alpha=0.15)
         axes.set(title=title, xlabel="round")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        fontsize="small",
-        loc="outside lower center",
-        ncols=4,
-    )
+    _legend_below(figure, panels[0], columns=4)
     return figure
 
 
@@ -233,6 +224,12 @@ def maps(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Figure":
         markerscale=2,
     )
     return figure
+
+
+def _legend_below(figure: "Figure", panel: "Axes", columns: int) -> None:
+    """Name the lines of a panel below all panels, where they cover none."""
+    handles, names = panel.get_legend_handles_labels()
+    figure.legend(handles, names, fontsize="small", loc="outside lower center", ncols=columns)
 
 
 def _series(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
