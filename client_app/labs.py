@@ -6,7 +6,6 @@ partition, node i hosting labs i, i + n, …, so K does not depend on how many n
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -21,8 +20,8 @@ from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.errors import ConfigError
-
-_SAFE_NAME = re.compile(r"[\w.-]{1,100}")
+from fedsc.names import check_name
+from fedsc.options import DataOptions, Scale, SplitOptions
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class LabFile:
     path
         File or 10x folder.
     layer, label_key
-        As :func:`fedsc.data.io.read` takes them.
+        As :func:`fedsc.data.reading.read.read` takes them.
     """
 
     path: Path
@@ -43,7 +42,7 @@ class LabFile:
 
     def read(self) -> Expression:
         """Read and validate the cells."""
-        from fedsc.data.io import read
+        from fedsc.data.reading.read import read
 
         return read(self.path, layer=self.layer, label_key=self.label_key)
 
@@ -94,21 +93,21 @@ class Lab:
             self._aligned = key, align(self.expression, vocabulary)
         return self._aligned[1]
 
-    def cells(self, preprocessing: Preprocessing, config: Config) -> CellMatrix:
+    def cells(self, preprocessing: Preprocessing, scale: Scale) -> CellMatrix:
         """Prepare the cells for the encoder; kept until another preprocessing comes.
 
         A real lab keeps them on its disk too: Flower starts a process for every message, and
         reading and preparing a file takes longer than training on it.
         """
         kept = None
-        key = preparation_key(preprocessing, config.scale)
+        key = preparation_key(preprocessing, scale)
         if isinstance(self.source, LabFile) and self.state is not None:
             kept = self.state / ".cache" / "cells.safetensors"
             key += self.source.identity()
         if self._cells is None or self._cells[0] != key:
             cells = load_cells(kept, key) if kept else None
             if cells is None:
-                cells = transform(self.expression, preprocessing, scale=config.scale)
+                cells = transform(self.expression, preprocessing, scale=scale)
                 if kept:
                     save_cells(kept, key, cells)
             self._cells = key, cells
@@ -124,8 +123,7 @@ class Lab:
         ConfigError
             If the run's name could lead out of the lab's folder.
         """
-        if not _SAFE_NAME.fullmatch(run) or run.startswith("."):
-            raise ConfigError(f"run name {run!r}: should be letters, digits, '.', '_' and '-'")
+        check_name(run, "run name")
         return Path(run_folder) / "labs" / self.name if self.state is None else self.state / run
 
 
@@ -141,19 +139,18 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
     """
     if "data" in node_config:
         name, path = str(node_config.get("lab", "")), Path(str(node_config["data"]))
-        if not _SAFE_NAME.fullmatch(name):
-            raise ConfigError(
-                f"node config lab = {name!r}: should be letters, digits, '.', '_', '-'"
-            )
+        check_name(name, "node config lab")
         state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
-        return [_real_lab(name, LabFile(path, config.layer, config.label_key), state, output)]
+        return [
+            _real_lab(name, LabFile(path, config.data.layer, config.data.label_key), state, output)
+        ]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
         )
     node, nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
-    return _simulated(config)[node::nodes]
+    return _simulated(config.data, config.split, config.run.seed)[node::nodes]
 
 
 @lru_cache(maxsize=1)
@@ -162,10 +159,10 @@ def _real_lab(name: str, file: LabFile, state: Path, output: Path | None) -> Lab
 
 
 @lru_cache(maxsize=1)
-def _simulated(config: Config) -> list[Lab]:
+def _simulated(data: DataOptions, split: SplitOptions, seed: int) -> list[Lab]:
     from partitioning.simulation import simulated_labs
 
-    labs = simulated_labs(config).labs
+    labs = simulated_labs(data, split, seed).labs
     return [
         Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())
     ]

@@ -14,16 +14,16 @@ from logging import ERROR, INFO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
-from client_app import messages
 from client_app.labs import Lab, hosted_labs
 from client_app.state import load_embedding, load_private, save_embedding, save_private
 from fedsc.config import Config
 from fedsc.errors import FedscError
 from fedsc.methods import load_objective, method_of
+from protocol.records import key, pack_arrays, unpack_names, unpack_preprocessing
 
 if TYPE_CHECKING:
     from fedsc.data.aligned import Aligned
@@ -35,21 +35,10 @@ app = ClientApp()
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Tell each lab's number of cells, genes, kind of values and names of its cell types."""
+    from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
-        cells = lab.expression
-        record = ConfigRecord(
-            {
-                "cells": len(cells.cells),
-                "kind": cells.kind,
-                "genes": messages.pack_names(cells.genes),
-                "siblings": lab.siblings,
-            }
-        )
-        labels = cells.labels
-        if labels is not None and (types := sorted(set(labels) - {""})):
-            record["types"] = messages.pack_names(types)
-        return RecordDict({messages.key("about", lab.name): record})
+        return RecordDict({key("about", lab.name): pack_about(lab.expression, lab.siblings)})
 
     return _for_each_lab(message, context, about)
 
@@ -59,21 +48,21 @@ def ask(message: Message, context: Context) -> Message:
     """Answer a question about each lab's cells in sums."""
     from fedsc.federated.answers import answer
     from fedsc.federated.metrics import CONTINGENCY, Embedded
+    from protocol.ask import unpack_question
 
     content = message.content
-    question, subject = messages.unpack_question(content)
+    question, subject = unpack_question(content)
 
     def sums(lab: Lab, config: Config) -> RecordDict:
         if subject == "expression":
-            vocabulary = messages.unpack_names(content["vocabulary"]["names"])
+            vocabulary = unpack_names(content["vocabulary"]["names"])
             data: Aligned | CellMatrix | Embedded = lab.aligned(vocabulary)
         elif subject == "cells":
-            data = lab.cells(messages.unpack_preprocessing(content), config)
+            data = lab.cells(unpack_preprocessing(content), config.data.scale)
         else:
             labels = lab.expression.labels if question.name == CONTINGENCY else None
             data = Embedded(load_embedding(_folder(lab, content)), labels)
-        answered = answer(data, question)
-        return RecordDict({messages.key("sums", lab.name): messages.pack_arrays(answered)})
+        return RecordDict({key("sums", lab.name): pack_arrays(answer(data, question))})
 
     return _for_each_lab(message, context, sums)
 
@@ -82,22 +71,18 @@ def ask(message: Message, context: Context) -> Message:
 def embed(message: Message, context: Context) -> Message:
     """Embed each lab's cells with the global model; the embedding stays in the lab."""
     from fedsc.training import embed_cells, with_kept_norm
+    from protocol.embed import pack_embedded, unpack_encoder
 
     content = message.content
+    weights, unit = unpack_encoder(content)
 
     def embedded(lab: Lab, config: Config) -> RecordDict:
-        cells = lab.cells(messages.unpack_preprocessing(content), config)
+        cells = lab.cells(unpack_preprocessing(content), config.data.scale)
         folder = _folder(lab, content)
-        weights = messages.unpack_arrays(content["weights"])
-        private = load_private(folder, round_=config.rounds + 1)
-        unit = bool(content["run"]["unit"])
-        embedding = embed_cells(
-            with_kept_norm(weights, private), cells, unit=unit, device=_device()
-        )
-        save_embedding(folder, embedding)
-        return RecordDict(
-            {messages.key("embedded", lab.name): MetricRecord({"cells": cells.n_cells})}
-        )
+        private = load_private(folder, round_=config.training.rounds + 1)
+        own = with_kept_norm(weights, private)
+        save_embedding(folder, embed_cells(own, cells, unit=unit, device=_device()))
+        return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)
 
@@ -106,16 +91,15 @@ def embed(message: Message, context: Context) -> Message:
 def finish(message: Message, context: Context) -> Message:
     """Write each lab's results into a copy of its own file."""
     from client_app.finish import write_results
+    from protocol.finish import pack_finished, unpack_results
 
     content = message.content
-    centres = messages.unpack_arrays(content["clusters"]).get("centres")
+    centres, about = unpack_results(content)
 
     def finished(lab: Lab, config: Config) -> RecordDict:
-        about = dict(content["about"])
         copy = write_results(lab, _folder(lab, content), centres, about)
         log(INFO, "lab %s: results are in %s", lab.name, copy)
-        # The server learns the copy's name, not where this lab keeps its files.
-        return RecordDict({messages.key("finished", lab.name): ConfigRecord({"copy": copy.name})})
+        return pack_finished(lab.name, copy.name)
 
     return _for_each_lab(message, context, finished)
 
@@ -124,42 +108,31 @@ def finish(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train each lab that was sent start weights; send back what it shares."""
     from fedsc.training import train_lab
+    from protocol.train import pack_update, unpack_starts
 
     content = message.content
-    round_ = int(content["run"]["round"])
-    preprocessing = messages.unpack_preprocessing(content)
-    asked = messages.labs_in(content, "start")
+    round_, starts = unpack_starts(content)
+    preprocessing = unpack_preprocessing(content)
 
     def update(lab: Lab, config: Config) -> RecordDict:
         started = time.perf_counter()
         folder = _folder(lab, content)
         result = train_lab(
-            load_objective(method_of(config)),
-            messages.unpack_arrays(content[messages.key("start", lab.name)]),
+            load_objective(method_of(config.method)),
+            starts[lab.name],
             load_private(folder, round_),
-            lab.cells(preprocessing, config),
-            config,
+            lab.cells(preprocessing, config.data.scale),
+            config.method,
+            config.training,
+            seed=config.run.seed,
             lab=lab.name,
             round_=round_,
             device=_device(),
         )
         save_private(folder, round_, result.private)
-        metrics = MetricRecord(
-            {
-                "cells": result.n_cells,
-                "loss": result.loss,
-                "embedding-std": result.embedding_std,
-                "seconds": time.perf_counter() - started,
-            }
-        )
-        return RecordDict(
-            {
-                messages.key("update", lab.name): messages.pack_arrays(result.shared),
-                messages.key("metrics", lab.name): metrics,
-            }
-        )
+        return pack_update(lab.name, result, seconds=time.perf_counter() - started)
 
-    return _for_each_lab(message, context, update, only=asked)
+    return _for_each_lab(message, context, update, only=list(starts))
 
 
 def _for_each_lab(
@@ -184,7 +157,7 @@ def _for_each_lab(
             kind = message.metadata.message_type
             log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
             reason = str(error) if isinstance(error, FedscError) else type(error).__name__
-            reply[messages.key("error", lab.name)] = ConfigRecord({"reason": reason})
+            reply[key("error", lab.name)] = ConfigRecord({"reason": reason})
     return Message(reply, reply_to=message)
 
 

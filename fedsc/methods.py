@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fedsc.config import Config
 from fedsc.errors import ConfigError
+from fedsc.options import MethodOptions
 
 if TYPE_CHECKING:
     from fedsc.ssl.objective import Objective
@@ -25,7 +25,7 @@ class Method:
         ``"module:ATTRIBUTE"`` of the :class:`~fedsc.ssl.objective.Objective`; ``""`` for a method
         that trains nothing.
     pull
-        Its rule for the labs' next start weights, unless the config names another.
+        Its rule for the labs' next start weights, unless the options name another.
     title
         What it is, in a line.
     """
@@ -46,15 +46,15 @@ METHODS = {
 }
 
 
-def method_of(config: Config) -> Method:
-    """Look up the config's method; its ``pull`` is the config's where one is named.
+def method_of(options: MethodOptions) -> Method:
+    """Look up a method by name; its ``pull`` is the one the options name, if they do.
 
     Raises
     ------
     ConfigError
         If the name is neither known nor an importable ``module:ATTRIBUTE``.
     """
-    name = config.method
+    name = options.name
     if name in METHODS:
         method = METHODS[name]
     elif ":" in name:
@@ -65,7 +65,7 @@ def method_of(config: Config) -> Method:
             f"option method = {name!r}: should be one of {allowed}, or 'module:ATTRIBUTE' of an "
             "Objective of your own"
         )
-    return Method(method.objective, config.pull or method.pull, method.title)
+    return Method(method.objective, options.pull or method.pull, method.title)
 
 
 def load_objective(method: Method) -> "Objective":

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsc.config import Config
 from fedsc.data.preprocess import CellMatrix
 from fedsc.federated.averaging import Arrays
 from fedsc.models.encoder import embed
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_norm
+from fedsc.options import MethodOptions, TrainingOptions
 from fedsc.rng import torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective
@@ -69,8 +69,10 @@ def train_lab(
     start: Arrays,
     private: Arrays,
     cells: CellMatrix,
-    config: Config,
+    method: MethodOptions,
+    training: TrainingOptions,
     *,
+    seed: int,
     lab: str,
     round_: int,
     device: str = "cpu",
@@ -90,8 +92,12 @@ def train_lab(
         What this lab kept from its last round; empty the first time; not modified.
     cells
         The lab's standardised expression.
-    config
-        Options of the run.
+    method
+        What the objective is given, the mask rate, and whether norm layers stay in the lab.
+    training
+        Epochs, batches and optimiser.
+    seed
+        Of the run.
     lab
         Name of the lab.
     round_
@@ -112,29 +118,29 @@ def train_lab(
             _to_torch({**start, **kept_norm}, device),
             _to_torch({n: a for n, a in private.items() if not n.startswith(_KEPT_NORM)}, device),
             cells.n_cells,
-            config,
-            torch_generator(config.seed, "begin", lab, round_),
+            method,
+            torch_generator(seed, "begin", lab, round_),
         )
-        optimizer = _optimizer(state.trainable(), config, round_)
+        optimizer = _optimizer(state.trainable(), training, round_)
 
         def descend(loss: Tensor) -> None:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-        order = torch_generator(config.seed, "batches", lab, round_)
-        masks = torch_generator(config.seed, "masks", lab, round_, device=device)
+        order = torch_generator(seed, "batches", lab, round_)
+        masks = torch_generator(seed, "masks", lab, round_, device=device)
         total, steps = torch.zeros((), dtype=torch.float64, device=device), 0
-        for _ in range(config.local_epochs):
-            for rows in batches(cells.n_cells, config.batch_size, order):
+        for _ in range(training.local_epochs):
+            for rows in batches(cells.n_cells, training.batch_size, order):
                 x = torch.from_numpy(cells.batch(rows)).to(device)
-                view_1 = masked_view(x, config.mask_rate, masks)
-                view_2 = masked_view(x, config.mask_rate, masks)
-                total += objective.step(state, view_1, view_2, descend, config)
+                view_1 = masked_view(x, method.mask_rate, masks)
+                view_2 = masked_view(x, method.mask_rate, masks)
+                total += objective.step(state, view_1, view_2, descend, method)
                 steps += 1
 
         shared, keep = _to_numpy(state.shared), _to_numpy(state.private)
-        if config.local_norm:
+        if method.local_norm:
             keep |= {_KEPT_NORM + n: a for n, a in shared.items() if is_norm(n)}
             shared = {n: start[n] if is_norm(n) else a for n, a in shared.items()}
         return Update(
@@ -160,11 +166,11 @@ def batches(n_cells: int, size: int, generator: torch.Generator) -> Iterator[np.
         yield order[first:last]
 
 
-def learning_rate(config: Config, round_: int) -> float:
+def learning_rate(training: TrainingOptions, round_: int) -> float:
     """Give the learning rate of a round, from 1: constant, or a half cosine down to zero."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / config.rounds))
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / training.rounds))
 
 
 def embed_cells(
@@ -211,12 +217,14 @@ def with_kept_norm(weights: Arrays, private: Arrays) -> Arrays:
 
 
 def _optimizer(
-    parameters: list[Tensor], config: Config, round_: int
+    parameters: list[Tensor], training: TrainingOptions, round_: int
 ) -> SGD | torch.optim.Optimizer:
-    rate = learning_rate(config, round_)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
-    return SGD(parameters, rate, config.momentum, config.weight_decay)
+    rate = learning_rate(training, round_)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=rate, weight_decay=training.weight_decay, fused=True
+        )
+    return SGD(parameters, rate, training.momentum, training.weight_decay)
 
 
 def _embedding_std(weights: Weights, cells: CellMatrix, device: str) -> float:

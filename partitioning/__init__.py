@@ -5,9 +5,9 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from fedsc.config import Config
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
+from fedsc.options import SplitOptions
 from fedsc.rng import numpy_generator
 from partitioning.column import column
 from partitioning.dirichlet import dirichlet
@@ -17,16 +17,17 @@ from partitioning.subtypes import subtypes
 __all__ = ["column", "dirichlet", "iid", "partition", "partition_obs", "subtypes"]
 
 
-def partition(expression: Expression, config: Config) -> dict[str, np.ndarray]:
-    """Split a set into labs as ``config.partition`` says.
+def partition(expression: Expression, options: SplitOptions, seed: int) -> dict[str, np.ndarray]:
+    """Split a set into labs as ``options.scheme`` says.
 
     Parameters
     ----------
     expression
         The whole set; only its ``obs`` and ``label_key`` are looked at.
-    config
-        ``partition``, ``labs``, ``subtypes_per_lab``, ``cover``, ``beta``, ``min_cells``,
-        ``partition_key`` and ``seed`` decide the split.
+    options
+        The scheme and what it needs.
+    seed
+        Moves the split; a split by column has no draw.
 
     Returns
     -------
@@ -41,10 +42,12 @@ def partition(expression: Expression, config: Config) -> dict[str, np.ndarray]:
     DataError
         If cells lack the label or the column the split needs.
     """
-    return partition_obs(expression.obs, expression.label_key, config)
+    return partition_obs(expression.obs, expression.label_key, options, seed)
 
 
-def partition_obs(obs: pd.DataFrame, label_key: str, config: Config) -> dict[str, np.ndarray]:
+def partition_obs(
+    obs: pd.DataFrame, label_key: str, options: SplitOptions, seed: int
+) -> dict[str, np.ndarray]:
     """Split cells by their annotation alone (see :func:`partition`).
 
     Parameters
@@ -53,7 +56,7 @@ def partition_obs(obs: pd.DataFrame, label_key: str, config: Config) -> dict[str
         Annotation, one row per cell.
     label_key
         Column with cell types; ``""`` when none is known.
-    config
+    options, seed
         As for :func:`partition`.
 
     Returns
@@ -63,18 +66,18 @@ def partition_obs(obs: pd.DataFrame, label_key: str, config: Config) -> dict[str
     """
     if len(obs) == 0:
         raise DataError("there are no cells to split into labs")
-    rng = numpy_generator(config.seed, "partition")
-    if config.partition == "column":
-        return column(_column(obs, config.partition_key, "partition-key"))
-    if config.partition == "iid":
-        parts = iid(len(obs), config.labs, rng)
-    elif config.partition == "dirichlet":
+    rng = numpy_generator(seed, "partition")
+    if options.scheme == "column":
+        return column(_column(obs, options.key, "partition-key"))
+    if options.scheme == "iid":
+        parts = iid(len(obs), options.labs, rng)
+    elif options.scheme == "dirichlet":
         labels = _labels(obs, label_key, "dirichlet")
-        parts = dirichlet(labels, config.labs, config.beta, config.min_cells, rng)
+        parts = dirichlet(labels, options.labs, options.beta, options.min_cells, rng)
     else:
         labels = _labels(obs, label_key, "subtypes")
-        parts = subtypes(labels, config.labs, config.subtypes_per_lab, config.cover, rng)
-    width = len(str(config.labs - 1))
+        parts = subtypes(labels, options.labs, options.subtypes_per_lab, options.cover, rng)
+    width = len(str(options.labs - 1))
     return {f"lab-{lab:0{width}d}": rows for lab, rows in enumerate(parts)}
 
 

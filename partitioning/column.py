@@ -1,14 +1,12 @@
 """Split by a real column of ``obs`` (study, donor, technology): the split that makes no labels."""
 
-import re
-
 import numpy as np
 import pandas as pd
 
 from fedsc.errors import ConfigError, DataError
+from fedsc.names import safe_names
 
 MOST_LABS = 1000
-_LONGEST = 100  # file systems allow 255 bytes, a letter may take four, and a suffix follows
 
 
 def column(values: pd.Series) -> dict[str, np.ndarray]:
@@ -27,9 +25,9 @@ def column(values: pd.Series) -> dict[str, np.ndarray]:
     Raises
     ------
     DataError
-        If a cell has no value, or two values would give the same lab name.
+        If a cell has no value.
     ConfigError
-        If the column has more than 1000 values.
+        If the column has more than 1000 values, or two would give the same lab name.
     """
     key = values.name
     missing = int(values.isna().sum())
@@ -44,21 +42,8 @@ def column(values: pd.Series) -> dict[str, np.ndarray]:
             f"option partition-key = '{key}': the column has {len(found)} values, "
             f"allowed are {MOST_LABS} labs; name a column of studies, donors or batches"
         )
-    values_by_name: dict[str, str] = {}
-    parts = {}
-    for code, value in enumerate(found):
-        name = safe_name(str(value))
-        # Some file systems do not tell 'A.h5ad' from 'a.h5ad'.
-        other = values_by_name.setdefault(name.casefold(), str(value))
-        if other != value:
-            raise DataError(
-                f"column '{key}': values '{other}' and '{value}' would both be lab '{name}': "
-                f"rename one"
-            )
-        parts[name] = np.flatnonzero(value_of_cell == code).astype(np.int64)
-    return dict(sorted(parts.items()))
-
-
-def safe_name(value: str) -> str:
-    """Turn a value into a name that is safe as a file's: letters, digits, ``_``, ``.``, ``-``."""
-    return re.sub(r"[^\w.-]+", "-", value).strip("-.")[:_LONGEST] or "lab"
+    code_of = {str(value): code for code, value in enumerate(found)}
+    return {
+        name: np.flatnonzero(value_of_cell == code_of[value]).astype(np.int64)
+        for name, value in safe_names(code_of, f"column '{key}'").items()
+    }

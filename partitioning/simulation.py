@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsc.config import Config
 from fedsc.data.expression import Expression
-from fedsc.data.io import read
+from fedsc.data.reading.read import read
 from fedsc.data.registry import resolve
 from fedsc.errors import ConfigError
+from fedsc.names import safe_names
+from fedsc.options import DataOptions, SplitOptions
 from partitioning import partition
 
 
@@ -31,8 +32,8 @@ class Simulation:
 
 
 @lru_cache(maxsize=1)
-def simulated_labs(config: Config) -> Simulation:
-    """Read ``config.dataset`` and split it; done once per process for one config.
+def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulation:
+    """Read ``data.dataset`` and split it; done once per process for the same options.
 
     Raises
     ------
@@ -41,13 +42,13 @@ def simulated_labs(config: Config) -> Simulation:
     DataError
         If a file cannot be used.
     """
-    source = resolve(config.dataset)
-    layer = config.layer or source.layer
-    label_key = config.label_key or source.label_key
+    source = resolve(data.dataset)
+    layer = data.layer or source.layer
+    label_key = data.label_key or source.label_key
     if source.path.is_dir():
         return Simulation(_one_file_each(source.path, layer, label_key), None)
     whole = read(source.path, layer=layer, label_key=label_key)
-    parts = partition(whole, config)
+    parts = partition(whole, split, seed)
     kept = np.concatenate(list(parts.values()))
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
     return Simulation(
@@ -57,7 +58,8 @@ def simulated_labs(config: Config) -> Simulation:
 
 
 def _one_file_each(folder: Path, layer: str, label_key: str) -> dict[str, Expression]:
-    files = sorted(folder.glob("*.h5ad"))
+    files = {file.stem: file for file in sorted(folder.glob("*.h5ad"))}
     if not files:
         raise ConfigError(f"option dataset = '{folder}': the folder holds no .h5ad file")
-    return {file.stem: read(file, layer=layer, label_key=label_key) for file in files}
+    names = safe_names(files, f"option dataset = '{folder}'")
+    return {lab: read(files[stem], layer=layer, label_key=label_key) for lab, stem in names.items()}

@@ -9,16 +9,19 @@ import time
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from flwr.common import log
 
 import fedsc
-from client_app import messages
+from fedsc.config import Config
 from fedsc.federated.answers import no_cells, no_embedding
 from fedsc.federated.kmeans import Centres, Report, learn_kmeans
 from fedsc.federated.metrics import learn_scores
 from fedsc.model import Model
 from fedsc.training import embed_cells
+from protocol.embed import pack_model
+from protocol.finish import pack_results
+from protocol.records import EMBED, FINISH
 from server_app.federation import Federation
 from server_app.scoring import Scores
 
@@ -44,7 +47,7 @@ class Clustering:
     scores: Scores
 
 
-def cluster(federation: Federation, model: Model) -> Clustering | None:
+def cluster(federation: Federation, config: Config, model: Model) -> Clustering | None:
     """Embed and cluster the cells of all labs, and score the clusters, in sums.
 
     Returns
@@ -60,21 +63,13 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
     ConfigError
         If more clusters are wanted than there are cells.
     """
-    config = federation.config
     types = sorted({name for about in federation.labs.values() for name in about.types})
-    k = config.clusters or len(types)
+    k = config.clusters.k or len(types)
     real = any(not about.simulated for about in federation.labs.values())
     if not k and not real:
         return None
-    content = RecordDict(
-        {
-            "weights": messages.pack_arrays(model.weights),
-            "run": ConfigRecord({"unit": model.unit}),
-            **messages.pack_preprocessing(model.preprocessing),
-        }
-    )
     log(INFO, "embedding the cells of %d labs", len(federation.labs))
-    federation.tell_all(messages.EMBED, content)
+    federation.tell_all(EMBED, pack_model(model))
     if not k:
         log(
             WARNING,
@@ -84,11 +79,11 @@ def cluster(federation: Federation, model: Model) -> Clustering | None:
         return None
     dimensions = embed_cells(model.weights, no_cells(model.preprocessing)).shape[1]
     ask = federation.ask("embedding", RecordDict(), no_embedding(dimensions))
-    found = learn_kmeans(ask, k, config.seed, _reporter())
+    found = learn_kmeans(ask, k, config.run.seed, _reporter())
     scores = learn_scores(ask, found, types)
     alive = found.sizes > 0
     found = Centres(found.centres[alive], found.sizes[alive], found.inertia, found.iterations)
-    k_from = "given" if config.clusters else f"the {k} cell types the labs name"
+    k_from = "given" if config.clusters.k else f"the {k} cell types the labs name"
     log(INFO, "%d clusters of %s cells (k: %s)", len(found.sizes), found.sizes.tolist(), k_from)
     return Clustering(found, k_from, scores)
 
@@ -114,7 +109,11 @@ def _reporter() -> Report:
 
 
 def finish(
-    federation: Federation, model: Model, clustering: Clustering | None, warnings: list[str]
+    federation: Federation,
+    config: Config,
+    model: Model,
+    clustering: Clustering | None,
+    warnings: list[str],
 ) -> None:
     """Let every real lab write its results into a copy of its own file.
 
@@ -131,16 +130,14 @@ def finish(
     warnings
         What has to be known to trust them.
     """
-    config = federation.config
     labs = [lab for lab, about in federation.labs.items() if not about.simulated]
     if not labs:
         return
-    centres = {} if clustering is None else {"centres": clustering.found.centres}
     about: dict[str, str | int] = {
         "run": federation.run["name"],
-        "method": config.method,
-        "rounds": config.rounds if model.unit else 0,
-        "seed": config.seed,
+        "method": config.method.name,
+        "rounds": config.training.rounds if model.unit else 0,
+        "seed": config.run.seed,
         "labs": len(federation.labs),
         "cells": sum(told.cells for told in federation.labs.values()),
         "genes": len(model.preprocessing.genes),
@@ -155,10 +152,8 @@ def finish(
             "k_from": clustering.k_from,
             "clusters": "federated k-means on the embedding of all labs, largest cluster first",
         }
-    content = RecordDict(
-        {"clusters": messages.pack_arrays(centres), "about": ConfigRecord(dict(about))}
-    )
-    answers = federation.tell(labs, messages.FINISH, content)
+    centres = None if clustering is None else clustering.found.centres
+    answers = federation.tell(labs, FINISH, pack_results(centres, about))
     for lab in answers.records:
         log(INFO, "lab %s has its results in a copy of its own file", lab, extra={"lab": lab})
     for lab, reason in answers.failures.items():

@@ -9,17 +9,19 @@ from flwr.app import DEFAULT_TTL, ConfigRecord, Message, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from client_app import messages
-from fedsc.config import Config
 from fedsc.data.aligned import Aligned
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import DataError, RunError
 from fedsc.federated.answers import answer
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Ask, Question, Sums, add
-from server_app.answers import Answers, sort_replies
+from fedsc.options import FederationOptions
+from protocol.ask import pack_question, read_sums
+from protocol.checks import BadReply, last_line, reason_of
+from protocol.describe import About, read_about
+from protocol.records import ASK, DESCRIBE, key
+from protocol.replies import Answers, sort_replies
 from server_app.post import Post
-from server_app.replies import About, BadReply, about_of, last_line, reason_of, sums_of
 
 _TRIES = 3  # before a run gives up on labs that cannot use their data
 
@@ -40,8 +42,8 @@ class Federation:
     ----------
     grid
         Flower's connection to the nodes.
-    config
-        Options of the run.
+    options
+        How many labs a round needs, and how long it waits.
     run
         ``run`` record that every message carries: name and folder of the run.
     labs
@@ -49,7 +51,7 @@ class Federation:
     """
 
     grid: Grid
-    config: Config
+    options: FederationOptions
     run: dict[str, str]
     labs: dict[str, About] = field(default_factory=dict)
     _present: set[int] = field(default_factory=set)
@@ -63,7 +65,7 @@ class Federation:
     @property
     def min_labs(self) -> int:
         """Fewest labs a round needs: as configured, else half of those that take part."""
-        return self.config.min_labs or max(1, (len(self.labs) + 1) // 2)
+        return self.options.min_labs or max(1, (len(self.labs) + 1) // 2)
 
     def gather(self) -> None:
         """Wait until enough labs have described themselves.
@@ -75,19 +77,19 @@ class Federation:
         DataError
             If labs bring different kinds of values.
         """
-        deadline = time.monotonic() + self.config.round_timeout
+        deadline = time.monotonic() + self.options.round_timeout
         while True:
             refused = self.welcome()
             # A simulation's nodes come up one by one; its result must not depend on how fast.
             siblings = max((about.siblings for about in self.labs.values()), default=0)
-            if len(self.labs) >= max(1, self.config.min_labs, siblings):
+            if len(self.labs) >= max(1, self.options.min_labs, siblings):
                 break
             if refused and min(self._refused.get(node, 0) for node in self._present) >= _TRIES:
                 raise RunError(f"no lab can take part: {'; '.join(refused)}")
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"{len(self.labs)} labs present after {self.config.round_timeout:.0f} s, "
-                    f"min-labs = {self.config.min_labs}: start more labs or lower min-labs"
+                    f"{len(self.labs)} labs present after {self.options.round_timeout:.0f} s, "
+                    f"min-labs = {self.options.min_labs}: start more labs or lower min-labs"
                 )
             time.sleep(1.0)
         kinds = {about.kind for about in self.labs.values()}
@@ -108,7 +110,7 @@ class Federation:
         RunError
             If too few are after ``round-timeout`` seconds.
         """
-        deadline = time.monotonic() + self.config.round_timeout
+        deadline = time.monotonic() + self.options.round_timeout
         while True:
             self.welcome()
             away = [lab for lab, about in self.labs.items() if about.node not in self._present]
@@ -141,7 +143,7 @@ class Federation:
         ]
         self._turn += 1
         refused = []
-        for reply in self._send({node: RecordDict() for node in due}, messages.DESCRIBE, ""):
+        for reply in self._send({node: RecordDict() for node in due}, DESCRIBE, ""):
             node = reply.metadata.src_node_id
             reasons = self._admit(node, reply)
             if reasons:
@@ -166,7 +168,7 @@ class Federation:
             if what != "about":
                 continue
             try:
-                about = about_of(lab, node, reply.content[name])
+                about = read_about(lab, node, reply.content[name])
             except BadReply as bad:
                 reasons.append(str(bad))
                 continue
@@ -225,14 +227,14 @@ class Federation:
         """
 
         def ask(question: Question) -> Sums:
-            content = messages.pack_question(question, subject)
+            content = pack_question(question, subject)
             content.update(records)
             expected = answer(nothing, question)
             sums, failures = [], {}
-            for lab, reply in self.tell_all(messages.ASK, content).records.items():
-                record = reply.get(messages.key("sums", lab))
+            for lab, reply in self.tell_all(ASK, content).records.items():
+                record = reply.get(key("sums", lab))
                 try:
-                    sums.append(sums_of(record, expected, self.labs[lab].cells))
+                    sums.append(read_sums(record, expected, self.labs[lab].cells))
                 except BadReply as bad:
                     failures[lab] = f"{question.name}: {bad}"
             if failures:
@@ -258,36 +260,34 @@ class Federation:
         """Send the same to some labs."""
         asked = list(labs)
         nodes = {self.labs[lab].node for lab in asked}
-        return self.sort(self._send(dict.fromkeys(nodes, content), message_type, ""), asked)
+        return self._sorted(self._send(dict.fromkeys(nodes, content), message_type, ""), asked)
 
-    def deliver(self, sent: list[Message]) -> list[Message]:
-        """Send messages and wait for replies, not for those of nodes that are not connected."""
-        there = [m for m in sent if m.metadata.dst_node_id in self._present]
-        return self._post.deliver(there, self.config.round_timeout)
-
-    def address(
-        self, contents: dict[str, RecordDict], message_type: str, group: str
-    ) -> list[Message]:
-        """Make one message per node from records per lab; all get the ``run`` record."""
+    def tell_each(
+        self, contents: dict[str, RecordDict], message_type: str, group: str = ""
+    ) -> Answers:
+        """Send each lab its own records, in one message per node, and sort the replies by lab."""
         nodes: dict[int, RecordDict] = {}
         for lab, content in contents.items():
             nodes.setdefault(self.labs[lab].node, RecordDict()).update(content)
-        return self._address(nodes, message_type, group)
+        return self._sorted(self._send(nodes, message_type, group), contents)
 
-    def sort(self, replies: Iterable[Message], asked: list[str]) -> Answers:
-        """Sort replies by lab (see :func:`server_app.answers.sort_replies`)."""
+    def _sorted(self, replies: list[Message], asked: Iterable[str]) -> Answers:
         nodes = {lab: self.labs[lab].node for lab in asked}
         return sort_replies(replies, nodes, self._present)
 
     def _send(
         self, contents: dict[int, RecordDict], message_type: str, group: str
     ) -> list[Message]:
-        return self.deliver(self._address(contents, message_type, group))
+        """Send messages and wait for replies, not for those of nodes that are not connected."""
+        there = {node: content for node, content in contents.items() if node in self._present}
+        return self._post.deliver(
+            self._address(there, message_type, group), self.options.round_timeout
+        )
 
     @property
     def _lifetime(self) -> float:
         """Seconds for which Flower keeps a message; it compares clocks, which may be a bit off."""
-        return max(DEFAULT_TTL, 2 * self.config.round_timeout)
+        return max(DEFAULT_TTL, 2 * self.options.round_timeout)
 
     def _address(
         self, contents: dict[int, RecordDict], message_type: str, group: str

@@ -27,6 +27,7 @@ from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
 from fedsc.files import replace
 from fedsc.model import CLUSTERS, Model, pack_centres
+from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
 
 _PREPROCESSING = "preprocessing.json"
@@ -57,12 +58,13 @@ class RunFolder:
         ConfigError
             If the folder to resume is not a run's, or the new run's name is taken.
         """
-        if config.resume:
-            path = Path(config.resume).resolve()
+        if config.run.resume:
+            path = Path(config.run.resume).resolve()
             if not (path / "config.json").exists():
-                raise ConfigError(f"option resume = {config.resume!r}: no run folder is there")
+                raise ConfigError(f"option resume = {config.run.resume!r}: no run folder is there")
             return cls(path)
-        path = Path(config.output).resolve() / (config.run_name or new_name(config))
+        name = check_name(config.run.name or new_name(config), "option run-name")
+        path = Path(config.run.output).resolve() / name
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -218,6 +220,8 @@ def _locked(file: IO[bytes]) -> bool:
 
 def new_name(config: Config) -> str:
     """Name a run by the time, its method, its set and its seed."""
-    data = Path(config.dataset).stem or "labs"
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    return f"{now}-{config.method.replace(':', '.')}-{data}-seed{config.seed}"
+    first = f"{now}-{safe_name(config.method.name.replace(':', '.'))}"[: LONGEST // 2]
+    last = f"seed{config.run.seed}"
+    data = safe_name(Path(config.data.dataset).stem)[: LONGEST - len(first) - len(last) - 2]
+    return f"{first}-{data}-{last}"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedsc.config import Config
 from fedsc.data.preprocess import transform
 from fedsc.evaluate import METRICS, kmeans, scores
 from fedsc.model import Model
@@ -12,7 +13,7 @@ from server_app.federation import Federation
 Scores = dict[str, float | None]
 
 
-def pooled_scores(federation: Federation, model: Model) -> Scores | None:
+def pooled_scores(federation: Federation, config: Config, model: Model) -> Scores | None:
     """Score as the papers do: k-means with the true k on all cells' embedding (FedSC §4.1).
 
     All cells means also those of types no lab trained on.
@@ -23,11 +24,10 @@ def pooled_scores(federation: Federation, model: Model) -> Scores | None:
         ``None`` where the pool cannot be embedded here: labs are real, or each has an encoder of
         its own (``local-norm``). Values are ``None`` where cells have no labels.
     """
-    config = federation.config
     simulated = all(about.simulated for about in federation.labs.values())
-    if not simulated or config.local_norm:
+    if not simulated or config.method.local_norm:
         return None
-    simulation = simulated_labs(config)
+    simulation = simulated_labs(config.data, config.split, config.run.seed)
     parts = list(simulation.labs.values())
     if simulation.left_out is not None:
         parts.append(simulation.left_out)
@@ -42,13 +42,13 @@ def pooled_scores(federation: Federation, model: Model) -> Scores | None:
         [
             embed_cells(
                 model.weights,
-                transform(part, model.preprocessing, scale=config.scale),
+                transform(part, model.preprocessing, scale=config.data.scale),
                 unit=model.unit,
             )
             for part in parts
         ]
     )
-    clusters = kmeans(embedding, len(types), config.seed)
+    clusters = kmeans(embedding, len(types), config.run.seed)
     found, labelled = scores(embedding, clusters, None), truth != ""
     of_labelled = scores(embedding[labelled], clusters[labelled], truth[labelled])
     return found | {name: of_labelled[name] for name in ("ari", "nmi")}

@@ -1,36 +1,122 @@
-"""FedSC's strategy: FedAvg over the labs' uploads, then each lab its own pulled start weights.
+"""The rounds: each lab its own pulled start weights, then FedAvg over the updates (FedSC §3.3).
 
-Flower's own ``Strategy.start`` begins at round 1, evaluates every round and knows no checkpoint;
-:meth:`FedSC.start` is the same loop without evaluation, and it can begin in the middle.
+A round is a transition of explicit data: state → start weights of every lab → what came back
+(:class:`RoundResult`) → state. Flower's own ``Strategy.start`` begins at round 1, evaluates every
+round and knows no checkpoint; :func:`train` is the same loop without evaluation, and it can begin
+in the middle.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import RecordDict
 from flwr.common import log
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
-from client_app import messages
 from fedsc.config import Config
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays, fedavg
 from fedsc.federated.pull import automatic_lambda, divergence, interpolate, pull_mu
+from fedsc.options import MethodOptions
 from fedsc.rng import numpy_generator
+from protocol.checks import BadReply
+from protocol.records import TRAIN
+from protocol.train import pack_start, read_update
 from server_app.checkpoint import ServerState
 from server_app.federation import Federation
-from server_app.replies import BadReply, update_of
-
-AfterRound = Callable[[ServerState, list[dict[str, Any]]], None]
-"""Told after every round: the new state and one row of metrics per lab."""
 
 
-class FedSC(Strategy):
-    """Average and pull (FedSC §3.3).
+@dataclass(frozen=True)
+class Start:
+    """Where a lab starts a round.
+
+    Attributes
+    ----------
+    weights
+        What it is sent.
+    d
+        Divergence of its last upload from the global model; ``None`` in its first round.
+    mu
+        Share of its own weights in what it is sent; 0 in its first round.
+    ema_lambda
+        Its λ of FedEMA; 0 under other rules.
+    """
+
+    weights: Arrays
+    d: float | None = None
+    mu: float = 0.0
+    ema_lambda: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What came back from a round.
+
+    Attributes
+    ----------
+    round
+        Its number, from 1.
+    starts
+        Where each lab started, by lab.
+    updates
+        Valid updates, by lab, sorted.
+    metrics
+        What the labs with a valid update told of it: cells, loss, …; by lab.
+    failures
+        Reason in words, by lab, sorted.
+    """
+
+    round: int
+    starts: dict[str, Start]
+    updates: dict[str, Arrays]
+    metrics: dict[str, dict[str, Any]]
+    failures: dict[str, str]
+
+    @property
+    def cells(self) -> list[int]:
+        """Cells trained on, in the order of ``updates``."""
+        return [self.metrics[lab]["cells"] for lab in self.updates]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the cells of all labs."""
+        return float(np.average([m["loss"] for m in self.metrics.values()], weights=self.cells))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Give one row per lab, as ``metrics.jsonl`` keeps them."""
+        trained = [
+            {
+                "round": self.round,
+                "lab": lab,
+                **told,
+                "d": self.starts[lab].d,
+                "mu": self.starts[lab].mu,
+            }
+            for lab, told in self.metrics.items()
+        ]
+        failed = [
+            {"round": self.round, "lab": lab, "failed": reason}
+            for lab, reason in self.failures.items()
+        ]
+        return trained + failed
+
+
+AfterRound = Callable[[ServerState, RoundResult], None]
+"""Keeps what must not be lost: told the new state and how the round went."""
+
+
+def train(
+    federation: Federation,
+    config: Config,
+    pull: str,
+    state: ServerState,
+    preprocessing: RecordDict,
+    after_round: AfterRound,
+) -> ServerState:
+    """Run the rounds that are left.
 
     Parameters
     ----------
@@ -41,166 +127,157 @@ class FedSC(Strategy):
     pull
         Rule for the labs' start weights.
     state
-        Where the run stands; changed by every round.
+        Where the run stands.
     preprocessing
         Records every lab needs to prepare its cells.
     after_round
-        Keeps what must not be lost.
+        Called after every round.
+
+    Returns
+    -------
+    ServerState
+        After the last round.
+
+    Raises
+    ------
+    RunError
+        If a round ends with fewer valid updates than ``min-labs``; what was checkpointed before
+        it stays as it is.
     """
-
-    def __init__(
-        self,
-        federation: Federation,
-        config: Config,
-        pull: str,
-        state: ServerState,
-        preprocessing: RecordDict,
-        after_round: AfterRound,
-    ) -> None:
-        self.federation = federation
-        self.config = config
-        self.pull = pull
-        self.state = state
-        self.preprocessing = preprocessing
-        self.after_round = after_round
-        self._pulls: dict[str, tuple[float | None, float]] = {}
-        self._rows: list[dict[str, Any]] = []
-
-    def summary(self) -> None:
-        """Log what is about to happen."""
-        size = sum(array.nbytes for array in self.state.weights.values())
-        log(
-            INFO,
-            "%s with pull %s, rounds %d to %d, %.2f MB of weights per lab",
-            self.config.method,
-            self.pull,
-            self.state.round + 1,
-            self.config.rounds,
-            size / 2**20,
+    rounds = config.training.rounds
+    log(
+        INFO,
+        "%s with pull %s, rounds %d to %d, %.2f MB of weights per lab",
+        config.method.name,
+        pull,
+        state.round + 1,
+        rounds,
+        sum(array.nbytes for array in state.weights.values()) / 2**20,
+    )
+    for round_ in range(state.round + 1, rounds + 1):
+        federation.await_labs()
+        labs = participants(
+            list(federation.labs),
+            config.federation.fraction_train,
+            federation.min_labs,
+            config.run.seed,
+            round_,
         )
-
-    def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
-        """Run the rounds that are left.
-
-        Raises
-        ------
-        RunError
-            If a round ends with fewer valid updates than ``min-labs``; what was checkpointed
-            before it stays as it is.
-        """
-        self.summary()
-        for round_ in range(self.state.round + 1, self.config.rounds + 1):
-            self.federation.await_labs()
-            asked = self.configure_train(round_, ArrayRecord(), ConfigRecord(), grid)
-            self.aggregate_train(round_, self.federation.deliver(asked))
-            self.after_round(self.state, self._rows)
-        return Result(arrays=messages.pack_arrays(self.state.weights))
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Give each lab of this round its own start weights, eqs. (3)–(4)."""
-        contents = {}
-        self._pulls = {}
-        for lab in self._participants(server_round):
-            start, d, mu = self._start_weights(lab)
-            self._pulls[lab] = (d, mu)
-            contents[lab] = RecordDict(
-                {
-                    messages.key("start", lab): messages.pack_arrays(start),
-                    "run": ConfigRecord({"round": server_round}),
-                    **self.preprocessing,
-                }
-            )
-        return self.federation.address(contents, messages.TRAIN, str(server_round))
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the valid updates with weights N_k / N, in the order of the labs' names."""
-        answers = self.federation.sort(replies, list(self._pulls))
-        updates: dict[str, Arrays] = {}
-        failures = dict(answers.failures)
-        self._rows = []
-        for lab, content in answers.records.items():
-            try:
-                update, metrics = update_of(content, lab, self.state.weights)
-            except BadReply as bad:
-                failures[lab] = f"refused: {bad}"
-                continue
-            updates[lab] = update
-            d, mu = self._pulls[lab]
-            self._rows.append({"round": server_round, "lab": lab, **metrics, "d": d, "mu": mu})
-        for lab, reason in sorted(failures.items()):
-            log(
-                WARNING,
-                "round %d: lab %s failed: %s",
-                server_round,
-                lab,
-                reason,
-                extra={"round": server_round, "lab": lab, "reason": reason},
-            )
-            self._rows.append({"round": server_round, "lab": lab, "failed": reason})
-        needed = min(self.federation.min_labs, len(self._pulls))
-        if len(updates) < max(1, needed):
-            reasons = "; ".join(f"{lab}: {why}" for lab, why in sorted(failures.items()))
+        starts = {lab: start_of(state, lab, pull, config.method) for lab in labs}
+        result = _exchange(federation, round_, starts, state.weights, preprocessing)
+        _log_failures(result)
+        needed = max(1, min(federation.min_labs, len(starts)))
+        if len(result.updates) < needed:
+            reasons = "; ".join(f"{lab}: {why}" for lab, why in result.failures.items())
             raise RunError(
-                f"round {server_round}: {len(updates)} valid updates, {max(1, needed)} needed "
-                f"({reasons}); the checkpoint of round {server_round - 1} is intact"
+                f"round {round_}: {len(result.updates)} valid updates, {needed} needed "
+                f"({reasons}); the checkpoint of round {round_ - 1} is intact"
             )
-        cells = [self.federation.labs[lab].cells for lab in updates]
-        self.state.weights = fedavg(list(updates.values()), cells)
-        self.state.uploads.update(updates)
-        self.state.round = server_round
-        loss = float(np.average([r["loss"] for r in self._rows if "loss" in r], weights=cells))
-        mus = [mu for _, mu in self._pulls.values()]
+        state = aggregate(state, result)
+        after_round(state, result)
+        _log_round(result, rounds)
+    return state
+
+
+def participants(
+    labs: list[str], fraction: float, fewest: int, seed: int, round_: int
+) -> list[str]:
+    """Draw the labs of a round, sorted: ``fraction`` of them, but not fewer than ``fewest``."""
+    count = min(len(labs), max(math.ceil(fraction * len(labs)), fewest, 1))
+    drawn = numpy_generator(seed, "participants", round_).permutation(len(labs))
+    return sorted(labs[i] for i in drawn[:count])
+
+
+def start_of(state: ServerState, lab: str, pull: str, options: MethodOptions) -> Start:
+    """Pull a lab's last upload towards the global model, eqs. (3)–(4); a new lab takes the latter.
+
+    Parameters
+    ----------
+    state
+        Where the run stands.
+    lab
+        Name of the lab.
+    pull
+        ``"fedsc"``, ``"fedema"``, ``"constant"`` or ``"none"``.
+    options
+        Give α, λ, τ and the constant μ.
+    """
+    last = state.uploads.get(lab)
+    if last is None:
+        return Start(state.weights)
+    d = divergence(state.weights, last)
+    ema_lambda = 0.0
+    if pull == "fedema":
+        given = options.ema_lambda or automatic_lambda(d, options.tau)
+        ema_lambda = state.lambdas.get(lab, given)
+    mu = pull_mu(d, pull, options, ema_lambda)
+    return Start(interpolate(state.weights, last, mu), d, mu, ema_lambda)
+
+
+def aggregate(state: ServerState, result: RoundResult) -> ServerState:
+    """Average the valid updates with weights N_k / N, in the order of the labs' names."""
+    set_now = {lab: s.ema_lambda for lab, s in result.starts.items() if s.ema_lambda}
+    return ServerState(
+        round=result.round,
+        weights=fedavg(list(result.updates.values()), result.cells),
+        uploads=state.uploads | result.updates,
+        lambdas=set_now | state.lambdas,
+    )
+
+
+def _exchange(
+    federation: Federation,
+    round_: int,
+    starts: dict[str, Start],
+    expected: Arrays,
+    preprocessing: RecordDict,
+) -> RoundResult:
+    """Send the start weights, read what comes back."""
+    contents = {
+        lab: pack_start(lab, round_, start.weights, preprocessing) for lab, start in starts.items()
+    }
+    answers = federation.tell_each(contents, TRAIN, group=str(round_))
+    updates: dict[str, Arrays] = {}
+    metrics: dict[str, dict[str, Any]] = {}
+    failures = dict(answers.failures)
+    for lab, content in answers.records.items():
+        try:
+            updates[lab], metrics[lab] = read_update(content, lab, expected)
+        except BadReply as bad:
+            failures[lab] = f"refused: {bad}"
+    return RoundResult(round_, starts, updates, metrics, dict(sorted(failures.items())))
+
+
+def _log_round(result: RoundResult, rounds: int) -> None:
+    shares = [start.mu for start in result.starts.values()]
+    fields = {
+        "round": result.round,
+        "rounds": rounds,
+        "loss": result.loss,
+        "valid": len(result.updates),
+        "asked": len(result.starts),
+    }
+    log(
+        INFO,
+        "round %d/%d: loss %.4f, μ %.2f to %.2f, %d of %d labs",
+        result.round,
+        rounds,
+        result.loss,
+        min(shares),
+        max(shares),
+        len(result.updates),
+        len(result.starts),
+        extra=fields,
+    )
+
+
+def _log_failures(result: RoundResult) -> None:
+    for lab, reason in result.failures.items():
         log(
-            INFO,
-            "round %d/%d: loss %.4f, μ %.2f to %.2f, %d of %d labs",
-            server_round,
-            self.config.rounds,
-            loss,
-            min(mus),
-            max(mus),
-            len(updates),
-            len(self._pulls),
-            extra={
-                "round": server_round,
-                "rounds": self.config.rounds,
-                "loss": loss,
-                "valid": len(updates),
-                "asked": len(self._pulls),
-            },
+            WARNING,
+            "round %d: lab %s failed: %s",
+            result.round,
+            lab,
+            reason,
+            extra={"round": result.round, "lab": lab, "reason": reason},
         )
-        return None, MetricRecord({"loss": loss})
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Ask nothing: labs without labels have nothing to evaluate during training."""
-        return []
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Aggregate nothing (see :meth:`configure_evaluate`)."""
-        return None
-
-    def _participants(self, round_: int) -> list[str]:
-        """Draw the labs of a round; all of them unless ``fraction-train`` says less."""
-        labs = list(self.federation.labs)
-        share = math.ceil(self.config.fraction_train * len(labs))
-        count = min(len(labs), max(share, self.federation.min_labs, 1))
-        drawn = numpy_generator(self.config.seed, "participants", round_).permutation(len(labs))
-        return sorted(labs[i] for i in drawn[:count])
-
-    def _start_weights(self, lab: str) -> tuple[Arrays, float | None, float]:
-        """Give a lab's start weights, its d and μ; a new lab takes the global model (μ = 0)."""
-        state, last = self.state, self.state.uploads.get(lab)
-        if last is None:
-            return state.weights, None, 0.0
-        d = divergence(state.weights, last)
-        if self.pull == "fedema" and lab not in state.lambdas:
-            state.lambdas[lab] = self.config.ema_lambda or automatic_lambda(d, self.config.tau)
-        mu = pull_mu(d, self.pull, self.config, state.lambdas.get(lab, 0.0))
-        return interpolate(state.weights, last, mu), d, mu

@@ -14,11 +14,19 @@ from pathlib import Path
 
 import tomli_w
 
+from deployment import flower
 from fedsc.config import Config
-from fedsc.deployment import flower
 from fedsc.errors import RunError
 
-_PACKAGES = ("fedsc", "server_app", "client_app", "partitioning", "simulations")
+_PACKAGES = (
+    "fedsc",
+    "protocol",
+    "server_app",
+    "client_app",
+    "partitioning",
+    "simulations",
+    "deployment",
+)
 
 
 def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:

@@ -66,7 +66,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tiny_set: Path, tmp_path: Path) -> Config:
     """Give a config that trains 4 labs on the tiny set in a fraction of a second."""
-    return Config(
+    return Config.of(
         dataset=str(tiny_set),
         label_key="cell_type",
         subtypes_per_lab=2,
@@ -83,7 +83,7 @@ def tiny(tiny_set: Path, tmp_path: Path) -> Config:
 @pytest.fixture
 def change() -> Callable[..., Config]:
     """Copy a config with some options changed, validated anew."""
-    return lambda config, **options: Config(**(config.model_dump() | options))
+    return lambda config, **options: config.replace(**options)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,11 +19,11 @@ from fedsc.baselines.inputs import Clip, Genes, prepare
 from fedsc.baselines.loop import train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Count, NonNegative, Positive, Rate
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN, embed
 from fedsc.models.mlp import Weights, init_mlp, mlp
+from fedsc.options import Count, NonNegative, Positive, Rate
 from fedsc.rng import torch_generator
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.objective import Descend

@@ -7,12 +7,12 @@ import numpy as np
 from pydantic import Field
 from scipy.sparse import csr_matrix, vstack
 
-from fedsc.config import Config
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import fit_preprocessing
+from fedsc.options import DataOptions
 
 Genes = Annotated[int, Field(ge=0)]
 """Number of highly variable genes in a preset; 0 = every gene with a count."""
@@ -59,10 +59,8 @@ def prepare(
     """
     if len(expression.cells) < 2:
         raise DataError(f"the file holds {len(expression.cells)} cell; clustering needs at least 2")
-    config = Config.from_mapping(
-        {"n-genes": n_genes or len(expression.genes), "max-value": max_value}
-    )
-    preprocessing = fit_preprocessing([expression], config)
+    options = DataOptions(n_genes=n_genes or len(expression.genes), max_value=max_value)
+    preprocessing = fit_preprocessing([expression], options)
     return transform(expression, preprocessing), preprocessing
 
 

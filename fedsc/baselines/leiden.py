@@ -8,9 +8,9 @@ from fedsc.baselines.inputs import Clip, Genes, prepare
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.pca import dense, principal_components
 from fedsc.baselines.presets import choose
-from fedsc.config import Count
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError
+from fedsc.options import Count
 
 
 @dataclass(frozen=True)

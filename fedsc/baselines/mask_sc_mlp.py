@@ -21,11 +21,11 @@ from fedsc.baselines.contrastive_sc import embed_all
 from fedsc.baselines.inputs import Clip, prepare
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Count, NonNegative, Positive
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN
 from fedsc.models.mlp import Weights, init_mlp, mlp
+from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import torch_generator
 from fedsc.ssl.objective import Descend
 from fedsc.ssl.views import masked_view

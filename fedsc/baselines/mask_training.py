@@ -15,7 +15,6 @@ from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.inputs import Clip
 from fedsc.baselines.method import Settings
 from fedsc.baselines.patch_targets import Features, features_of
-from fedsc.config import Count, NonNegative, Positive
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING
 from fedsc.models.masked import (
@@ -29,6 +28,7 @@ from fedsc.models.masked import (
 )
 from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, Layout, matrix_layout, patches_of, sequence_layout
+from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import torch_generator
 from fedsc.ssl.objective import Descend
 from fedsc.training import batches

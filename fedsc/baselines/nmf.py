@@ -19,12 +19,12 @@ from fedsc.baselines import leiden
 from fedsc.baselines.clustering import require_k
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Config, Count
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.genes import agree
-from fedsc.data.io import read
+from fedsc.data.reading.read import read
 from fedsc.errors import DataError
+from fedsc.options import Count, DataOptions
 from fedsc.rng import derive_seed
 
 
@@ -142,7 +142,7 @@ def _shared(target: Expression, source: Expression) -> tuple[csr_matrix, csr_mat
         raise DataError(
             f"the source holds {source.kind} and the file {target.kind}; NMF needs both alike"
         )
-    least = Config.model_fields["min_shared_genes"].default
+    least = DataOptions.model_fields["min_shared_genes"].default
     names = {"the file": list(target.genes), "the source": list(source.genes)}
     genes = agree(names, "intersection", None, least)
     file, other = (

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from fedsc.baselines.method import Fitted
 from fedsc.data.annotated import storable
 from fedsc.data.expression import Expression
-from fedsc.data.validate import label_problems, name_problems, value_problems
+from fedsc.data.reading.validate import label_problems, name_problems, value_problems
 from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import scores
 
@@ -102,7 +102,7 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
 
 
 def expression_of(adata: "anndata.AnnData", *, layer: str, label_key: str) -> Expression:
-    """Validate an AnnData in memory as :func:`fedsc.data.io.read` does a file.
+    """Validate an AnnData in memory as :func:`fedsc.data.reading.read.read` does a file.
 
     Parameters
     ----------

@@ -15,10 +15,10 @@ from fedsc.baselines.clustering import cluster
 from fedsc.baselines.inputs import Clip, Genes, prepare
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Count
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import DataError
+from fedsc.options import Count
 
 
 @dataclass(frozen=True)

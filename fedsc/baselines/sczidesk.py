@@ -22,10 +22,10 @@ from fedsc.baselines.loop import train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.baselines.scdeepcluster import centres_of
-from fedsc.config import Count, NonNegative, Positive, Share
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.mlp import Weights
+from fedsc.options import Count, NonNegative, Positive, Share
 from fedsc.rng import torch_generator
 from fedsc.ssl.objective import Descend
 from fedsc.training import batches

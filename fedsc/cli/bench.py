@@ -149,7 +149,7 @@ class _Bar:
             return 0.0
         config = cell.config(self._kept)
         lines = metrics.read_bytes().count(b"\n")
-        return min(lines / (config.rounds * config.labs), 1.0)
+        return min(lines / (config.training.rounds * config.split.labs), 1.0)
 
 
 def _list_suites(console: Console) -> None:

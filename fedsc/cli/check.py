@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from fedsc.data.io import Examination, examine
-from fedsc.data.kind import KIND_NAMES
+from fedsc.data.reading.kind import KIND_NAMES
+from fedsc.data.reading.read import Examination, examine
 
 _BATCH = re.compile(
     r"batch|donor|sample|patient|subject|individual|mouse|lab(?!el)|site|cent(er|re)|hospital|study|"

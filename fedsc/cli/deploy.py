@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsc.deployment import registration
-from fedsc.deployment.layout import Deployment, load
+from deployment import registration
+from deployment.layout import Deployment, load
 from fedsc.errors import ConfigError, RunError
 
 deploy = typer.Typer(
@@ -51,8 +51,8 @@ def init(
 
     `fedsc deploy init --labs charite,ukb --output federation --host fedsc.example.org`
     """
-    from fedsc.deployment.certificates import CA_DAYS, SERVER_DAYS
-    from fedsc.deployment.init import create
+    from deployment.certificates import CA_DAYS, SERVER_DAYS
+    from deployment.init import create
 
     deployment = create(
         output,
@@ -72,7 +72,7 @@ def init(
 @deploy.command()
 def add(folder: Folder, labs: Labs) -> None:
     """Add labs to a deployment; where the authority's key is."""
-    from fedsc.deployment import init as making
+    from deployment import init as making
 
     new = _names(labs)
     making.add(load(folder), new)
@@ -84,8 +84,8 @@ def add(folder: Folder, labs: Labs) -> None:
 @deploy.command()
 def renew(folder: Folder) -> None:
     """Issue a new certificate for the server; labs need nothing new."""
-    from fedsc.deployment import init as making
-    from fedsc.deployment.certificates import SERVER_DAYS
+    from deployment import init as making
+    from deployment.certificates import SERVER_DAYS
 
     making.renew(load(folder))
     typer.echo(
@@ -111,7 +111,7 @@ def check(
 
     Exit code 0 when nothing is, else 2.
     """
-    from fedsc.deployment.check import problems_of
+    from deployment.check import problems_of
 
     problems = problems_of(folder, _data(data), layer=layer, label_key=label_key)
     for problem in problems:
@@ -135,7 +135,7 @@ def local(folder: Folder, data: Data = None) -> None:
 
     `fedsc deploy local federation --data A=labs/lab-0.h5ad --data B=labs/lab-1.h5ad`
     """
-    from fedsc.deployment.local import running
+    from deployment.local import running
 
     deployment = load(folder)
     files = {lab: deployment.lab(lab) / "data" / "cells.h5ad" for lab in deployment.labs}

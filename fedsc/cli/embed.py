@@ -41,7 +41,7 @@ def embed(
     import numpy as np
 
     from fedsc.data.annotated import add_clusters, write_annotated
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
     from fedsc.evaluate import leiden
     from fedsc.federated.kmeans import assign
     from fedsc.model import load_centres, load_model

@@ -18,7 +18,7 @@ from fedsc.baselines.outcome import annotate, plain, require_device, resolve_k, 
 from fedsc.cli.run import parse_settings
 from fedsc.data.annotated import write_annotated
 from fedsc.data.expression import Expression
-from fedsc.data.io import read
+from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, RunError
 from fedsc.files import replace, replacing
 

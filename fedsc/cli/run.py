@@ -101,15 +101,17 @@ def run(
     options = {key: value for key, value in given.items() if value is not None}
     options |= parse_settings(set_ or [])
     config = _config(options, resume)
-    method_ = method_of(config)
+    method_ = method_of(config.method)
     if method_.objective:
         load_objective(method_)
 
     console = Console(stderr=True)
-    folder = Path(config.resume) if config.resume else Path(config.output) / config.run_name
+    folder = (
+        Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
+    )
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
     try:
-        with RunProgress(folder, config.rounds, console):
+        with RunProgress(folder, config.training.rounds, console):
             if engine is Engine.flower:
                 from simulations.flower import run_flower
 
@@ -156,22 +158,20 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
     from server_app.run_folder import new_name
 
     config = Config.from_mapping(options)
-    known = resolve(config.dataset).subtypes_per_lab
+    known = resolve(config.data.dataset).subtypes_per_lab
     if known is not None and "subtypes-per-lab" not in options:
         options = options | {"subtypes-per-lab": known}
         config = Config.from_mapping(options)
     paths = {
         key: str(Path(value).resolve())
         for key, value in (
-            ("dataset", config.dataset),
-            ("reference-genes", config.reference_genes),
-            ("output", config.output),
+            ("dataset", config.data.dataset),
+            ("reference-genes", config.data.reference_genes),
+            ("output", config.run.output),
         )
         if value and (key == "output" or Path(value).exists())
     }
-    return Config.from_mapping(
-        config.to_mapping() | paths | {"run-name": config.run_name or new_name(config)}
-    )
+    return config.replace(**paths, run_name=config.run.name or new_name(config))
 
 
 def _report(folder: Path, console: Console) -> None:

@@ -85,7 +85,7 @@ def split(
     }
     config = Config.from_mapping({key: value for key, value in given.items() if value is not None})
     cells, label_key = _open(source.path, source.layer, label_key or source.label_key)
-    parts = partition_obs(cells.obs, label_key, config)
+    parts = partition_obs(cells.obs, label_key, config.split, config.run.seed)
     types = cells.obs[label_key].astype(str).to_numpy(dtype=str) if label_key else None
     counts = table(parts, types)
 
@@ -117,7 +117,7 @@ def _open(path: Path, layer: str, label_key: str) -> "tuple[anndata.AnnData, str
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path}: cannot be read as .h5ad ({error})") from error
         return cells, label_key
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
 
     found = read(path, layer=layer, label_key=label_key)
     cells = anndata.AnnData(found.matrix, found.obs, pd.DataFrame(index=found.genes))

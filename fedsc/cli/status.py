@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedsc.deployment.status import Progress, Status, read_status
+from deployment.status import Progress, Status, read_status
 
 
 def status(

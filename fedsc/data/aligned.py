@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from fedsc.data.backed import Backed, rows_per_block
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.genes import match
+from fedsc.data.reading.backed import Backed, rows_per_block
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ def write_annotated(
     Parameters
     ----------
     file
-        In any format :func:`fedsc.data.io.read` knows. An ``.h5ad`` is copied with all it holds,
-        of another format the expression and its annotation are.
+        In any format :func:`fedsc.data.reading.read.read` knows. An ``.h5ad`` is copied with all
+        it holds, of another format the expression and its annotation are.
     output
         The copy, replaced whole or not at all; its folder exists.
     expression

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
-from fedsc.data.backed import Backed
 from fedsc.data.expression import Expression
 from fedsc.data.genes import refuse_other_positions
+from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
 
 

@@ -30,7 +30,7 @@ class Source:
     path
         A file, or a folder with one file per lab.
     layer, label_key
-        Defaults for :func:`fedsc.data.io.read`; ``""`` = ``X``, no cell types known.
+        Defaults for :func:`fedsc.data.reading.read.read`; ``""`` = ``X``, no cell types known.
     subtypes_per_lab
         The paper's k for this set; ``None`` if there is none.
     """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.genes import agree, read_reference
@@ -23,6 +22,7 @@ from fedsc.federated.statistics import (
     library_size_counts,
     median_library_size,
 )
+from fedsc.options import DataOptions
 
 _ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
     "library-sizes": library_size_counts,
@@ -45,7 +45,7 @@ def answer(lab: Aligned, question: Question) -> Sums:
 
 
 def learn_preprocessing(
-    ask: Ask, vocabulary: Sequence[str] | np.ndarray, kind: Kind, config: Config
+    ask: Ask, vocabulary: Sequence[str] | np.ndarray, kind: Kind, options: DataOptions
 ) -> Preprocessing:
     """Ask the labs for the sums that fix the preprocessing.
 
@@ -58,7 +58,7 @@ def learn_preprocessing(
         The genes the labs agreed on, (V,).
     kind
         What every lab holds: raw counts or log-normalised values.
-    config
+    options
         ``target_sum``, ``n_genes``, ``hvg``, ``max_value`` count here.
 
     Returns
@@ -73,15 +73,15 @@ def learn_preprocessing(
     ConfigError
         If ``hvg`` needs a package that is missing.
     """
-    if config.hvg == "seurat_v3" and kind != "counts":
+    if options.hvg == "seurat_v3" and kind != "counts":
         raise DataError(
             "hvg = 'seurat_v3' needs raw counts and the labs hold log-normalised values; "
             "set hvg = 'seurat'"
         )
     target_sum = 0.0
     if kind == "counts":
-        target_sum = config.target_sum or median_library_size(ask)
-    by_counts = config.hvg == "seurat_v3"
+        target_sum = options.target_sum or median_library_size(ask)
+    by_counts = options.hvg == "seurat_v3"
     views = ("log", "counts") if by_counts else ("log", "linear")
     moments = learn_moments(ask, views, len(vocabulary), target_sum)
     detected = moments.detected > 0
@@ -89,11 +89,11 @@ def learn_preprocessing(
         raise DataError("no lab has a cell with counts in the shared genes")
 
     if by_counts:
-        chosen = seurat_v3(ask, moments, detected, config.n_genes)
+        chosen = seurat_v3(ask, moments, detected, options.n_genes)
     else:
         chosen = np.zeros(len(vocabulary), dtype=bool)
         chosen[detected] = seurat(
-            moments.mean["linear"][detected], moments.variance["linear"][detected], config.n_genes
+            moments.mean["linear"][detected], moments.variance["linear"][detected], options.n_genes
         )
     names = [str(gene) for gene in vocabulary]
     return Preprocessing(
@@ -101,12 +101,12 @@ def learn_preprocessing(
         mean=moments.mean["log"][chosen],
         std=standard_deviation(moments.variance["log"][chosen]),
         target_sum=target_sum,
-        max_value=config.max_value,
+        max_value=options.max_value,
         vocabulary=tuple(names),
     )
 
 
-def fit_preprocessing(labs: Sequence[Expression], config: Config) -> Preprocessing:
+def fit_preprocessing(labs: Sequence[Expression], options: DataOptions) -> Preprocessing:
     """Do the same over labs in this process; with one lab, what a centralised baseline uses.
 
     Raises
@@ -122,9 +122,9 @@ def fit_preprocessing(labs: Sequence[Expression], config: Config) -> Preprocessi
             "all log-normalised values"
         )
     reference = (
-        read_reference(Path(config.reference_genes)) if config.genes == "reference" else None
+        read_reference(Path(options.reference_genes)) if options.genes == "reference" else None
     )
     gene_lists = {f"lab-{i}": lab.genes for i, lab in enumerate(labs)}
-    vocabulary = agree(gene_lists, config.genes, reference, config.min_shared_genes)
+    vocabulary = agree(gene_lists, options.genes, reference, options.min_shared_genes)
     aligned = [align(lab, vocabulary) for lab in labs]
-    return learn_preprocessing(ask_locally(aligned, answer), vocabulary, kinds.pop(), config)
+    return learn_preprocessing(ask_locally(aligned, answer), vocabulary, kinds.pop(), options)

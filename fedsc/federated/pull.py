@@ -7,9 +7,9 @@ the server must not see single uploads, in the lab.
 
 import numpy as np
 
-from fedsc.config import Config
 from fedsc.federated.averaging import Arrays
 from fedsc.models.names import is_buffer
+from fedsc.options import MethodOptions
 
 
 def divergence(global_weights: Arrays, local_weights: Arrays) -> float:
@@ -44,7 +44,7 @@ def automatic_lambda(d: float, tau: float) -> float:
     return tau / d if d > 0 else 0.0
 
 
-def pull_mu(d: float, rule: str, config: Config, ema_lambda: float) -> float:
+def pull_mu(d: float, rule: str, options: MethodOptions, ema_lambda: float) -> float:
     """Give a lab's μ under a rule.
 
     Parameters
@@ -53,16 +53,16 @@ def pull_mu(d: float, rule: str, config: Config, ema_lambda: float) -> float:
         Divergence of the lab's last upload from the new global model, ``>= 0``.
     rule
         ``"fedsc"``, ``"fedema"``, ``"constant"`` or ``"none"``.
-    config
+    options
         Gives α and the constant μ.
     ema_lambda
         This lab's λ; used by ``"fedema"`` alone.
     """
     if rule == "fedsc":
-        return fedsc_mu(d, config.alpha)
+        return fedsc_mu(d, options.alpha)
     if rule == "fedema":
         return fedema_mu(d, ema_lambda)
-    return config.mu if rule == "constant" else 0.0
+    return options.mu if rule == "constant" else 0.0
 
 
 def interpolate(global_weights: Arrays, local_weights: Arrays, mu: float) -> Arrays:

@@ -11,55 +11,61 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from fedsc.config import Config
 from fedsc.models.encoder import PROJECTION, init_online, project
 from fedsc.models.mlp import Weights, init_mlp, mlp
+from fedsc.options import MethodOptions
 from fedsc.ssl.losses import cosine_distance
 from fedsc.ssl.objective import Descend, Objective, State, copy_as, mark_trainable, move_average
 
 
-def init(n_genes: int, config: Config, generator: torch.Generator) -> Weights:
+def init(n_genes: int, options: MethodOptions, generator: torch.Generator) -> Weights:
     """Draw online network and, if on, the linear predictor 128 → 128."""
-    online = init_online(n_genes, config.norm, generator)
-    if not config.predictor:
+    online = init_online(n_genes, options.norm, generator)
+    if not options.predictor:
         return online
     predictor = init_mlp("predictor", (PROJECTION, PROJECTION), "none", generator)
     return {**online, **predictor}
 
 
 def begin(
-    shared: Weights, private: Weights, n_cells: int, config: Config, generator: torch.Generator
+    shared: Weights,
+    private: Weights,
+    n_cells: int,
+    options: MethodOptions,
+    generator: torch.Generator,
 ) -> State:
     """Start a round; W^t begins as a copy of the first W^o received and then stays in the lab."""
-    if config.ema and not private:
+    if options.ema and not private:
         private = copy_as("target.", shared)
     mark_trainable(shared)
-    if not config.stop_gradient:
+    if not options.stop_gradient:
         mark_trainable(private)
     return State(shared, private)
 
 
-def step(state: State, view_1: Tensor, view_2: Tensor, descend: Descend, config: Config) -> Tensor:
+def step(
+    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
+) -> Tensor:
     """Take one step on eq. (2), both views in both roles, then move the target."""
     z_1 = project(state.shared, view_1)
     z_2 = project(state.shared, view_2)
-    if config.ema:
-        with torch.no_grad() if config.stop_gradient else nullcontext():
+    if options.ema:
+        with torch.no_grad() if options.stop_gradient else nullcontext():
             target_1 = project(state.private, view_1, "target.")
             target_2 = project(state.private, view_2, "target.")
     else:  # the target is the online network: its projection of a view serves both roles
-        target_1, target_2 = (z_1.detach(), z_2.detach()) if config.stop_gradient else (z_1, z_2)
-    loss = cosine_distance(_predict(state, z_1, config), target_2) + cosine_distance(
-        _predict(state, z_2, config), target_1
+        target_1, target_2 = (z_1.detach(), z_2.detach()) if options.stop_gradient else (z_1, z_2)
+    loss = cosine_distance(_predict(state, z_1, options), target_2) + cosine_distance(
+        _predict(state, z_2, options), target_1
     )
     descend(loss)
-    if config.ema:
-        move_average(state.private, "target.", state.shared, config.target_momentum)
+    if options.ema:
+        move_average(state.private, "target.", state.shared, options.target_momentum)
     return loss.detach()
 
 
-def _predict(state: State, z: Tensor, config: Config) -> Tensor:
-    return mlp(state.shared, z, "predictor", training=True) if config.predictor else z
+def _predict(state: State, z: Tensor, options: MethodOptions) -> Tensor:
+    return mlp(state.shared, z, "predictor", training=True) if options.predictor else z
 
 
 OBJECTIVE = Objective(init, begin, step)

@@ -12,28 +12,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsc.config import Config
 from fedsc.models.encoder import EMBEDDING, PROJECTION, init_online, project
 from fedsc.models.mlp import Weights
+from fedsc.options import MethodOptions
 from fedsc.ssl.losses import info_nce
 from fedsc.ssl.objective import Descend, Objective, State, copy_as, mark_trainable, move_average
 
 
 def init(
-    n_genes: int, config: Config, generator: torch.Generator, *, head: tuple[int, ...]
+    n_genes: int, options: MethodOptions, generator: torch.Generator, *, head: tuple[int, ...]
 ) -> Weights:
     """Draw the query network, its projector of widths ``head``; there is no predictor."""
-    return init_online(n_genes, config.norm, generator, head)
+    return init_online(n_genes, options.norm, generator, head)
 
 
 def begin(
-    shared: Weights, private: Weights, n_cells: int, config: Config, generator: torch.Generator
+    shared: Weights,
+    private: Weights,
+    n_cells: int,
+    options: MethodOptions,
+    generator: torch.Generator,
 ) -> State:
     """Start a round; the key network is a copy of the received query network, the queue stays.
 
     A kept queue of another length (the lab's file has changed) makes way for an empty one.
     """
-    length = min(config.queue, n_cells)
+    length = min(options.queue, n_cells)
     if "queue" in private and len(private["queue"]) == length:
         queue = {name: private[name] for name in ("queue", "queue.filled", "queue.next")}
     else:
@@ -52,7 +56,7 @@ def step(
     view_1: Tensor,
     view_2: Tensor,
     descend: Descend,
-    config: Config,
+    options: MethodOptions,
     *,
     temperature: float,
 ) -> Tensor:
@@ -65,9 +69,9 @@ def step(
         keys = F.normalize(project(state.private, view_2, "key."), dim=1)
     negatives = state.private["queue"][: int(state.private["queue.filled"])]
     queries = project(state.shared, view_1)
-    loss = info_nce(queries, keys, negatives, config.temperature or temperature)
+    loss = info_nce(queries, keys, negatives, options.temperature or temperature)
     descend(loss)
-    move_average(state.private, "key.", state.shared, config.target_momentum)
+    move_average(state.private, "key.", state.shared, options.target_momentum)
     _push(state.private, keys)
     return loss.detach()
 

@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedsc.config import Config
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_buffer
+from fedsc.options import MethodOptions
 
 Descend = Callable[[Tensor], None]
 """Zero the gradients, back-propagate a loss, take one optimiser step."""
@@ -42,7 +42,9 @@ class State:
 class Init(Protocol):
     """Draw the shared weights of round 0 (once, on the server)."""
 
-    def __call__(self, n_genes: int, config: Config, generator: torch.Generator) -> Weights: ...
+    def __call__(
+        self, n_genes: int, options: MethodOptions, generator: torch.Generator
+    ) -> Weights: ...
 
 
 class Begin(Protocol):
@@ -56,7 +58,7 @@ class Begin(Protocol):
         shared: Weights,
         private: Weights,
         n_cells: int,
-        config: Config,
+        options: MethodOptions,
         generator: torch.Generator,
     ) -> State: ...
 
@@ -65,7 +67,7 @@ class Step(Protocol):
     """Train on two views of one batch, float32 (cells, genes) each; give the loss, a scalar."""
 
     def __call__(
-        self, state: State, view_1: Tensor, view_2: Tensor, descend: Descend, config: Config
+        self, state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
     ) -> Tensor: ...
 
 

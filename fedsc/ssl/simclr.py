@@ -3,31 +3,37 @@
 import torch
 from torch import Tensor
 
-from fedsc.config import Config
 from fedsc.models.encoder import init_online, project
 from fedsc.models.mlp import Weights
+from fedsc.options import MethodOptions
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.objective import Descend, Objective, State, mark_trainable
 
 TEMPERATURE = 0.07
 
 
-def init(n_genes: int, config: Config, generator: torch.Generator) -> Weights:
+def init(n_genes: int, options: MethodOptions, generator: torch.Generator) -> Weights:
     """Draw the online network; there is no predictor."""
-    return init_online(n_genes, config.norm, generator)
+    return init_online(n_genes, options.norm, generator)
 
 
 def begin(
-    shared: Weights, private: Weights, n_cells: int, config: Config, generator: torch.Generator
+    shared: Weights,
+    private: Weights,
+    n_cells: int,
+    options: MethodOptions,
+    generator: torch.Generator,
 ) -> State:
     """Start a round; nothing stays in the lab."""
     mark_trainable(shared)
     return State(shared, private)
 
 
-def step(state: State, view_1: Tensor, view_2: Tensor, descend: Descend, config: Config) -> Tensor:
+def step(
+    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
+) -> Tensor:
     """Take one step on NT-Xent over the batch's 2B − 2 negatives per view."""
-    temperature = config.temperature or TEMPERATURE
+    temperature = options.temperature or TEMPERATURE
     loss = nt_xent(project(state.shared, view_1), project(state.shared, view_2), temperature)
     descend(loss)
     return loss.detach()

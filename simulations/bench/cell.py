@@ -167,7 +167,7 @@ def _federated(cell: Cell, output: Path) -> Row:
     config = cell.config(output)
     folder = output / cell.key
     if (folder / "config.json").exists():
-        config = config.model_copy(update={"resume": str(folder)})
+        config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
     scores = written["pooled"] or written["federated"]
@@ -185,7 +185,7 @@ def _federated(cell: Cell, output: Path) -> Row:
 def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.method import Settings
     from fedsc.baselines.outcome import resolve_k, score
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
 
     source = resolve(cell.dataset)

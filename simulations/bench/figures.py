@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fedsc.config import Config
+from fedsc.options import SplitOptions
 from fedsc.plots import COLOURS, LINES, scatter_groups, tsne
 from simulations.bench.cell import Cell
 from simulations.bench.suite import Place, Suite
@@ -262,7 +262,7 @@ def _metrics(done: Planned, cells: Path) -> dict[str, pd.DataFrame]:
 
 def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Give the embedding and types of each line's first finished seed."""
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
     from fedsc.model import load_model
 
@@ -286,7 +286,7 @@ def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.nd
 
 def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
     """Draw the labs of seed 0, once per different split."""
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
     from partitioning import partition
     from partitioning.table import plot, table
@@ -296,18 +296,18 @@ def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
         if cell.centralised or cell.seed or place.control:
             continue
         config = cell.config(Path())
-        name = "-".join([Path(cell.dataset).stem, *_split_in_words(config)])
+        name = "-".join([Path(cell.dataset).stem, *_split_in_words(config.split)])
         if name in seen:
             continue
         seen.add(name)
         source = resolve(cell.dataset)
         whole = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
         path = into / f"split-{name}.png"
-        plot(table(partition(whole, config), whole.labels), path)
+        plot(table(partition(whole, config.split, config.run.seed), whole.labels), path)
         yield path
 
 
-def _split_in_words(config: Config) -> list[str]:
-    if config.partition == "subtypes":
-        return [f"k{config.subtypes_per_lab}", config.cover]
-    return [config.partition]
+def _split_in_words(split: SplitOptions) -> list[str]:
+    if split.scheme == "subtypes":
+        return [f"k{split.subtypes_per_lab}", split.cover]
+    return [split.scheme]

@@ -71,18 +71,18 @@ def write_synthetic(path: Path, cells: int, genes: int, per_cell: int, seed: int
 
 def measure(path: Path) -> dict[str, float]:
     """Learn the preprocessing from a file on disk, and weigh this process."""
-    from fedsc.config import Config
     from fedsc.data.aligned import align
-    from fedsc.data.backed import open_backed
     from fedsc.data.genes import agree
+    from fedsc.data.reading.backed import open_backed
     from fedsc.federated.preprocessing import answer, learn_preprocessing
     from fedsc.federated.query import ask_locally
+    from fedsc.options import DataOptions
 
     start, cpu_start = time.perf_counter(), time.process_time()
     source = open_backed(path, "counts")
     vocabulary = agree({"lab": source.genes}, "intersection", None, 1)
     ask = ask_locally([align(source, vocabulary)], answer)
-    learnt = learn_preprocessing(ask, vocabulary, "counts", Config())
+    learnt = learn_preprocessing(ask, vocabulary, "counts", DataOptions())
     return {
         "nonzeros": source.nonzeros,
         "genes chosen": len(learnt.genes),

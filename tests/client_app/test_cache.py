@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from client_app.cache import load_cells, preparation_key, save_cells
-from fedsc.data.io import read
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.read import read
 from fedsc.federated.preprocessing import fit_preprocessing
 
 
@@ -16,7 +16,7 @@ def expression(tiny_set):
 
 @pytest.fixture
 def preprocessing(expression, tiny):
-    return fit_preprocessing([expression], tiny)
+    return fit_preprocessing([expression], tiny.data)
 
 
 @pytest.fixture

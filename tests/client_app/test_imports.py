@@ -16,12 +16,14 @@ from fedsc.data.preprocess import CellMatrix
 from fedsc.methods import load_objective, method_of
 from fedsc.rng import torch_generator
 from fedsc.training import train_lab
-config = Config(local_epochs=1, batch_size=4)
-objective = load_objective(method_of(config))
-start = {n: t.numpy() for n, t in objective.init(3, config, torch_generator(0, "i")).items()}
+config = Config.of(local_epochs=1, batch_size=4)
+objective = load_objective(method_of(config.method))
+start = {n: t.numpy() for n, t in objective.init(3, config.method, torch_generator(0, "i")).items()}
 some = np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32), 10.0, np.ones(3, dtype=bool)
 cells = CellMatrix(csr_matrix(np.eye(8, 3, dtype=np.float32)), *some)
-train_lab(objective, start, {}, cells, config, lab="A", round_=1)
+train_lab(
+    objective, start, {}, cells, config.method, config.training, seed=0, lab="A", round_=1
+)
 heavy = ("torch._dynamo", "pandas", "anndata", "scanpy", "sklearn", "matplotlib", "h5py")
 print([name for name in heavy if name in sys.modules])
 """

@@ -46,11 +46,11 @@ def test_a_node_without_usable_config_is_told_what_to_give(tiny, node):
 def test_prepared_cells_are_kept_until_the_preprocessing_changes(tiny):
     (lab, *_) = hosted_labs({"partition-id": 0, "num-partitions": 1}, tiny)
     lab = Lab(lab.name, lab.expression, siblings=1, state=Path())
-    one = fit_preprocessing([lab.expression], tiny)
-    first = lab.cells(one, tiny)
-    assert lab.cells(one, tiny) is first
-    other = fit_preprocessing([lab.expression], tiny.model_copy(update={"n_genes": 7}))
-    assert lab.cells(other, tiny).n_genes == 7
+    one = fit_preprocessing([lab.expression], tiny.data)
+    first = lab.cells(one, "pooled")
+    assert lab.cells(one, "pooled") is first
+    other = fit_preprocessing([lab.expression], tiny.data.model_copy(update={"n_genes": 7}))
+    assert lab.cells(other, "pooled").n_genes == 7
     vocabulary = np.array(one.vocabulary)
     assert lab.aligned(vocabulary) is lab.aligned(vocabulary.copy())
 
@@ -71,13 +71,13 @@ def _another_process():
 
 def test_prepared_cells_survive_the_process_and_the_file_is_not_read_again(tiny, file, monkeypatch):
     (lab,) = hosted_labs(_node(file), tiny)
-    preprocessing = fit_preprocessing([lab.expression], tiny)
-    first = lab.cells(preprocessing, tiny)
+    preprocessing = fit_preprocessing([lab.expression], tiny.data)
+    first = lab.cells(preprocessing, "pooled")
 
     _another_process()
     monkeypatch.setattr(LabFile, "read", lambda self: pytest.fail("the file was read again"))
     (lab,) = hosted_labs(_node(file), tiny)
-    again = lab.cells(preprocessing, tiny)
+    again = lab.cells(preprocessing, "pooled")
     assert again is not first
     rows = np.arange(96)
     assert again.batch(rows).tobytes() == first.batch(rows).tobytes()
@@ -90,8 +90,8 @@ def test_a_changed_file_or_option_is_prepared_anew(tiny, change, file, how, monk
     import anndata
 
     (lab,) = hosted_labs(_node(file), tiny)
-    preprocessing = fit_preprocessing([lab.expression], tiny)
-    lab.cells(preprocessing, tiny)
+    preprocessing = fit_preprocessing([lab.expression], tiny.data)
+    lab.cells(preprocessing, "pooled")
 
     config = tiny
     if how == "touched":
@@ -104,7 +104,9 @@ def test_a_changed_file_or_option_is_prepared_anew(tiny, change, file, how, monk
     monkeypatch.setattr(LabFile, "read", lambda self: read.append(self) or original(self))
     _another_process()
     (lab,) = hosted_labs(_node(file), config)
-    assert lab.cells(preprocessing, config).n_cells == (40 if how == "other cells" else 96)
+    assert lab.cells(preprocessing, config.data.scale).n_cells == (
+        40 if how == "other cells" else 96
+    )
     assert len(read) == 1
 
 

@@ -13,21 +13,25 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_defaults_are_those_of_the_paper():
-    config = Config()
-    assert config.method == "fedsc"
-    assert (config.alpha, config.target_momentum, config.mask_rate) == (0.7, 0.99, 0.9)
-    assert (config.local_epochs, config.batch_size, config.rounds) == (5, 128, 300)
-    assert (config.learning_rate, config.momentum, config.weight_decay) == (0.032, 0.5, 5e-4)
-    assert (config.n_genes, config.labs) == (500, 4)
+    config = Config.of()
+    method, training = config.method, config.training
+    assert method.name == "fedsc"
+    assert (method.alpha, method.target_momentum, method.mask_rate) == (0.7, 0.99, 0.9)
+    assert (training.local_epochs, training.batch_size, training.rounds) == (5, 128, 300)
+    assert (training.learning_rate, training.momentum, training.weight_decay) == (0.032, 0.5, 5e-4)
+    assert (config.data.n_genes, config.split.labs, config.split.subtypes_per_lab) == (500, 4, 2)
 
 
 def test_run_config_in_pyproject_is_the_model():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert pyproject["tool"]["flwr"]["app"]["config"] == Config().to_mapping()
+    assert pyproject["tool"]["flwr"]["app"]["config"] == Config.of().to_mapping()
 
 
 def test_every_option_is_described():
-    assert all(field.description for field in Config.model_fields.values())
+    groups = [field.annotation for field in Config.model_fields.values()]
+    fields = [field for group in groups for field in group.model_fields.values()]
+    assert len(fields) == len(Config.of().to_mapping())
+    assert all(field.description for field in fields)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_all_bad_options_are_named_at_once():
 
 
 def test_integers_are_accepted_where_floats_are_meant():
-    assert Config.from_mapping({"target-sum": 10000}).target_sum == 10000.0
+    assert Config.from_mapping({"target-sum": 10000}).data.target_sum == 10000.0
 
 
 _VALUES = st.one_of(
@@ -71,7 +75,7 @@ _VALUES = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from(list(Config().to_mapping())), _VALUES, max_size=4))
+@given(st.dictionaries(st.sampled_from(list(Config.of().to_mapping())), _VALUES, max_size=4))
 def test_any_options_give_a_config_or_a_sentence(options):
     try:
         config = Config.from_mapping(options)
@@ -89,9 +93,9 @@ def test_any_options_give_a_config_or_a_sentence(options):
 
 
 def test_fingerprint_ignores_where_a_run_is_written_and_nothing_that_decides_it():
-    base = Config()
-    assert base.fingerprint() == Config(output="elsewhere", run_name="x").fingerprint()
+    base = Config.of()
+    assert base.fingerprint() == Config.of(output="elsewhere", run_name="x").fingerprint()
     # Clusters are made of a model, so a finished run can be resumed with another number of them.
-    assert base.fingerprint() == Config(clusters=8).fingerprint()
-    assert base.fingerprint() != Config(seed=1).fingerprint()
-    assert base.fingerprint() != Config(rounds=301).fingerprint()
+    assert base.fingerprint() == Config.of(clusters=8).fingerprint()
+    assert base.fingerprint() != Config.of(seed=1).fingerprint()
+    assert base.fingerprint() != Config.of(rounds=301).fingerprint()

@@ -1,27 +1,27 @@
 import pytest
 
-from fedsc.config import Config
 from fedsc.errors import ConfigError
 from fedsc.methods import METHODS, load_objective, method_of
+from fedsc.options import MethodOptions
 from fedsc.ssl.objective import Objective
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_name_leads_to_its_objective(name):
-    method = method_of(Config(method=name))
+    method = method_of(MethodOptions(name=name))
     assert method.pull == ("fedsc" if name == "fedsc" else "none")
     if name != "fedpca":
         assert isinstance(load_objective(method), Objective)
 
 
 def test_a_named_pull_goes_before_the_methods_own():
-    assert method_of(Config(method="fedsc", pull="none")).pull == "none"
-    assert method_of(Config(method="fedsimclr", pull="fedema")).pull == "fedema"
+    assert method_of(MethodOptions(name="fedsc", pull="none")).pull == "none"
+    assert method_of(MethodOptions(name="fedsimclr", pull="fedema")).pull == "fedema"
 
 
 def test_unknown_names_are_refused_with_what_is_allowed():
     with pytest.raises(ConfigError, match=r"method = 'fedscc'.*fedsc, fedbyol.*module:ATTRIBUTE"):
-        method_of(Config(method="fedscc"))
+        method_of(MethodOptions(name="fedscc"))
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_unknown_names_are_refused_with_what_is_allowed():
 )
 def test_a_path_that_is_no_objective_is_refused(path, words):
     with pytest.raises(ConfigError, match=words):
-        load_objective(method_of(Config(method=path)))
+        load_objective(method_of(MethodOptions(name=path)))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fedsc.data.io import read
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.read import read
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import load_objective, method_of
@@ -13,8 +13,10 @@ from fedsc.training import embed_cells
 
 @pytest.fixture
 def model(tiny):
-    preprocessing = fit_preprocessing([read(tiny.dataset)], tiny)
-    weights = load_objective(method_of(tiny)).init(30, tiny, torch_generator(0, "init"))
+    preprocessing = fit_preprocessing([read(tiny.data.dataset)], tiny.data)
+    weights = load_objective(method_of(tiny.method)).init(
+        30, tiny.method, torch_generator(0, "init")
+    )
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     return Model(arrays, preprocessing, "fedsc", unit=True)
 
@@ -29,7 +31,7 @@ def test_a_model_comes_back_bit_for_bit(model, tiny, tmp_path):
     back = load_model(tmp_path)
     assert back.files() == model.files()
     assert back.preprocessing.mean.tobytes() == model.preprocessing.mean.tobytes()
-    cells = read(tiny.dataset)
+    cells = read(tiny.data.dataset)
     expected = embed_cells(model.weights, transform(cells, model.preprocessing))
     np.testing.assert_array_equal(back.embed(cells), expected)
 
@@ -37,7 +39,7 @@ def test_a_model_comes_back_bit_for_bit(model, tiny, tmp_path):
 def test_the_order_of_a_files_genes_does_not_matter(model, tiny):
     from dataclasses import replace
 
-    cells = read(tiny.dataset)
+    cells = read(tiny.data.dataset)
     order = np.random.default_rng(0).permutation(len(cells.genes))
     shuffled = replace(cells, matrix=cells.matrix[:, order], genes=cells.genes[order])
     np.testing.assert_allclose(model.embed(shuffled), model.embed(cells), atol=1e-6)

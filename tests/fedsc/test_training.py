@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from fedsc.config import Config
 from fedsc.data.preprocess import CellMatrix
 from fedsc.methods import load_objective, method_of
+from fedsc.options import TrainingOptions
 from fedsc.rng import torch_generator
 from fedsc.training import batches, embed_cells, learning_rate, train_lab, with_kept_norm
 
@@ -19,15 +20,23 @@ def _cells(n, genes=12, seed=0):
 
 
 def _start(config, cells):
-    objective = load_objective(method_of(config))
-    weights = objective.init(cells.n_genes, config, torch_generator(config.seed, "init"))
+    objective = load_objective(method_of(config.method))
+    weights = objective.init(cells.n_genes, config.method, torch_generator(config.run.seed, "init"))
     return objective, {name: tensor.numpy() for name, tensor in weights.items()}
 
 
 def _train(config, cells, round_=1, private=None, start=None, lab="lab"):
     objective, fresh = _start(config, cells)
     return train_lab(
-        objective, start or fresh, private or {}, cells, config, lab=lab, round_=round_
+        objective,
+        start or fresh,
+        private or {},
+        cells,
+        config.method,
+        config.training,
+        seed=config.run.seed,
+        lab=lab,
+        round_=round_,
     )
 
 
@@ -48,7 +57,8 @@ def test_a_trailing_cell_joins_the_batch_before():
 
 
 def test_schedules():
-    constant, cosine = Config(rounds=100), Config(rounds=100, schedule="cosine")
+    constant = TrainingOptions(rounds=100)
+    cosine = TrainingOptions(rounds=100, schedule="cosine")
     assert learning_rate(constant, 1) == learning_rate(constant, 100) == 0.032
     assert learning_rate(cosine, 1) == 0.032
     assert learning_rate(cosine, 51) == pytest.approx(0.016)
@@ -57,7 +67,7 @@ def test_schedules():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_same_arguments_give_the_same_bits_and_leave_them_alone(optimizer):
-    config, cells = Config(batch_size=8, local_epochs=2, optimizer=optimizer), _cells(30)
+    config, cells = Config.of(batch_size=8, local_epochs=2, optimizer=optimizer), _cells(30)
     _, start = _start(config, cells)
     before = {name: array.copy() for name, array in start.items()}
     torch.manual_seed(1)
@@ -73,36 +83,36 @@ def test_same_arguments_give_the_same_bits_and_leave_them_alone(optimizer):
 
 @pytest.mark.parametrize("change", [{"lab": "other"}, {"round_": 2}])
 def test_lab_and_round_draw_their_own_masks(change):
-    config, cells = Config(batch_size=8, local_epochs=1), _cells(30)
+    config, cells = Config.of(batch_size=8, local_epochs=1), _cells(30)
     assert _train(config, cells).loss != _train(config, cells, **change).loss
 
 
 @pytest.mark.parametrize("method", ["fedsc", "fedsimclr", "fedmoco-v1"])
 def test_a_lab_of_three_cells_trains(method):
-    result = _train(Config(method=method, queue=8), _cells(3))
+    result = _train(Config.of(method=method, queue=8), _cells(3))
     assert result.n_cells == 3
     assert np.isfinite(result.loss)
 
 
 def test_loss_falls():
-    config, cells = Config(batch_size=16, local_epochs=10), _cells(64)
+    config, cells = Config.of(batch_size=16, local_epochs=10), _cells(64)
     first = _train(config, cells)
     later = _train(config, cells, round_=2, private=first.private, start=first.shared)
     assert later.loss < first.loss
 
 
 def test_collapse_is_seen():
-    config, cells = Config(batch_size=16, local_epochs=1), _cells(64)
+    config, cells = Config.of(batch_size=16, local_epochs=1), _cells(64)
     assert _train(config, cells).embedding_std > 0.1
     _, start = _start(config, cells)
     start["encoder.2.weight"] = np.zeros_like(start["encoder.2.weight"])
     start["encoder.2.bias"] = np.ones_like(start["encoder.2.bias"])
-    frozen = Config(batch_size=16, local_epochs=1, learning_rate=1e-12)
+    frozen = Config.of(batch_size=16, local_epochs=1, learning_rate=1e-12)
     assert _train(frozen, cells, start=start).embedding_std < 1e-6
 
 
 def test_local_norm_stays_in_the_lab():
-    config, cells = Config(batch_size=8, local_epochs=1, local_norm=True), _cells(30)
+    config, cells = Config.of(batch_size=8, local_epochs=1, local_norm=True), _cells(30)
     _, start = _start(config, cells)
     first = _train(config, cells, start=start)
     for name in start:
@@ -121,13 +131,13 @@ def test_local_norm_stays_in_the_lab():
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_norms(norm):
-    result = _train(Config(batch_size=8, local_epochs=1, norm=norm), _cells(30))
+    result = _train(Config.of(batch_size=8, local_epochs=1, norm=norm), _cells(30))
     assert any(".norm." in name for name in result.shared) == (norm != "none")
     assert any("running" in name for name in result.shared) == (norm == "batch")
 
 
 def test_embedding_is_unit_length_and_the_same_in_parts():
-    config, cells = Config(), _cells(9000, genes=30)
+    config, cells = Config.of(), _cells(9000, genes=30)
     _, start = _start(config, cells)
     embedding = embed_cells(start, cells)
     assert embedding.shape == (9000, 60)
@@ -145,7 +155,7 @@ def test_embedding_is_unit_length_and_the_same_in_parts():
 @pytest.mark.parametrize("ema", [True, False])
 @pytest.mark.parametrize("stop_gradient", [True, False])
 def test_all_ablations_train(predictor, ema, stop_gradient):
-    config = Config(
+    config = Config.of(
         method="fedbyol",
         batch_size=8,
         local_epochs=2,

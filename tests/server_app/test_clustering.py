@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client_app import app as client
-from fedsc.deployment.status import read_log
+from deployment.status import read_log
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.kmeans import assign
 from fedsc.model import load_centres, load_model
@@ -25,7 +25,9 @@ def lead(config, nodes, app=client):
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
     )
     server(grid, context)
-    return Path(config.resume) if config.resume else Path(config.output) / config.run_name
+    return (
+        Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
+    )
 
 
 @pytest.fixture

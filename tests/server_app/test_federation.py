@@ -5,10 +5,10 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client_app import messages
 from fedsc.errors import RunError
 from fedsc.federated.answers import no_embedding
 from fedsc.federated.query import Question
+from protocol import records
 from server_app.federation import Federation, LabsLost
 
 
@@ -112,7 +112,7 @@ def test_a_lab_that_left_has_failed_at_once_and_in_words(federation):
     labs.gather()
     del grid.nodes[2]
     labs.await_labs()
-    answers = labs.tell(labs.labs, messages.FINISH, RecordDict())
+    answers = labs.tell(labs.labs, records.FINISH, RecordDict())
     assert answers.failures["B"] == "is not connected"
     assert grid.asked[-1] == 1
 
@@ -171,9 +171,9 @@ def _answering(name, sums, cells=5):
     describe = lab(name, cells=cells)
 
     def answer(message):
-        if message.metadata.message_type == messages.DESCRIBE:
+        if message.metadata.message_type == records.DESCRIBE:
             return describe(message)
-        return RecordDict({f"sums:{name}": messages.pack_arrays(sums)})
+        return RecordDict({f"sums:{name}": records.pack_arrays(sums)})
 
     return answer
 
@@ -209,9 +209,9 @@ def test_a_lab_whose_sums_cannot_be_is_lost_not_the_run(federation, sums, words)
 
 def test_a_node_speaks_for_its_own_labs_only(federation):
     def both(message):
-        if message.metadata.message_type == messages.DESCRIBE:
+        if message.metadata.message_type == records.DESCRIBE:
             return lab("A")(message)
-        sums = messages.pack_arrays(_mean(5, 1.0))
+        sums = records.pack_arrays(_mean(5, 1.0))
         return RecordDict(
             {"sums:A": sums, "sums:B": sums, "error:B": ConfigRecord({"reason": "x"})}
         )
@@ -229,4 +229,4 @@ def test_a_crash_is_the_last_line_of_its_traceback(federation):
     grid.send_and_receive = lambda messages, timeout: [
         Message(Error(1, "Traceback\n File\nKeyError: 'x'\n"), reply_to=m) for m in messages
     ]
-    assert labs.tell(["A"], messages.FINISH, RecordDict()).failures == {"A": "KeyError: 'x'"}
+    assert labs.tell(["A"], records.FINISH, RecordDict()).failures == {"A": "KeyError: 'x'"}

@@ -17,11 +17,11 @@ from server_app.run_folder import RunFolder, new_name
 
 
 def _open(tmp_path, **options):
-    return RunFolder.open(Config(output=str(tmp_path), **options))
+    return RunFolder.open(Config.of(output=str(tmp_path), **options))
 
 
 def test_names_tell_method_set_and_seed():
-    name = new_name(Config(method="a.b:C", dataset="/x/cells.h5ad", seed=7))
+    name = new_name(Config.of(method="a.b:C", dataset="/x/cells.h5ad", seed=7))
     assert name.endswith("-a.b.C-cells-seed7")
 
 

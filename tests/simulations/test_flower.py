@@ -65,7 +65,7 @@ def test_ctrl_c_stops_the_run(tiny, change):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        metrics = Path(config.output) / "run" / "metrics.jsonl"
+        metrics = Path(config.run.output) / "run" / "metrics.jsonl"
         _wait_for(lambda: metrics.exists() or running.poll() is not None)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=120)

@@ -10,16 +10,16 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 
 from client_app import app as client
-from client_app import messages
 from client_app import state as client_state
-from fedsc.data.io import read
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import METHODS, load_objective, method_of
 from fedsc.rng import torch_generator
 from fedsc.ssl.views import masked_view
 from fedsc.training import batches
+from protocol import records
 from server_app import app as server
 from server_app.checkpoint import load_checkpoint
 from simulations.inprocess import InProcessGrid, run_inprocess
@@ -43,7 +43,9 @@ def run(config, nodes=2, app=client, order=list):
 def folder_of(config):
     from pathlib import Path
 
-    return Path(config.resume) if config.resume else Path(config.output) / config.run_name
+    return (
+        Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
+    )
 
 
 def model_bytes(folder):
@@ -129,7 +131,7 @@ def test_one_lab_without_pull_is_plain_local_training(tiny, change):
     config = change(tiny, method="fedbyol", partition="iid", labs=1, rounds=3, local_epochs=2)
     folder = run(config)
 
-    expression = read(config.dataset, label_key=config.label_key)
+    expression = read(config.data.dataset, label_key=config.data.label_key)
     cells = transform(expression, fit_preprocessing([expression], config))
     objective = load_objective(method_of(config))
     weights = objective.init(cells.n_genes, config, torch_generator(0, "init"))
@@ -196,8 +198,8 @@ def test_no_message_holds_a_cell_a_label_or_a_private_tensor(tiny, change):
     }
     for message in seen:
         for record in message.content.array_records.values():
-            arrays = messages.unpack_arrays(record)
-            assert list(record) == [messages.TENSORS]
+            arrays = records.unpack_arrays(record)
+            assert list(record) == [records.TENSORS]
             assert not [n for n in arrays if n.startswith(("target.", "key.", "queue", "norm:"))]
             for array in arrays.values():
                 # Nothing that travels has a row per cell, of any lab or of the pool.
@@ -226,7 +228,7 @@ def failing(round_, labs, how):
         if how == "crash":
             raise RuntimeError("out of memory")
         for lab in labs:
-            if messages.key("update", lab) in reply.content:
+            if records.key("update", lab) in reply.content:
                 _spoil(reply.content, lab, how)
         return reply
 
@@ -234,8 +236,8 @@ def failing(round_, labs, how):
 
 
 def _spoil(content, lab, how):
-    key = messages.key("update", lab)
-    arrays = messages.unpack_arrays(content[key])
+    key = records.key("update", lab)
+    arrays = records.unpack_arrays(content[key])
     name = "encoder.1.weight"
     if how == "nan":
         arrays[name] = np.full_like(arrays[name], np.nan)
@@ -248,11 +250,11 @@ def _spoil(content, lab, how):
     elif how == "extra":
         arrays["target.encoder.0.weight"] = arrays[name]
     elif how == "no-metrics":
-        del content[messages.key("metrics", lab)]
+        del content[records.key("metrics", lab)]
     elif how == "silent":
-        del content[key], content[messages.key("metrics", lab)]
+        del content[key], content[records.key("metrics", lab)]
         return
-    content[key] = messages.pack_arrays(arrays)
+    content[key] = records.pack_arrays(arrays)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +280,8 @@ def test_a_failed_lab_takes_no_part_in_the_average(tiny, change):
 
     def watch(message, context):
         reply = client(message, context)
-        for lab in messages.labs_in(reply.content, "update"):
-            sent[lab] = messages.unpack_arrays(reply.content[messages.key("update", lab)])
+        for lab in records.labs_in(reply.content, "update"):
+            sent[lab] = records.unpack_arrays(reply.content[records.key("update", lab)])
         if "update:lab-1" in reply.content:
             _spoil(reply.content, "lab-1", "nan")
         return reply

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from deployment import local, registration
+from deployment.layout import load
 from fedsc import cli
 from fedsc.cli.deploy import _data
-from fedsc.deployment import local, registration
-from fedsc.deployment.layout import load
 from fedsc.errors import ConfigError, RunError
 
 
@@ -72,7 +72,7 @@ def test_add_and_renew(fedsc, federation):
 
 
 def test_check_tells_problems_by_its_exit_code(fedsc, federation, tiny_set, monkeypatch):
-    monkeypatch.setattr("fedsc.deployment.check.port_taken", lambda _: False)
+    monkeypatch.setattr("deployment.check.port_taken", lambda _: False)
     code, out, _ = fedsc("deploy", "check", federation, "--data", f"A={tiny_set}")
     assert (code, out) == (0, f"{federation}: nothing is wrong\n")
     (federation / "server" / "server.crt").unlink()

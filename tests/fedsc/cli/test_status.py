@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from deployment.status import LabState, Progress, Status
 from fedsc.cli import status as command
-from fedsc.deployment.status import LabState, Progress, Status
 
 app = typer.Typer()
 app.command()(command.status)

@@ -4,10 +4,10 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from fedsc.data import backed
 from fedsc.data.aligned import align, library_sizes, take_columns
-from fedsc.data.backed import open_backed
 from fedsc.data.expression import Expression
+from fedsc.data.reading import backed
+from fedsc.data.reading.backed import open_backed
 from fedsc.errors import DataError
 
 DENSE = np.array([[0, 3, 1, 0], [2, 0, 0, 5], [0, 0, 0, 0], [1, 1, 1, 7]], dtype=np.float32)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from fedsc.data.annotated import add_clusters, storable, write_annotated
-from fedsc.data.io import read
+from fedsc.data.reading.read import read
 from fedsc.errors import RunError
 
 

@@ -113,7 +113,7 @@ def test_data_folder_comes_before_the_cache(tmp_path, monkeypatch):
 
 
 def test_resolved_real_sets_are_readable(real_data, monkeypatch):
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
 
     path = real_data("10x_pbmc_4271_top2000")
     monkeypatch.setenv("FEDSC_DATA", str(path.parent))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedsc.data.aligned import align
-from fedsc.data.io import read
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.read import read
 from fedsc.federated import kmeans, metrics, pca
 from fedsc.federated.answers import answer, no_cells, no_embedding, no_expression
 from fedsc.federated.metrics import Embedded
@@ -48,7 +48,7 @@ def test_of_expression(expression, name, arrays):
     ("name", "arrays"), [(pca.MEAN, {}), (pca.SCATTER, {"shift": np.full(30, 0.1)})]
 )
 def test_of_cells(expression, tiny, name, arrays):
-    preprocessing = fit_preprocessing([expression], tiny)
+    preprocessing = fit_preprocessing([expression], tiny.data)
     cells = transform(expression, preprocessing)
     assert no_cells(preprocessing).batch(np.arange(0)).shape == (0, 30)
     _same(no_cells(preprocessing), cells, Question(name, arrays))

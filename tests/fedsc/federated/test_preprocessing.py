@@ -9,13 +9,13 @@ import scipy.sparse as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedsc.config import Config
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import transform
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import answer, fit_preprocessing, learn_preprocessing
 from fedsc.federated.query import Question, ask_locally
+from fedsc.options import DataOptions
 
 
 def expression(matrix, genes=None, kind="counts"):
@@ -94,7 +94,7 @@ def read(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_real_sets_equal_scanpy_under_any_partition(real_data, name):
-    pool, config = read(real_data(name)), Config()
+    pool, config = read(real_data(name)), DataOptions()
     expected = scanpy_pooled(pool, config)
     for parts, seed in ((1, 0), (2, 1), (5, 2)):
         assert_equals_scanpy(fit_preprocessing(split(pool, parts, seed), config), expected, pool)
@@ -104,7 +104,7 @@ def test_real_sets_equal_scanpy_under_any_partition(real_data, name):
 @pytest.mark.parametrize("name", ["mouse_bladder_2746_top2003", "pbmc3k_2638"])
 def test_seurat_v3_on_real_sets(real_data, name):
     pytest.importorskip("skmisc")
-    pool, config = read(real_data(name)), Config(hvg="seurat_v3", n_genes=1000, target_sum=1e4)
+    pool, config = read(real_data(name)), DataOptions(hvg="seurat_v3", n_genes=1000, target_sum=1e4)
     learnt = fit_preprocessing(split(pool, 3, 0), config)
     assert_equals_scanpy(learnt, scanpy_pooled(pool, config, flavor="seurat_v3"), pool)
 
@@ -123,7 +123,7 @@ def test_any_partition_of_any_matrix_equals_scanpy(seed, parts, n_genes, target_
     assume((counts.sum(axis=1) > 0).sum() > 1)
     assume(n_genes < (counts > 0).any(axis=0).sum())
     pool = expression(counts)
-    config = Config(n_genes=n_genes, target_sum=target_sum, min_shared_genes=20)
+    config = DataOptions(n_genes=n_genes, target_sum=target_sum, min_shared_genes=20)
     expected = scanpy_pooled(pool, config)
     # A gene that is constant but for rounding is constant here, and noise in scanpy.
     assume((expected.var["std"] > 1e-9).all())
@@ -152,7 +152,7 @@ def _decided(pool, config):
 
 def test_the_result_does_not_hang_on_the_partition():
     counts = np.random.default_rng(0).negative_binomial(0.5, 0.2, size=(60, 40))
-    pool, config = expression(counts), Config(n_genes=10, min_shared_genes=1)
+    pool, config = expression(counts), DataOptions(n_genes=10, min_shared_genes=1)
     one = fit_preprocessing([pool], config)
     for parts in (2, 7, 60):
         many = fit_preprocessing(split(pool, parts, parts), config)
@@ -166,7 +166,7 @@ def test_labs_with_other_genes_in_another_order():
     rng = np.random.default_rng(0)
     counts = rng.negative_binomial(0.5, 0.2, size=(60, 40))
     genes = [f"gene {i} x" for i in range(40)]
-    config = Config(n_genes=10, min_shared_genes=20)
+    config = DataOptions(n_genes=10, min_shared_genes=20)
     order = rng.permutation(40)
     wider = np.column_stack([counts[30:, order], rng.poisson(50, size=(30, 2))])
     labs = [
@@ -188,7 +188,7 @@ def test_labs_with_other_genes_in_another_order():
 def test_more_genes_than_detected_gives_all_detected():
     counts = np.random.default_rng(0).poisson(2.0, size=(20, 6)) + 1
     counts[:, 2] = 0
-    learnt = fit_preprocessing([expression(counts)], Config(n_genes=500))
+    learnt = fit_preprocessing([expression(counts)], DataOptions(n_genes=500))
     assert learnt.genes == tuple(f"gene {i} x" for i in (0, 1, 3, 4, 5))
     assert len(learnt.vocabulary) == 6
 
@@ -201,19 +201,19 @@ def test_target_sum_given_saves_the_median():
         asked.append(question.name)
         return ask_locally([align(lab, lab.genes)], answer)(question)
 
-    learnt = learn_preprocessing(ask, lab.genes, "counts", Config(target_sum=1e4))
+    learnt = learn_preprocessing(ask, lab.genes, "counts", DataOptions(target_sum=1e4))
     assert asked == ["gene-moments", "gene-moments"]
     assert learnt.target_sum == 1e4
-    learn_preprocessing(ask, lab.genes, "counts", Config())
+    learn_preprocessing(ask, lab.genes, "counts", DataOptions())
     assert len(asked) == 2 + 2 + 6
-    lognorm = Config(target_sum=1e4)  # has no say over values that are normalised already
+    lognorm = DataOptions(target_sum=1e4)  # has no say over values that are normalised already
     assert learn_preprocessing(ask, lab.genes, "lognorm", lognorm).target_sum == 0
 
 
 def test_genes_of_a_reference(tmp_path):
     (tmp_path / "genes.txt").write_text("gene 1 x\ngene 3 x\nabsent\n")
     lab = expression(np.random.default_rng(0).poisson(2.0, size=(20, 6)))
-    config = Config(
+    config = DataOptions(
         genes="reference", reference_genes=str(tmp_path / "genes.txt"), min_shared_genes=2
     )
     assert fit_preprocessing([lab], config).vocabulary == ("gene 1 x", "gene 3 x")
@@ -221,15 +221,15 @@ def test_genes_of_a_reference(tmp_path):
 
 def test_what_cannot_be_learnt_from_is_refused():
     empty = expression(np.zeros((3, 4)))
-    for config in (Config(), Config(target_sum=1e4)):
+    for config in (DataOptions(), DataOptions(target_sum=1e4)):
         with pytest.raises(DataError, match="no lab has a cell with counts"):
             fit_preprocessing([empty], config)
     counts, lognorm = expression(np.eye(4)), expression(np.eye(4), kind="lognorm")
     with pytest.raises(DataError, match="labs hold counts and lognorm"):
-        fit_preprocessing([counts, lognorm], Config())
+        fit_preprocessing([counts, lognorm], DataOptions())
     with pytest.raises(DataError, match="labs hold nothing"):
-        fit_preprocessing([], Config())
+        fit_preprocessing([], DataOptions())
     with pytest.raises(DataError, match="needs raw counts"):
-        fit_preprocessing([lognorm], Config(hvg="seurat_v3"))
+        fit_preprocessing([lognorm], DataOptions(hvg="seurat_v3"))
     with pytest.raises(ValueError, match="unknown question 'cells', known are"):
         answer(align(counts, counts.genes), Question("cells"))

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsc.config import Config
 from fedsc.federated.pull import (
     automatic_lambda,
     divergence,
@@ -14,6 +13,7 @@ from fedsc.federated.pull import (
     interpolate,
     pull_mu,
 )
+from fedsc.options import MethodOptions
 
 NAMES = (
     "encoder.0.weight",
@@ -82,7 +82,7 @@ def test_fedema_grows_with_divergence_and_its_first_mu_is_tau():
 
 
 def test_rules_by_name():
-    config = Config(alpha=0.5, mu=0.3)
+    config = MethodOptions(alpha=0.5, mu=0.3)
     assert pull_mu(1.0, "fedsc", config, 0.0) == 0.5
     assert pull_mu(1.0, "fedema", config, 0.2) == 0.2
     assert pull_mu(1.0, "constant", config, 0.0) == 0.3

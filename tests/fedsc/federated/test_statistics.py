@@ -5,9 +5,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsc.data import backed
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
+from fedsc.data.reading import backed
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import answer
 from fedsc.federated.query import Question, ask_locally

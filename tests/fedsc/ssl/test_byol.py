@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsc.config import Config
 from fedsc.models.names import is_buffer
+from fedsc.options import MethodOptions
 from fedsc.ssl.byol import OBJECTIVE
 
 GENES = 10
@@ -53,7 +53,7 @@ def _reference(weights, batches, config, lr):
 @ALL_SWITCHES
 def test_training_matches_torch_modules(switches, generator, double, network, sgd):
     # The moving average of the reference also moves a predictor nobody uses.
-    config = Config(target_momentum=0.9, **switches)
+    config = MethodOptions(target_momentum=0.9, **switches)
     shared = double(OBJECTIVE.init(GENES, config, generator))
     reference = network(shared)
     batches = _batches(6, generator)
@@ -75,7 +75,7 @@ def test_training_matches_torch_modules(switches, generator, double, network, sg
 
 @ALL_SWITCHES
 def test_every_ablation_runs_in_float32_with_the_expected_tensors(switches, generator, sgd):
-    config = Config(**switches)
+    config = MethodOptions(**switches)
     shared = OBJECTIVE.init(GENES, config, generator)
     names = set(shared)
     online = {n for n in names if n.startswith(("encoder.", "projector."))}
@@ -103,7 +103,7 @@ def test_every_ablation_runs_in_float32_with_the_expected_tensors(switches, gene
 
 
 def test_the_target_never_receives_a_gradient(generator, sgd):
-    config = Config()
+    config = MethodOptions()
     shared = OBJECTIVE.init(GENES, config, generator)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     descend = sgd(state)
@@ -115,7 +115,7 @@ def test_the_target_never_receives_a_gradient(generator, sgd):
 
 
 def test_without_stop_gradient_the_target_does(generator, sgd):
-    config = Config(stop_gradient=False)
+    config = MethodOptions(stop_gradient=False)
     shared = OBJECTIVE.init(GENES, config, generator)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     OBJECTIVE.step(state, *_batches(1, generator, torch.float32)[0], sgd(state), config)
@@ -124,7 +124,7 @@ def test_without_stop_gradient_the_target_does(generator, sgd):
 
 
 def test_the_target_moves_by_the_moving_average_alone(generator):
-    config = Config(target_momentum=0.9)
+    config = MethodOptions(target_momentum=0.9)
     shared = OBJECTIVE.init(GENES, config, generator)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     history = [{n: w.detach().clone() for n, w in shared.items()}]
@@ -148,7 +148,7 @@ def test_the_target_moves_by_the_moving_average_alone(generator):
 
 
 def test_the_target_starts_as_a_copy_and_survives_rounds(generator):
-    config = Config()
+    config = MethodOptions()
     first = OBJECTIVE.init(GENES, config, generator)
     state = OBJECTIVE.begin(first, {}, 8, config, generator)
     target = {n: w.clone() for n, w in state.private.items()}
@@ -171,7 +171,7 @@ def test_the_target_starts_as_a_copy_and_survives_rounds(generator):
 )
 def test_loss_by_hand(matrix, loss, generator, sgd):
     # Equal views and an untouched target: the predictor alone sets the angle, in both directions.
-    config = Config()
+    config = MethodOptions()
     shared = OBJECTIVE.init(GENES, config, generator)
     shared["predictor.0.weight"] = matrix.clone()
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
@@ -183,7 +183,7 @@ def test_loss_by_hand(matrix, loss, generator, sgd):
 
 @ALL_SWITCHES
 def test_the_views_play_the_same_role(switches, generator, double, sgd):
-    config = Config(**switches)
+    config = MethodOptions(**switches)
     start = double(OBJECTIVE.init(GENES, config, generator))
     ((view_1, view_2),) = _batches(1, generator)
     ends = []
@@ -200,7 +200,7 @@ def test_the_views_play_the_same_role(switches, generator, double, sgd):
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_other_normalisations_take_a_batch_of_one(norm, generator, sgd):
-    config = Config(norm=norm)
+    config = MethodOptions(norm=norm)
     state = OBJECTIVE.begin(OBJECTIVE.init(GENES, config, generator), {}, 1, config, generator)
     views = torch.randn(2, 1, GENES, generator=generator)
     assert torch.isfinite(OBJECTIVE.step(state, *views, sgd(state), config))

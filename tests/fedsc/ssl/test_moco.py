@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from fedsc.config import Config
 from fedsc.models.encoder import project
+from fedsc.options import MethodOptions
 from fedsc.ssl import simclr
 from fedsc.ssl.moco import V1, V2
 
@@ -67,7 +67,7 @@ def _slow_info_nce(q, k, negatives, temperature):
 
 
 def test_queue_matches_a_list_over_100_steps(generator, sgd):
-    config = Config(queue=23, target_momentum=0.9)
+    config = MethodOptions(queue=23, target_momentum=0.9)
     shared = V1.init(GENES, config, generator)
     state = V1.begin(shared, {}, 500, config, generator)
     descend, ring = sgd(state), Ring(23)
@@ -85,7 +85,7 @@ def test_queue_matches_a_list_over_100_steps(generator, sgd):
 @given(st.integers(1, 9), st.lists(st.integers(2, 30), max_size=12))
 def test_queue_matches_a_list_for_any_sizes(length, sizes):
     generator = torch.Generator().manual_seed(0)
-    config = Config(queue=length, norm="none")
+    config = MethodOptions(queue=length, norm="none")
     state = V1.begin(V1.init(GENES, config, generator), {}, 50, config, generator)
     ring = Ring(length)
     for n in sizes:
@@ -98,7 +98,7 @@ def test_queue_matches_a_list_for_any_sizes(length, sizes):
 
 @VERSIONS
 def test_training_matches_torch_modules(objective, temperature, generator, double, network, sgd):
-    config = Config(queue=12, target_momentum=0.9)
+    config = MethodOptions(queue=12, target_momentum=0.9)
     shared = double(objective.init(GENES, config, generator))
     query = network(shared)
     key = copy.deepcopy(query)
@@ -132,7 +132,7 @@ def test_training_matches_torch_modules(objective, temperature, generator, doubl
 def test_a_set_temperature_goes_before_the_methods_own(generator):
     losses = []
     for objective in (V1, V2):
-        config = Config(temperature=0.5)
+        config = MethodOptions(temperature=0.5)
         rng = torch.Generator().manual_seed(1)
         shared = V1.init(GENES, config, rng)  # one network for both
         state = objective.begin(shared, {}, 50, config, rng)
@@ -144,7 +144,7 @@ def test_a_set_temperature_goes_before_the_methods_own(generator):
 
 
 def test_the_first_step_has_no_negatives_and_moves_nothing(generator, sgd):
-    config = Config()
+    config = MethodOptions()
     shared = V1.init(GENES, config, generator)
     before = {name: tensor.clone() for name, tensor in shared.items()}
     state = V1.begin(shared, {}, 100, config, generator)
@@ -164,7 +164,7 @@ def test_the_first_step_has_no_negatives_and_moves_nothing(generator, sgd):
     ("queue", "n_cells", "length"), [(4096, 700, 700), (100, 700, 100), (64, 64, 64), (10, 1, 1)]
 )
 def test_the_queue_is_never_longer_than_the_lab(queue, n_cells, length, generator):
-    config = Config(queue=queue)
+    config = MethodOptions(queue=queue)
     state = V1.begin(V1.init(GENES, config, generator), {}, n_cells, config, generator)
     assert state.private["queue"].shape == (length, 128)
     assert state.private["queue.filled"] == state.private["queue.next"] == 0
@@ -172,7 +172,7 @@ def test_the_queue_is_never_longer_than_the_lab(queue, n_cells, length, generato
 
 @VERSIONS
 def test_rounds_keep_the_queue_and_renew_the_key_network(objective, temperature, generator, sgd):
-    config = Config(queue=20)
+    config = MethodOptions(queue=20)
     state = objective.begin(objective.init(GENES, config, generator), {}, 100, config, generator)
     objective.step(state, _view(13, generator), _view(13, generator), sgd(state), config)
     queue = {name: state.private[name].clone() for name in state.private if "queue" in name}
@@ -192,7 +192,7 @@ def test_rounds_keep_the_queue_and_renew_the_key_network(objective, temperature,
 
 
 def test_a_lab_that_has_grown_starts_a_new_queue(generator):
-    config = Config()
+    config = MethodOptions()
     shared = V1.init(GENES, config, generator)
     state = V1.begin(shared, {}, 30, config, generator)
     V1.step(state, _view(8, generator), _view(8, generator), _nothing, config)
@@ -204,7 +204,7 @@ def test_a_lab_that_has_grown_starts_a_new_queue(generator):
 
 
 def test_keys_are_of_unit_length_and_never_trained(generator, sgd):
-    config = Config(queue=16)
+    config = MethodOptions(queue=16)
     state = V2.begin(V2.init(GENES, config, generator), {}, 100, config, generator)
     descend = sgd(state)
     for _ in range(4):
@@ -216,7 +216,7 @@ def test_keys_are_of_unit_length_and_never_trained(generator, sgd):
 
 def test_heads(generator):
     def draw(objective):
-        return objective.init(GENES, Config(), torch.Generator().manual_seed(3))
+        return objective.init(GENES, MethodOptions(), torch.Generator().manual_seed(3))
 
     one, two, of_simclr = draw(V1), draw(V2), draw(simclr.OBJECTIVE)
     assert all(torch.equal(one[name], of_simclr[name]) for name in of_simclr)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fedsc.config import Config
 from fedsc.models.names import is_buffer
+from fedsc.options import MethodOptions
 from fedsc.ssl.byol import init
 from fedsc.ssl.objective import State, copy_as, mark_trainable, move_average
 
@@ -14,7 +14,7 @@ def shared(generator, config):
 
 @pytest.fixture
 def config():
-    return Config()
+    return MethodOptions()
 
 
 def test_copy_as_takes_the_online_network_alone_and_shares_no_memory(shared):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsc.config import Config
+from fedsc.options import MethodOptions
 from fedsc.ssl.simclr import OBJECTIVE
 
 GENES = 10
@@ -23,7 +23,7 @@ def _slow_nt_xent(z_1, z_2, temperature):
 
 @pytest.mark.parametrize(("option", "temperature"), [(0.0, 0.07), (0.5, 0.5)])
 def test_training_matches_torch_modules(option, temperature, generator, double, network, sgd):
-    config = Config(temperature=option)
+    config = MethodOptions(temperature=option)
     shared = double(OBJECTIVE.init(GENES, config, generator))
     assert not any(name.startswith("predictor") for name in shared)
     reference = network(shared)
@@ -49,7 +49,7 @@ def test_training_matches_torch_modules(option, temperature, generator, double, 
 
 
 def test_views_of_a_cell_draw_together(generator, sgd):
-    config = Config()
+    config = MethodOptions()
     cells = torch.randn(32, GENES, generator=generator)
     state = OBJECTIVE.begin(OBJECTIVE.init(GENES, config, generator), {}, 32, config, generator)
     descend = sgd(state, lr=0.1)

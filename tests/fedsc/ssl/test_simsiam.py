@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsc.config import Config
+from fedsc.options import MethodOptions
 from fedsc.ssl import byol
 from fedsc.ssl.simsiam import OBJECTIVE
 
@@ -10,7 +10,7 @@ GENES = 10
 
 
 def test_training_matches_torch_modules(generator, double, network, sgd):
-    config = Config()
+    config = MethodOptions()
     shared = double(OBJECTIVE.init(GENES, config, generator))
     reference = network(shared)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.2, momentum=0.5)
@@ -36,7 +36,7 @@ def test_training_matches_torch_modules(generator, double, network, sgd):
 
 
 def test_weights_are_byols_and_nothing_stays_in_the_lab(generator, sgd):
-    config = Config()
+    config = MethodOptions()
     shared = OBJECTIVE.init(GENES, config, torch.Generator().manual_seed(5))
     of_byol = byol.OBJECTIVE.init(GENES, config, torch.Generator().manual_seed(5))
     assert list(shared) == list(of_byol)
@@ -49,7 +49,7 @@ def test_weights_are_byols_and_nothing_stays_in_the_lab(generator, sgd):
 
 @pytest.mark.parametrize(("sign", "loss"), [(1.0, -1.0), (-1.0, 1.0)])
 def test_loss_by_hand(sign, loss, generator, sgd):
-    config = Config()
+    config = MethodOptions()
     shared = OBJECTIVE.init(GENES, config, generator)
     shared["predictor.0.weight"] = sign * torch.eye(128)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
@@ -60,12 +60,12 @@ def test_loss_by_hand(sign, loss, generator, sgd):
 
 
 def test_it_is_byol_without_moving_average_at_four_times_the_rate(generator, double, sgd):
-    start = double(OBJECTIVE.init(GENES, Config(), generator))
+    start = double(OBJECTIVE.init(GENES, MethodOptions(), generator))
     views = torch.randn(2, 8, GENES, generator=generator, dtype=torch.float64)
     ends = []
     for objective, config, lr in [
-        (OBJECTIVE, Config(), 0.2),
-        (byol.OBJECTIVE, Config(ema=False), 0.05),
+        (OBJECTIVE, MethodOptions(), 0.2),
+        (byol.OBJECTIVE, MethodOptions(ema=False), 0.05),
     ]:
         shared = {name: tensor.clone() for name, tensor in start.items()}
         state = objective.begin(shared, {}, 8, config, generator)

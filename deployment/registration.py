@@ -1,0 +1,78 @@
+"""Make the labs' keys known to the server, and ask it which labs are there."""
+
+from typing import Any
+
+from deployment import flower
+from deployment.layout import Deployment
+from fedsc.errors import RunError
+
+_KNOWN_KEY = "Public key already in use"
+
+
+def register(deployment: Deployment) -> list[str]:
+    """Register every lab's public key that is not registered yet.
+
+    Returns
+    -------
+    list of str
+        Labs registered now.
+
+    Raises
+    ------
+    RunError
+        If the server does not answer or refuses a key.
+    """
+    deployment.save_connection()  # the folder may have been moved since it was made
+    known = {node["node-id"] for node in nodes(deployment)}
+    ids = {lab: node for lab, node in deployment.nodes().items() if node in known}
+    new = []
+    for lab in deployment.labs:
+        if lab in ids:
+            continue
+        key = deployment.server / "keys" / f"{lab}.pub"
+        try:
+            answer = flower.ask(
+                "supernode",
+                "register",
+                "--name",
+                lab,
+                str(key),
+                deployment.name,
+                home=deployment.flwr_home,
+            )
+        except RunError as error:
+            if _KNOWN_KEY in str(error):
+                raise RunError(
+                    f"lab {lab}: its key is registered, but {deployment.flwr_home}/nodes.json does "
+                    "not say as which node: find it with flwr supernode list, take it off with "
+                    "flwr supernode unregister, and register again"
+                ) from error
+            raise RunError(f"lab {lab}: {error}") from error
+        ids[lab] = str(answer["node-id"])
+        new.append(lab)
+        deployment.save_nodes(ids)  # at once: a node without a name is hard to tell from others
+    return new
+
+
+def nodes(deployment: Deployment) -> list[dict[str, Any]]:
+    """List what the server knows of its SuperNodes, those taken off its list left out.
+
+    Raises
+    ------
+    RunError
+        If the server does not answer.
+    """
+    answer = flower.ask("supernode", "list", deployment.name, home=deployment.flwr_home)
+    return [node for node in answer["nodes"] if node["status"] != "unregistered"]
+
+
+def online(deployment: Deployment) -> set[str]:
+    """Give the labs that are online.
+
+    Raises
+    ------
+    RunError
+        If the server does not answer.
+    """
+    there = {node["node-id"] for node in nodes(deployment) if node["status"] == "online"}
+    return {lab for lab, node in deployment.nodes().items() if node in there}

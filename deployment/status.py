@@ -1,0 +1,227 @@
+"""How a run in a deployment stands: what Flower knows of it and what its log says."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deployment import flower
+from deployment.layout import read_nodes
+from fedsc.errors import RunError
+
+# server_app/strategy.py writes these; a test holds both together.
+_ROUND = re.compile(
+    r"round (?P<round>\d+)/(?P<rounds>\d+): loss (?P<loss>\S+), .*, "
+    r"(?P<valid>\d+) of (?P<asked>\d+) labs"
+)
+_PLAN = re.compile(r"rounds (?P<first>\d+) to (?P<rounds>\d+), ")
+_FAILED = re.compile(r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<why>.*)")
+_KMEANS = re.compile(r"k-means: iteration (?P<iteration>\d+)")
+_FOLDER = re.compile(r"run folder: (?P<folder>.+)")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run's log says.
+
+    Attributes
+    ----------
+    round, rounds
+        Rounds done and planned; ``rounds`` is 0 until training begins.
+    first
+        First round of this run; more than 1 when it was resumed.
+    loss
+        Mean loss of the last round; ``None`` before the first.
+    labs
+        How many labs gave a valid update in the last round, and how many were asked.
+    failed
+        Labs that failed in the last round, and why.
+    folder
+        The run's folder on the server; empty until it is made.
+    kmeans
+        Iterations of the clustering that follows the rounds; 0 before.
+    """
+
+    round: int = 0
+    rounds: int = 0
+    first: int = 1
+    loss: float | None = None
+    labs: tuple[int, int] | None = None
+    failed: Mapping[str, str] | None = None
+    folder: str = ""
+    kmeans: int = 0
+
+
+@dataclass(frozen=True)
+class LabState:
+    """A lab as the server sees it.
+
+    Attributes
+    ----------
+    name
+        Its name, or its node's number where the name is not known here.
+    present
+        Whether it is online.
+    last_seen
+        When it was last known to be online, UTC; ``None`` when it never was.
+    """
+
+    name: str
+    present: bool
+    last_seen: datetime | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands.
+
+    Attributes
+    ----------
+    run_id
+        Flower's number of the run; empty when there is none.
+    state
+        Flower's word for it, e.g. ``running``, ``finished:failed``; or ``no run``.
+    details
+        Why it failed, where Flower says so.
+    elapsed
+        Seconds since it began.
+    seconds_left
+        Estimate for the training that is left; ``None`` when there is nothing to estimate from.
+    progress
+        What its log says.
+    labs
+        All labs the server knows.
+    """
+
+    run_id: str
+    state: str
+    details: str
+    elapsed: float
+    seconds_left: float | None
+    progress: Progress
+    labs: tuple[LabState, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values; times as ISO 8601."""
+        found = asdict(self)
+        for lab in found["labs"]:
+            lab["last_seen"] = None if lab["last_seen"] is None else lab["last_seen"].isoformat()
+        return found
+
+
+def read_status(
+    connection: str = "", run_id: str = "", home: Path | None = None, now: datetime | None = None
+) -> Status:
+    """Ask a SuperLink how its newest run stands, or a certain one.
+
+    Parameters
+    ----------
+    connection
+        Flower's name of the SuperLink; empty = its default.
+    run_id
+        Which run; empty = the newest.
+    home
+        ``FLWR_HOME``, where the connection and the nodes' names are looked up.
+    now
+        Time with time zone; default: the clock.
+
+    Raises
+    ------
+    RunError
+        If the SuperLink does not answer or knows no such run.
+    """
+    where = [connection] if connection else []
+    which = ["--run-id", run_id] if run_id else []
+    runs = flower.ask("ls", *where, *which, home=home)["runs"]
+    if run_id and not runs:
+        raise RunError(f"no run {run_id} is known there; flwr ls lists them")
+    listed = flower.ask("supernode", "list", *where, home=home)["nodes"]
+    names = {} if home is None else read_nodes(home)
+    labs = lab_states(listed, names, now or datetime.now(UTC))
+    if not runs:
+        return Status("", "no run", "", 0.0, None, Progress(), labs)
+    run = max(runs, key=lambda run: str(run["pending-at"]))
+    log = flower.text("log", str(run["run-id"]), *where, "--show", home=home)
+    progress = read_log(log)
+    elapsed = float(run["elapsed"])
+    running = not str(run["status"]).startswith("finished")
+    return Status(
+        run_id=str(run["run-id"]),
+        state=str(run["status"]),
+        details="" if run["status-details"] == "N/A" else str(run["status-details"]),
+        elapsed=elapsed,
+        seconds_left=seconds_left(progress, elapsed) if running else None,
+        progress=progress,
+        labs=labs,
+    )
+
+
+def read_log(log: str) -> Progress:
+    """Read a run's log, as ``flwr log`` shows it or as ``run.log`` keeps it."""
+    found: dict[str, Any] = {}
+    failed: dict[int, dict[str, str]] = {}
+    for line in _COLOURS.sub("", log).splitlines():
+        if match := _ROUND.search(line):
+            found |= {key: int(match[key]) for key in ("round", "rounds")}
+            found["loss"] = float(match["loss"])
+            found["labs"] = int(match["valid"]), int(match["asked"])
+        elif match := _FAILED.search(line):
+            failed.setdefault(int(match["round"]), {})[match["lab"]] = match["why"]
+        elif match := _PLAN.search(line):
+            first = int(match["first"])
+            found |= {"first": first, "round": first - 1, "rounds": int(match["rounds"])}
+        elif match := _KMEANS.search(line):
+            found["kmeans"] = int(match["iteration"])
+        elif match := _FOLDER.search(line):
+            found["folder"] = match["folder"].strip()
+    last = found.get("round", 0)
+    # A round that could not be finished is one past the last.
+    return Progress(**found, failed=failed.get(last + 1, failed.get(last, {})))
+
+
+def seconds_left(progress: Progress, elapsed: float) -> float | None:
+    """Estimate the training left from the pace so far, start-up included."""
+    done = progress.round - progress.first + 1
+    if done < 1:
+        return None
+    return (progress.rounds - progress.round) * elapsed / done
+
+
+def lab_states(
+    nodes: list[dict[str, Any]], names: Mapping[str, str], now: datetime
+) -> tuple[LabState, ...]:
+    """Read Flower's list of nodes.
+
+    Parameters
+    ----------
+    nodes
+        As ``flwr supernode list --format json`` gives them.
+    names
+        Node ids by lab, as far as they are known.
+    now
+        When that list was asked for.
+    """
+    lab_of = {node: lab for lab, node in names.items()}
+    states = []
+    for node in nodes:
+        if node["status"] == "unregistered":
+            continue
+        present = node["status"] == "online"
+        states.append(
+            LabState(
+                lab_of.get(node["node-id"], f"node {node['node-id']}"),
+                present,
+                now if present else _time(node["offline-at"]),
+            )
+        )
+    return tuple(sorted(states, key=lambda state: state.name))
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Reading files: every format the field uses becomes one validated Expression."""

@@ -1,0 +1,220 @@
+"""Read a file of single-cell expression, whatever its format, or say everything wrong with it.
+
+Formats: ``.h5ad``, 10x ``.h5`` and ``matrix.mtx[.gz]`` folders, ``.loom``, ``.csv``/``.tsv[.gz]``,
+and HDF5 with dense ``X`` and labels ``Y`` (scDeepCluster). Files are only ever opened for reading.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from fedsc.data.expression import Expression, Kind
+from fedsc.data.reading.contents import Contents, layer_name
+from fedsc.data.reading.hdf5 import read_hdf5
+from fedsc.data.reading.kind import KIND_NAMES
+from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.text import read_mtx, read_table
+from fedsc.data.reading.validate import (
+    label_problems,
+    name_problems,
+    notes,
+    usable_layers,
+    value_problems,
+)
+from fedsc.errors import DataError
+
+_TABLES = (".csv", ".tsv", ".txt")
+_ELSEWHERE = {
+    ".rds": "an R object: write it as .h5ad from R (zellkonverter::writeH5AD)",
+    ".rdata": "an R workspace: write its matrix as .h5ad from R (zellkonverter::writeH5AD)",
+    ".xlsx": "an Excel file: save it as .csv",
+    ".zip": "an archive: unpack it first",
+    ".tar": "an archive: unpack it first",
+    ".tgz": "an archive: unpack it first",
+    ".gz": "compressed: unpack it first (gunzip)",
+}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All there is to say about a file.
+
+    Attributes
+    ----------
+    problems
+        Sentences on why the file cannot be used; empty when it can.
+    notes
+        Sentences on what is worth knowing but no fault.
+    shape
+        Cells and genes; ``None`` when the file could not be read that far.
+    kind
+        ``None`` when it is neither, or was not reached.
+    obs
+        Annotation of the cells; ``None`` when not reached.
+    expression
+        ``None`` when there are problems.
+    """
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = None
+    kind: Kind | None = None
+    obs: pd.DataFrame | None = None
+    expression: Expression | None = None
+
+
+def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expression:
+    """Read and validate a file.
+
+    Parameters
+    ----------
+    path
+        File, or a 10x matrix folder.
+    layer
+        ``""`` for the main matrix, ``"raw"`` for ``adata.raw``, else a layer's name.
+    label_key
+        Column with cell types; ``""`` when none is known. The X/Y layout sets it to ``"Y"``.
+
+    Returns
+    -------
+    Expression
+        All cells and genes of the file in its order, values cast to float32, else untouched.
+
+    Raises
+    ------
+    DataError
+        With one line per problem, all at once.
+    """
+    examination = examine(path, layer=layer, label_key=label_key)
+    if examination.expression is None:
+        raise DataError("\n".join(f"{path}: {problem}" for problem in examination.problems))
+    return examination.expression
+
+
+def examine(path: Path | str, *, layer: str = "", label_key: str = "") -> Examination:
+    """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
+    try:
+        with _contents(Path(path).expanduser(), layer, label_key) as contents:
+            return _examine(contents, label_key or contents.label_key)
+    except DataError as error:
+        return Examination(problems=(str(error),))
+
+
+def _examine(contents: Contents, label_key: str) -> Examination:
+    genes, cells, obs = contents.genes, contents.cells, contents.obs
+    problems = name_problems(genes, cells) + label_problems(obs, label_key)
+    shape, kind, matrix = (len(cells), len(genes)), None, None
+    if min(shape) > 0:
+        try:
+            matrix = _load(contents)
+        except DataError as error:  # too large or damaged; the names' faults are told with it
+            problems.append(str(error))
+        else:
+            kind, found = value_problems(matrix, contents.name, cells, genes, contents.others)
+            problems += found
+    if problems or matrix is None or kind is None:
+        return Examination(tuple(problems), contents.notes, shape, kind, obs)
+    remarks = [*contents.notes, *notes(matrix, genes, obs, label_key)]
+    if kind == "lognorm":
+        remarks += [
+            f"{layer_name(layer)} holds {KIND_NAMES[other]}"
+            for layer, other in usable_layers(contents.others).items()
+            if other == "counts"
+        ]
+    expression = Expression(matrix, genes, cells, obs, kind, label_key)
+    return Examination((), tuple(remarks), shape, kind, obs, expression)
+
+
+def _load(contents: Contents) -> csr_matrix:
+    with _explained():
+        matrix = contents.matrix
+        if not isinstance(matrix, csr_matrix):
+            if problem := memory_problem(matrix.needed_bytes()):
+                raise DataError(problem)
+            matrix = matrix.load()
+        return matrix if contents.columns is None else csr_matrix(matrix[:, contents.columns])
+
+
+@contextmanager
+def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
+    """Open a file with the reader for it; HDF5 files stay open inside the context."""
+    with ExitStack() as stack:
+        with _explained():
+            if not path.exists():
+                raise DataError("there is no such file or folder")
+            if path.is_file() and not path.stat().st_size:
+                raise DataError("the file is empty (0 bytes): copy or download it again")
+            unpacked = path.name.lower().removesuffix(".gz")
+            is_text = path.is_dir() or unpacked.endswith((".mtx", *_TABLES))
+            if is_text and layer:
+                raise DataError(
+                    f"text formats have no layers, so there is no '{layer}': leave --layer out"
+                )
+            if not is_text:
+                contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer)
+            elif unpacked.endswith(_TABLES):
+                contents = read_table(path, label_key)
+            else:
+                contents = read_mtx(path)
+            _refuse_misfit(contents)
+        yield contents
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    if not h5py.is_hdf5(path):
+        advice = _ELSEWHERE.get(path.suffix.lower())
+        if advice:
+            raise DataError(f"the file is {advice}")
+        raise DataError(
+            "the file is not HDF5, as .h5ad, .h5 and .loom files are: it was damaged on its way "
+            "(copy or download it again) or is something else"
+        )
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "truncated" not in str(error):
+            raise
+        raise DataError(
+            "the file is truncated, its end is missing: copy or download it again"
+        ) from error
+
+
+def _refuse_misfit(contents: Contents) -> None:
+    """Refuse a matrix with other dimensions than its names."""
+    columns = contents.genes if contents.columns is None else contents.columns
+    named = (len(contents.cells), len(columns))
+    if tuple(contents.matrix.shape) != named:
+        rows, genes = contents.matrix.shape
+        raise DataError(
+            f"the file contradicts itself: {contents.name} is {rows} cells × {genes} genes but "
+            f"{named[0]} cells and {named[1]} genes have names"
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever a library says about a broken file into a sentence.
+
+    Damage surfaces in h5py, anndata, pandas, SciPy or zlib as any kind of exception, so all are
+    caught here; only reading happens inside, and the original stays attached.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(
+            "the file does not fit in memory: use a machine with more, or split it into several "
+            "with fewer cells"
+        ) from error
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(
+            "the file cannot be read; it is damaged or not in the form its name promises "
+            f"({type(error).__name__}: {first})"
+        ) from error

@@ -1,0 +1,175 @@
+"""The one validation pass: names, labels and values of a file, its faults in plain words."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from fedsc.data.expression import Kind
+from fedsc.data.reading.contents import layer_name
+from fedsc.data.reading.kind import KIND_NAMES, count, judge, look_at
+from fedsc.data.reading.stored import Stored
+from fedsc.errors import DataError
+
+_MOST_NAMES = 100_000  # looked at to tell genes from barcodes
+
+_COMMON_GENES = {
+    "ACTB",
+    "ACTG1",
+    "B2M",
+    "CD3D",
+    "CD74",
+    "EEF1A1",
+    "FTH1",
+    "FTL",
+    "GAPDH",
+    "HSP90AB1",
+    "LYZ",
+    "MALAT1",
+    "NEAT1",
+    "PTPRC",
+    "TMSB10",
+    "TMSB4X",
+    "TPT1",
+    "TUBA1B",
+    "UBB",
+    "UBC",
+    "VIM",
+}
+_GENE = re.compile(r"(ENS[A-Z]*G\d{11}|MT-(ND|CO|ATP|CYB|RN)|RP[LS]P?\d+[AXY]?$)", re.IGNORECASE)
+_BARCODE = re.compile(r"(?<![A-Z])[ACGT]{10,}(?![A-Z])")
+_POSITION = re.compile(r"(g|gene_?)?\d+$", re.IGNORECASE)
+
+
+def value_problems(
+    matrix: csr_matrix,
+    name: str,
+    cells: np.ndarray,
+    genes: np.ndarray,
+    others: Mapping[str, Stored],
+) -> tuple[Kind | None, list[str]]:
+    """Judge a file's matrix; when it is refused, look whether another in the file would do."""
+    values = look_at(matrix)
+    kind, problems = judge(values)
+    sentences = [f"{name} {problem}" for problem in problems]
+    if values.first_not_finite is not None:
+        row, column = values.first_not_finite
+        sentences[0] += f" (first: cell '{cells[row]}', gene '{genes[column]}')"
+    if kind is None:
+        better = [
+            f"{layer_name(layer)} holds {KIND_NAMES[usable]}: "
+            + (f"use --layer {layer}" if layer else "leave --layer out")
+            for layer, usable in usable_layers(others).items()
+        ]
+        sentences[-1] += "".join(f"; {hint}" for hint in better)
+    return kind, sentences
+
+
+def usable_layers(others: Mapping[str, Stored]) -> dict[str, Kind]:
+    """Judge a file's other matrices by a sample of each."""
+    kinds = {}
+    for layer, stored in sorted(others.items()):
+        try:
+            kind, _ = judge(look_at(stored.sample()))
+        except (DataError, OSError, ValueError):  # damaged, which matters only if it is asked for
+            continue
+        if kind is not None:
+            kinds[layer] = kind
+    return kinds
+
+
+def name_problems(genes: np.ndarray, cells: np.ndarray) -> list[str]:
+    """Find what is wrong with names and shape: nothing there, repeated, or transposed."""
+    problems = []
+    if not len(cells):
+        problems.append("the file holds no cells")
+    if not len(genes):
+        problems.append("the file holds no genes")
+    for names, what, advice in (
+        (genes, "gene names", "adata.var_names_make_unique(), or name genes by Ensembl id"),
+        (cells, "cell barcodes", "put the sample's name before each barcode"),
+    ):
+        repeated = pd.unique(pd.Series(names)[pd.Series(names).duplicated()])
+        if len(repeated):
+            repeats = f"{_some(repeated)} repeat ({len(repeated)} in all)"
+            problems.append(f"{what} must be unique, but {repeats}: {advice}")
+    problems += _broken_lines("gene names", genes)
+    signs = []
+    if _named_like_genes(cells) and not _named_like_genes(genes):
+        signs.append(f"its rows are named like genes ({_some(cells)})")
+    if _named_like_barcodes(genes) and not _named_like_barcodes(cells):
+        signs.append(f"its columns are named like cells ({_some(genes)})")
+    if signs:
+        problems.append(
+            f"the matrix is transposed, genes × cells: {' and '.join(signs)}; turn it round so "
+            "that every row is a cell (adata.T)"
+        )
+    return problems
+
+
+def label_problems(obs: pd.DataFrame, label_key: str) -> list[str]:
+    """Find what is wrong with the label column that was asked for, if one was."""
+    if not label_key:
+        return []
+    columns = [str(column) for column in obs.columns]
+    if label_key not in columns:
+        close = difflib.get_close_matches(label_key, columns, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        known = f"columns are: {', '.join(columns)}" if columns else "no column describes the cells"
+        return [f"there is no label column '{label_key}'{hint}; {known}"]
+    labels = obs[label_key]
+    if len(labels) and labels.isna().all():
+        return [f"label column '{label_key}' is empty"]
+    if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
+        return [f"label column '{label_key}' holds measurements, not cell types"]
+    return _broken_lines(f"labels in '{label_key}'", labels.dropna().unique())
+
+
+def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: str) -> list[str]:
+    """Say what is worth knowing about a usable file though it is no fault."""
+    found = []
+    empty = int(np.count_nonzero(np.diff(matrix.indptr) == 0))
+    if empty:
+        found.append(f"{count(empty, 'cell')} without any count")
+    detected = np.zeros(matrix.shape[1], dtype=bool)
+    detected[matrix.indices] = True
+    if not detected.all():
+        found.append(f"{count(int((~detected).sum()), 'gene')} never detected")
+    if all(_POSITION.match(str(gene)) for gene in genes):
+        found.append(
+            f"genes are named by position ({_some(genes)}), so this file joins only with files "
+            "whose genes stand in the same order"
+        )
+    unlabelled = int(obs[label_key].isna().sum()) if label_key else 0
+    if unlabelled:
+        found.append(f"{count(unlabelled, 'cell')} without a label in '{label_key}'")
+    if label_key and obs[label_key].nunique() == len(obs) > 1:
+        found.append(f"every cell has a label of its own in '{label_key}'")
+    return found
+
+
+def _named_like_genes(names: np.ndarray) -> bool:
+    hits = sum(
+        str(n).upper() in _COMMON_GENES or bool(_GENE.match(str(n))) for n in names[:_MOST_NAMES]
+    )
+    return hits >= min(3, max(1, len(names)))
+
+
+def _named_like_barcodes(names: np.ndarray) -> bool:
+    looked_at = names[:_MOST_NAMES]
+    return 2 * sum(bool(_BARCODE.search(str(name))) for name in looked_at) > len(looked_at)
+
+
+def _broken_lines(what: str, names: Iterable[object]) -> list[str]:
+    """Find names of more than one line: names travel one a line."""
+    texts = [str(name) for name in names]
+    broken = [text for text in texts if text and text.splitlines() != [text]]
+    shown = ", ".join(repr(name) for name in broken[:3])
+    return [f"{what} must be of one line: {shown}; rename them"] if broken else []
+
+
+def _some(names: np.ndarray) -> str:
+    return ", ".join(str(name) for name in names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,188 @@
+"""Every option of a run, once: name, type, default, unit, allowed range, paper section.
+
+Options stand in groups, and a function takes the group it needs. Where a person types them they
+have one flat kebab-case name each (``n-genes``), which is the field's own unless said otherwise:
+in ``[tool.flwr.app.config]``, after ``flwr run --run-config`` and after ``fedsc run --set``.
+Flower's run config has no null and no lists, so "not set" is the empty string or zero, as each
+option says. Sections in brackets are of the FedSC paper unless said otherwise.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Scale = Literal["pooled", "lab"]
+
+
+def kebab(name: str) -> str:
+    """Write a field's name as a person types it."""
+    return name.replace("_", "-")
+
+
+def _option(default: Any, description: str, *, unit: str = "", name: str | None = None) -> Any:
+    """Declare an option; ``name`` where its flat name is not the field's own."""
+    return Field(default, description=description, alias=name, json_schema_extra={"unit": unit})
+
+
+class _Group(BaseModel):
+    """Options that belong together; frozen, validated on construction."""
+
+    model_config = ConfigDict(
+        alias_generator=kebab,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+    )
+
+
+class DataOptions(_Group):
+    """Which cells, which genes, how they become the encoder's input."""
+
+    dataset: str = _option(
+        "10x_pbmc", "Name of a known set, path of a file, or folder with one file per lab."
+    )
+    layer: str = _option(
+        "", "'' = X (a named set knows its own), 'raw' = .raw, else a layer's name."
+    )
+    label_key: str = _option(
+        "", "Column of obs with cell types, for splits and scores; '' = none known."
+    )
+    genes: Literal["intersection", "union", "reference"] = _option(
+        "intersection", "Which genes count when labs measured different ones."
+    )
+    reference_genes: str = _option("", "Text file, one gene a line, for genes = 'reference'.")
+    min_shared_genes: Count = _option(100, "Refuse labs that share fewer genes.", unit="genes")
+    target_sum: NonNegative = _option(
+        0.0, "Library size every cell is scaled to [3.1]; 0 = the pool's median.", unit="counts"
+    )
+    n_genes: Count = _option(500, "Highly variable genes kept [4.1].", unit="genes")
+    hvg: Literal["seurat", "seurat_v3"] = _option(
+        "seurat", "Rule that ranks genes, as scanpy's flavour of that name."
+    )
+    scale: Scale = _option(
+        "pooled", "Zero mean and unit variance per gene over the pool, or within each lab."
+    )
+    max_value: Annotated[float, Field(gt=0)] = _option(
+        10.0, "Clip standardised values at ± this; inf = no clipping (the paper)."
+    )
+
+    @model_validator(mode="after")
+    def _reference_has_a_file(self) -> "DataOptions":
+        if self.genes == "reference" and not self.reference_genes:
+            raise ValueError("genes = 'reference' needs reference-genes, a file of gene names")
+        return self
+
+
+class SplitOptions(_Group):
+    """How one set becomes the labs of a simulation."""
+
+    scheme: Literal["subtypes", "iid", "dirichlet", "column"] = _option(
+        "subtypes", "How one set is split into labs [4.1].", name="partition"
+    )
+    labs: Annotated[int, Field(ge=1, le=1000)] = _option(4, "Number of labs K [4.1].", unit="labs")
+    subtypes_per_lab: Count = _option(2, "Cell types per lab k [4.1].", unit="types")
+    cover: Literal["drop", "all"] = _option(
+        "drop", "When k·K < types: leave types out (the paper) or deal them too."
+    )
+    beta: Positive = _option(0.5, "Concentration of the dirichlet split.")
+    min_cells: Count = _option(10, "Fewest cells a lab of the dirichlet split holds.", unit="cells")
+    key: str = _option("", "Column of obs that names the lab (column split).", name="partition-key")
+
+    @model_validator(mode="after")
+    def _column_has_a_key(self) -> "SplitOptions":
+        if self.scheme == "column" and not self.key:
+            raise ValueError(
+                "partition = 'column' needs partition-key, the column of obs that names the lab"
+            )
+        return self
+
+
+class MethodOptions(_Group):
+    """The objective a lab trains and the rule by which it keeps its own weights."""
+
+    name: str = _option("fedsc", "Objective and pull; `fedsc methods` lists them.", name="method")
+    pull: Literal["", "fedsc", "fedema", "constant", "none"] = _option(
+        "", "How far labs keep their own weights [3.3]; '' = as the method says."
+    )
+    alpha: Positive = _option(0.7, "Radius of eq. (4), in L2 norm of the weights.", unit="L2 norm")
+    ema_lambda: NonNegative = _option(
+        0.0, "λ of FedEMA's μ = min(λ·d, 1); 0 = set once per lab from tau."
+    )
+    tau: Share = _option(0.7, "First μ of a lab under FedEMA's automatic λ.")
+    mu: Share = _option(0.5, "Share of local weights kept under pull = 'constant'.")
+    mask_rate: Rate = _option(0.9, "Probability that a view drops a gene [3.2].")
+    target_momentum: Share = _option(0.99, "m of the target's moving average [3.2].")
+    predictor: bool = _option(True, "BYOL's predictor (ablation, Table 2).")
+    ema: bool = _option(True, "BYOL's moving-average target (ablation, Table 2).")
+    stop_gradient: bool = _option(True, "BYOL's stop-gradient (ablation, Table 2).")
+    temperature: NonNegative = _option(
+        0.0, "Temperature of the contrastive methods; 0 = the method's own."
+    )
+    queue: Count = _option(
+        4096, "MoCo: most keys kept; never more than a lab's cells.", unit="keys"
+    )
+    norm: Literal["batch", "layer", "none"] = _option(
+        "batch", "Normalisation of the encoder's hidden layers [3.2]."
+    )
+    local_norm: bool = _option(
+        False, "FedBN: normalisation layers stay in the lab; leaks label-made splits."
+    )
+
+
+class TrainingOptions(_Group):
+    """How long and how fast labs train."""
+
+    rounds: Count = _option(300, "Communication rounds [4.1].", unit="rounds")
+    local_epochs: Count = _option(5, "Epochs E per lab and round [4.1].", unit="epochs")
+    batch_size: Annotated[int, Field(ge=2)] = _option(128, "Cells per step [4.1].", unit="cells")
+    optimizer: Literal["sgd", "adamw"] = _option("sgd", "Made anew every round.")
+    learning_rate: Positive = _option(0.032, "Step size [4.1].")
+    schedule: Literal["constant", "cosine"] = _option("constant", "Learning rate over the rounds.")
+    momentum: Rate = _option(0.5, "SGD's momentum [4.1].")
+    weight_decay: NonNegative = _option(5e-4, "L2 penalty [4.1].")
+
+
+class FederationOptions(_Group):
+    """How many labs take part, and how long they are waited for."""
+
+    min_labs: Annotated[int, Field(ge=0)] = _option(
+        0, "Fewest labs a round needs; 0 = half, at least 1.", unit="labs"
+    )
+    fraction_train: Annotated[float, Field(gt=0, le=1)] = _option(
+        1.0, "Share of the labs that train in a round."
+    )
+    round_timeout: Positive = _option(
+        3600.0, "How long a round waits for its labs.", unit="seconds"
+    )
+
+
+class ClusterOptions(_Group):
+    """What is done with the embedding at the end."""
+
+    k: Annotated[int, Field(ge=0)] = _option(
+        0,
+        "Clusters k of the pool; 0 = as many as the labs name cell types.",
+        unit="clusters",
+        name="clusters",
+    )
+
+
+class RunOptions(_Group):
+    """The seed, and where a run is written."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = _option(
+        0, "Moves split, initial weights and masks together."
+    )
+    output: str = _option(
+        "runs", "Folder of run folders; relative to where Flower was first started."
+    )
+    name: str = _option(
+        "", "Name of the run folder; '' = time, method, set and seed.", name="run-name"
+    )
+    resume: str = _option("", "Run folder to go on with; '' = a new run.")

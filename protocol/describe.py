@@ -1,0 +1,87 @@
+"""Describe: what a lab tells of itself before anything else."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from flwr.app import ConfigRecord
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedsc.data.expression import Expression
+from fedsc.names import is_name
+from protocol import records
+from protocol.checks import MOST_NAMES, BadReply, Cells, read_names, read_record
+
+
+@dataclass(frozen=True)
+class About:
+    """What a lab told of itself.
+
+    Attributes
+    ----------
+    node
+        Flower node that hosts it.
+    cells
+        Number of its cells.
+    genes
+        Names of the genes it measured.
+    kind
+        ``"counts"`` or ``"lognorm"``.
+    types
+        Names of its cell types; empty when it has no labels.
+    siblings
+        How many labs the simulation has that it is a part of; 0 for a real lab.
+    """
+
+    node: int
+    cells: int
+    genes: np.ndarray
+    kind: str
+    types: tuple[str, ...]
+    siblings: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the server's process may read its cells too."""
+        return self.siblings > 0
+
+
+class _AboutRecord(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    cells: Cells
+    kind: Literal["counts", "lognorm"]
+    genes: Annotated[bytes, Field(min_length=1, max_length=MOST_NAMES * 40)]
+    types: Annotated[bytes, Field(max_length=MOST_NAMES * 4)] = b""  # no labels
+    siblings: Annotated[int, Field(ge=0, le=1000)]
+
+
+def pack_about(cells: Expression, siblings: int) -> ConfigRecord:
+    """Tell number of cells, genes, kind of values and names of cell types of a lab."""
+    record = ConfigRecord(
+        {
+            "cells": len(cells.cells),
+            "kind": cells.kind,
+            "genes": records.pack_names(cells.genes),
+            "siblings": siblings,
+        }
+    )
+    if cells.labels is not None and (types := sorted(set(cells.labels) - {""})):
+        record["types"] = records.pack_names(types)
+    return record
+
+
+def read_about(lab: str, node: int, record: object) -> About:
+    """Take what a lab tells of itself out of a reply.
+
+    Raises
+    ------
+    BadReply
+        If it is not a description of a lab.
+    """
+    if not is_name(lab):
+        raise BadReply(f"a lab calls itself {lab[:40]!r}: should be letters, digits, '.', '_', '-'")
+    told = read_record(_AboutRecord, record, ConfigRecord, f"the description of lab {lab}")
+    genes = read_names(told.genes, f"the genes of lab {lab}")
+    types = tuple(read_names(told.types, f"the cell types of lab {lab}"))
+    return About(node, told.cells, genes, told.kind, types, told.siblings)

@@ -1,0 +1,64 @@
+import pytest
+
+from deployment import registration
+from fedsc.errors import RunError
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A SuperLink's list of nodes; ``refused`` keys are in use already."""
+    state = {"nodes": [], "refused": set(), "keys": []}
+
+    def ask(*arguments, home):
+        if arguments[1] == "list":
+            return {"nodes": state["nodes"]}
+        lab = arguments[arguments.index("--name") + 1]
+        state["keys"].append(arguments[-2])
+        if lab in state["refused"]:
+            raise RunError("flwr supernode failed: [code: 23] Public key already in use.")
+        node = {"node-id": f"id-{lab}", "status": "registered"}
+        state["nodes"].append(node)
+        return node
+
+    monkeypatch.setattr(registration.flower, "ask", ask)
+    return state
+
+
+def test_every_lab_is_registered_once(federation, server):
+    assert registration.register(federation) == ["A", "B"]
+    assert federation.nodes() == {"A": "id-A", "B": "id-B"}
+    assert server["keys"] == [str(federation.server / "keys" / f"{lab}.pub") for lab in "AB"]
+    assert registration.register(federation) == []
+    assert len(server["keys"]) == 2
+
+
+def test_after_the_server_lost_its_state_all_are_registered_anew(federation, server):
+    registration.register(federation)
+    server["nodes"].clear()
+    assert registration.register(federation) == ["A", "B"]
+
+
+def test_a_key_registered_by_hand_cannot_be_told_from_others(federation, server):
+    server["refused"].add("B")
+    with pytest.raises(RunError, match=r"lab B: its key is registered, but .* unregister"):
+        registration.register(federation)
+    # What was done before it is kept.
+    assert federation.nodes() == {"A": "id-A"}
+
+
+def test_another_refusal_names_the_lab(federation, monkeypatch):
+    def ask(*arguments, home):
+        if arguments[1] == "list":
+            return {"nodes": []}
+        raise RunError("flwr supernode failed: no such file")
+
+    monkeypatch.setattr(registration.flower, "ask", ask)
+    with pytest.raises(RunError, match="lab A: flwr supernode failed: no such file"):
+        registration.register(federation)
+
+
+def test_online_labs_are_told_by_name(federation, server):
+    registration.register(federation)
+    server["nodes"][1]["status"] = "online"
+    server["nodes"].append({"node-id": "id-A", "status": "unregistered"})
+    assert registration.online(federation) == {"B"}

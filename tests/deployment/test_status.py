@@ -1,0 +1,161 @@
+"""What a run's log says, read back from the log of a real run."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from deployment import status
+from deployment.layout import read_nodes
+from deployment.status import LabState, Progress, lab_states, read_log, seconds_left
+from fedsc.errors import RunError
+from simulations.inprocess import run_inprocess
+
+_NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+def test_the_log_of_a_real_run_is_understood(tiny, tmp_path):
+    run_inprocess(tiny)
+    found = read_log((tmp_path / "runs" / "run" / "run.log").read_text())
+    assert (found.round, found.rounds, found.first) == (3, 3, 1)
+    assert found.loss is not None
+    assert 0 < found.loss < 10
+    assert found.labs == (4, 4)
+    assert found.folder == str(tmp_path / "runs" / "run")
+    assert found.failed == {}
+
+
+def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, tmp_path, monkeypatch):
+    """Two labs fail in every round: the run stops with too few valid updates."""
+    from fedsc import training
+
+    whole = training.train_lab
+
+    def train(*arguments, lab, **options):
+        if lab in ("lab-1", "lab-2"):
+            raise RunError("no space left")
+        return whole(*arguments, lab=lab, **options)
+
+    monkeypatch.setattr(training, "train_lab", train)
+    with pytest.raises(RunError):
+        run_inprocess(change(tiny, min_labs=3))
+    found = read_log((tmp_path / "runs" / "run" / "run.log").read_text())
+    assert (found.round, found.rounds, found.loss, found.labs) == (0, 3, None, None)
+    assert found.failed == {"lab-1": "no space left", "lab-2": "no space left"}
+
+
+def test_a_resumed_run_counts_from_where_it_began(tiny, change, tmp_path, monkeypatch):
+    from fedsc import training
+
+    whole = training.train_lab
+
+    def train(*arguments, round_, **options):
+        if round_ == 3:
+            raise RunError("no space left")
+        return whole(*arguments, round_=round_, **options)
+
+    run = tmp_path / "runs" / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_lab", train)
+        with pytest.raises(RunError):
+            run_inprocess(change(tiny, rounds=4))
+    stopped = read_log((run / "run.log").read_text())
+    assert (stopped.round, len(stopped.failed)) == (2, 4)
+    (run / "run.log").unlink()
+    run_inprocess(change(tiny, rounds=4, resume=str(run)))
+    found = read_log((run / "run.log").read_text())
+    assert (found.round, found.rounds, found.first, found.failed) == (4, 4, 3, {})
+    assert seconds_left(found, 100.0) == 0.0
+
+
+def test_flower_s_colours_do_not_matter():
+    line = "\x1b[92mINFO \x1b[0m:      round 2/20: loss 1.5000, μ 0.10 to 0.20, 3 of 4 labs"
+    assert read_log(line) == Progress(2, 20, 1, 1.5, (3, 4), {}, "")
+
+
+def test_a_log_without_rounds_says_nothing_of_them():
+    assert read_log("") == Progress(failed={})
+    plan = "fedsc with pull fedsc, rounds 8 to 20, 0.16 MB of weights per lab"
+    found = read_log(plan)
+    assert (found.round, found.rounds, found.first, found.loss) == (7, 20, 8, None)
+    assert seconds_left(found, 60.0) is None
+
+
+def test_only_the_last_round_s_failures_count():
+    log = (
+        "round 1: lab A failed: old\n"
+        "round 1/9: loss 1.0000, μ 0.00 to 0.00, 1 of 2 labs\n"
+        "round 2: lab B failed: did not answer\n"
+        "round 2/9: loss nan, μ 0.00 to 0.00, 1 of 2 labs\n"
+    )
+    assert read_log(log).failed == {"B": "did not answer"}
+
+
+def test_time_left_follows_the_pace_since_the_run_began():
+    progress = Progress(round=6, rounds=20, first=5)
+    assert seconds_left(progress, 60.0) == 14 * 30.0
+
+
+def test_labs_are_named_and_last_seen():
+    def node(number, state, offline_at="N/A"):
+        return {"node-id": number, "status": state, "offline-at": offline_at}
+
+    found = lab_states(
+        [
+            node("3", "offline", "2026-01-02 11:58:00Z"),
+            node("1", "online", "2026-01-01 00:00:00Z"),
+            node("2", "registered"),
+            node("4", "unregistered"),
+        ],
+        {"B": "1", "A": "3"},
+        _NOW,
+    )
+    assert found == (
+        LabState("A", False, datetime(2026, 1, 2, 11, 58, tzinfo=UTC)),
+        LabState("B", True, _NOW),
+        LabState("node 2", False, None),
+    )
+
+
+def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
+    asked = []
+
+    def run(number, pending, state):
+        return {
+            "run-id": number,
+            "pending-at": pending,
+            "status": state,
+            "status-details": "N/A",
+            "elapsed": 12.0,
+        }
+
+    runs = [
+        run("1", "2026-01-01 10:00:00Z", "finished:completed"),
+        run("2", "2026-01-02 10:00:00Z", "running"),
+    ]
+
+    def ask(*arguments, home):
+        asked.append(arguments)
+        if arguments[0] == "ls":
+            named = arguments[-1] if "--run-id" in arguments else None
+            return {"runs": [r for r in runs if named in (None, r["run-id"])]}
+        return {"nodes": []}
+
+    monkeypatch.setattr(status.flower, "ask", ask)
+    log = "rounds 1 to 4, \nround 1/4: loss 1.0000, μ 0.00 to 0.00, 2 of 2 labs"
+    monkeypatch.setattr(status.flower, "text", lambda *arguments, home: log)
+    newest = status.read_status("there", home=tmp_path, now=_NOW)
+    assert (newest.run_id, newest.state, newest.seconds_left) == ("2", "running", 36.0)
+    assert asked[0] == ("ls", "there")
+    named = status.read_status(run_id="1", home=tmp_path, now=_NOW)
+    assert (named.run_id, named.seconds_left) == ("1", None)
+    with pytest.raises(RunError, match="no run 7"):
+        status.read_status(run_id="7", home=tmp_path)
+    runs.clear()
+    assert status.read_status(home=tmp_path).state == "no run"
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"A": 12}'])
+def test_names_of_nodes_are_a_help_not_a_need(tmp_path, content):
+    if content is not None:
+        (tmp_path / "nodes.json").write_text(content)
+    assert read_nodes(tmp_path) == ({"A": "12"} if content == '{"A": 12}' else {})

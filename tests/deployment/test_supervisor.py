@@ -1,0 +1,136 @@
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from deployment import supervisor
+from deployment.supervisor import Program, supervised
+from fedsc.errors import ConfigError
+
+_FOREVER = "import time; print('up', flush=True); time.sleep(600)"
+
+
+def _program(name, code=_FOREVER):
+    return Program(name, [sys.executable, "-c", code], dict(os.environ))
+
+
+def _wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+    return found
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_what_is_killed_is_started_again(tmp_path):
+    with supervised(tmp_path) as processes:
+        processes.start([_program("a")])
+        _wait_for(lambda: (tmp_path / "a.log").read_text() == "up\n")
+        first = processes.pid("a")
+        os.kill(first, signal.SIGKILL)
+        second = _wait_for(lambda: (pid := processes.pid("a")) != first and pid)
+        assert processes.states() == {"a": "running (restarts: 1)"}
+        # Both lives are in one log.
+        _wait_for(lambda: (tmp_path / "a.log").read_text() == "up\nup\n")
+    assert not _alive(second)
+
+
+def test_while_it_is_down_it_has_no_pid(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 1000.0)
+    with supervised(tmp_path) as processes:
+        processes.start([_program("a", "raise SystemExit(3)")])
+        _wait_for(lambda: processes.states()["a"] == "down, starts again soon")
+        assert processes.pid("a") is None
+
+
+def test_each_failure_doubles_the_delay_up_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_LONGEST_DELAY", 4.0)
+    clock = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock[0])
+    running = supervisor._Running(_program("a"), delay=1.0)
+
+    class Ended:
+        pid = 2**31 - 1
+
+        def poll(self):
+            return 1
+
+    processes = supervisor.Supervisor(tmp_path)
+    processes.stop()  # its thread; the steps are taken by hand
+    monkeypatch.setattr(processes, "_launch", lambda running: None)
+    monkeypatch.setattr(supervisor, "_signal", lambda *_: None)
+    delays = []
+    for lived in (0.0, 0.0, 0.0, 0.0, 61.0):
+        running.process, running.started = Ended(), clock[0]
+        clock[0] += lived
+        processes._revive(running)
+        delays.append(running.due - clock[0])
+    assert delays == [1.0, 2.0, 4.0, 4.0, 1.0]
+
+
+def test_stopping_takes_along_what_a_process_started(tmp_path):
+    child = (
+        "import subprocess, sys, time\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {_FOREVER!r}])\n"
+        f"open({str(tmp_path / 'pid')!r} + '.partial', 'w').write(str(p.pid))\n"
+        "import os; os.replace("
+        f"{str(tmp_path / 'pid')!r} + '.partial', {str(tmp_path / 'pid')!r})\n"
+        "time.sleep(600)"
+    )
+    with supervised(tmp_path / "logs") as processes:
+        processes.start([_program("parent", child)])
+        _wait_for((tmp_path / "pid").exists)
+        pid = int((tmp_path / "pid").read_text())
+        assert _alive(pid)
+    _wait_for(lambda: not _alive(pid) or _is_zombie(pid))
+
+
+def _is_zombie(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_SECONDS_TO_STOP", 0.2)
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + _FOREVER
+    with supervised(tmp_path) as processes:
+        processes.start([_program("a", stubborn)])
+        _wait_for(lambda: "up" in (tmp_path / "a.log").read_text())
+        pid = processes.pid("a")
+    assert not _alive(pid)
+
+
+def test_all_stop_when_the_block_raises(tmp_path):
+    pids = []
+
+    def fail():
+        with supervised(tmp_path) as processes:
+            processes.start([_program("a"), _program("b")])
+            pids.extend(processes.pid(name) for name in "ab")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert len(pids) == 2
+    assert not any(map(_alive, pids))
+
+
+@pytest.mark.parametrize("name", ["a", "../b", ""])
+def test_a_name_is_a_file_name_and_given_once(tmp_path, name):
+    with supervised(tmp_path) as processes:
+        processes.start([_program("a")])
+        with pytest.raises(ConfigError, match="taken or no name"):
+            processes.start([_program(name)])

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, RecordDict
+
+from fedsc.data.preprocess import Preprocessing
+from fedsc.federated.query import Question
+from protocol import records
+from protocol.ask import pack_question, unpack_question
+
+
+def test_arrays_travel_as_one():
+    arrays = {f"layer.{i}": np.full((i, 2), i, dtype=np.float32) for i in range(18)}
+    record = records.pack_arrays(arrays)
+    assert len(record) == 1
+    again = records.unpack_arrays(ArrayRecord.inflate(record.deflate(), record.children))
+    assert again.keys() == arrays.keys()
+    assert all(np.array_equal(again[name], array) for name, array in arrays.items())
+
+
+def test_what_is_no_packed_record_is_a_key_or_value_error():
+    with pytest.raises(KeyError):
+        records.unpack_arrays(ArrayRecord([np.ones(2)]))
+    record = records.pack_arrays({"a": np.ones(2)})
+    record[records.TENSORS].data = b"x"
+    with pytest.raises(ValueError, match="header"):
+        records.unpack_arrays(record)
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["γ", "b c", "TP53"]])
+def test_names_there_and_back(names):
+    assert records.unpack_names(records.pack_names(names)).tolist() == names
+
+
+def test_preprocessing_is_one_record_of_the_same_bits():
+    sent = Preprocessing(
+        vocabulary=("a", "b", "c"),
+        genes=("c", "a"),
+        mean=np.array([1 / 3, 1e-300]),
+        std=np.array([0.1, 7.0]),
+        target_sum=1234.5,
+        max_value=10.0,
+    )
+    record = records.pack_preprocessing(sent)
+    assert list(record) == ["preprocessing"]
+    got = records.unpack_preprocessing(record)
+    assert (got.vocabulary, got.genes) == (sent.vocabulary, sent.genes)
+    assert (got.target_sum, got.max_value) == (sent.target_sum, sent.max_value)
+    assert got.mean.tobytes() == sent.mean.tobytes()
+    assert got.std.tobytes() == sent.std.tobytes()
+
+
+def test_a_question_and_its_subject():
+    asked = Question("kmeans-step", {"centres": np.arange(6.0).reshape(3, 2).T})
+    question, subject = unpack_question(pack_question(asked, "embedding"))
+    assert (question.name, subject) == ("kmeans-step", "embedding")
+    np.testing.assert_array_equal(question.arrays["centres"], asked.arrays["centres"])
+    empty, _ = unpack_question(pack_question(Question("length"), "cells"))
+    assert empty.arrays == {}
+
+
+def test_labs_are_found_by_the_kind_of_record():
+    content = RecordDict()
+    for lab in ("B", "A"):
+        content[records.key("start", lab)] = records.pack_arrays({"w": np.ones(1)})
+    content["run"] = records.pack_arrays({})
+    assert records.labs_in(content, "start") == ["A", "B"]
