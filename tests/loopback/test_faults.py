@@ -125,7 +125,7 @@ def unlucky(scene):
     # A reply on its way when the SuperLink dies is lost, and its round waits for so long.
     config = scene.config(run_name="unlucky", rounds=4, min_labs=2, round_timeout=180.0)
     left = Outcome(Path(config.run.output) / config.run.name)
-    resumed = Config.of(**(config.to_mapping() | {"resume": str(left.folder)}))
+    resumed = config.replace(resume=str(left.folder))
     checkpoint = left.folder / "checkpoint.safetensors"
     seen = {}
 
@@ -188,9 +188,7 @@ def test_a_run_resumed_after_every_failure_is_the_undisturbed_run(scene, unlucky
     for lab in (A, B):
         (twins / f"{lab}.h5ad").symlink_to(scene.site.data[lab])
     config = scene.config(run_name="twin", rounds=4, min_labs=2)
-    config = Config.of(
-        **(config.to_mapping() | {"dataset": str(twins), "output": str(tmp_path / "runs")})
-    )
+    config = config.replace(dataset=str(twins), output=str(tmp_path / "runs"))
     run_inprocess(config)
     model = tmp_path / "runs" / "twin" / "model.safetensors"
     assert (left.folder / "model.safetensors").read_bytes() == model.read_bytes()

@@ -107,7 +107,7 @@ def _assert_same_model(config, change, tmp_path):
     simulated = change(config, output=str(tmp_path / "simulated"))
     run_inprocess(simulated)
     models = [
-        (Path(c.output) / c.run_name / "model.safetensors").read_bytes()
+        (Path(c.run.output) / c.run.name / "model.safetensors").read_bytes()
         for c in (config, simulated)
     ]
     assert models[0] == models[1]

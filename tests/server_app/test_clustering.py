@@ -25,9 +25,8 @@ def lead(config, nodes, app=client):
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
     )
     server(grid, context)
-    return (
-        Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
-    )
+    run = config.run
+    return Path(run.resume) if run.resume else Path(run.output) / run.name
 
 
 @pytest.fixture
@@ -101,12 +100,12 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     run_inprocess(simulated)
     names = ("model.safetensors", "genes.csv", "clusters.npz")
     for name in names:
-        other = Path(tiny.output) / "simulated" / name
+        other = Path(tiny.run.output) / "simulated" / name
         assert (real / name).read_bytes() == other.read_bytes(), name
-    both = scores_of(real), scores_of(Path(tiny.output) / "simulated")
+    both = scores_of(real), scores_of(Path(tiny.run.output) / "simulated")
     assert both[0]["federated"] == both[1]["federated"]
     assert both[0]["pooled"] is None
-    assert not list((Path(tiny.output) / "simulated").rglob("*.h5ad"))  # labs that are simulated
+    assert not list((Path(tiny.run.output) / "simulated").rglob("*.h5ad"))  # labs that are simulated
 
 
 def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
@@ -160,7 +159,7 @@ def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(tiny, change
     config = change(tiny, clusters=97)
     with pytest.raises(ConfigError, match="k = 97: must be from 1 to the number of cells, 96"):
         lead(config, nodes_of(files))
-    assert (Path(tiny.output) / "run" / "model.safetensors").exists()
+    assert (Path(tiny.run.output) / "run" / "model.safetensors").exists()
 
 
 def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(tiny, change, files, tmp_path):
@@ -243,9 +242,9 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
     with pytest.raises(RunError, match="0 valid updates"):
         lead(tiny, nodes_of(files), app)
     folder = lead(
-        change(tiny, resume=str(Path(tiny.output) / "run")), nodes_of(files)[:1]
+        change(tiny, resume=str(Path(tiny.run.output) / "run")), nodes_of(files)[:1]
     )  # B is away
     lead(change(tiny, run_name="undisturbed"), nodes_of(files))
-    other = Path(tiny.output) / "undisturbed"
+    other = Path(tiny.run.output) / "undisturbed"
     assert (folder / "genes.csv").read_bytes() == (other / "genes.csv").read_bytes()
     assert (folder / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()

@@ -8,6 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedsc.errors import RunError
 from fedsc.federated.answers import no_embedding
 from fedsc.federated.query import Question
+from fedsc.options import FederationOptions
 from protocol import records
 from server_app.federation import Federation, LabsLost
 
@@ -46,7 +47,7 @@ def refusing(reason="no file"):
 @pytest.fixture
 def federation(tiny, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    return lambda grid: Federation(grid, tiny, {"name": "run", "folder": "/run"})
+    return lambda grid: Federation(grid, tiny.federation, {"name": "run", "folder": "/run"})
 
 
 def test_a_lab_that_failed_to_describe_itself_is_asked_again_later(federation):
@@ -120,7 +121,7 @@ def test_a_lab_that_left_has_failed_at_once_and_in_words(federation):
 def test_a_round_waits_for_as_many_labs_as_it_needs(federation, tiny, change, monkeypatch):
     grid = Nodes(n1=lab("A"), n2=lab("B"))
     labs = federation(grid)
-    labs.config = change(tiny, min_labs=2)
+    labs.options = FederationOptions(min_labs=2)
     labs.gather()
     away, waits = grid.nodes.pop(2), []
 
@@ -137,7 +138,7 @@ def test_a_round_waits_for_as_many_labs_as_it_needs(federation, tiny, change, mo
 def test_a_round_waits_no_longer_than_its_timeout(federation, tiny, change):
     grid = Nodes(n1=lab("A"), n2=lab("B"))
     labs = federation(grid)
-    labs.config = change(tiny, min_labs=2, round_timeout=0.01)
+    labs.options = FederationOptions(min_labs=2, round_timeout=0.01)
     labs.gather()
     del grid.nodes[2]
     with pytest.raises(RunError, match="1 of 2 labs are connected, 2 needed; not connected: B"):

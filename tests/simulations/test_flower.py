@@ -38,7 +38,7 @@ def own_superlink(tmp_path_factory):
 def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, change, nodes):
     run_flower(tiny, nodes)
     run_inprocess(change(tiny, run_name="inprocess"))
-    folders = [Path(tiny.output) / name for name in ("run", "inprocess")]
+    folders = [Path(tiny.run.output) / name for name in ("run", "inprocess")]
     models = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert models[0] == models[1]
     scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]

@@ -43,9 +43,8 @@ def run(config, nodes=2, app=client, order=list):
 def folder_of(config):
     from pathlib import Path
 
-    return (
-        Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
-    )
+    run = config.run
+    return Path(run.resume) if run.resume else Path(run.output) / run.name
 
 
 def model_bytes(folder):
@@ -132,12 +131,12 @@ def test_one_lab_without_pull_is_plain_local_training(tiny, change):
     folder = run(config)
 
     expression = read(config.data.dataset, label_key=config.data.label_key)
-    cells = transform(expression, fit_preprocessing([expression], config))
-    objective = load_objective(method_of(config))
-    weights = objective.init(cells.n_genes, config, torch_generator(0, "init"))
+    cells = transform(expression, fit_preprocessing([expression], config.data))
+    objective = load_objective(method_of(config.method))
+    weights = objective.init(cells.n_genes, config.method, torch_generator(0, "init"))
     private = {}
     for round_ in (1, 2, 3):
-        state = objective.begin(weights, private, cells.n_cells, config, torch.Generator())
+        state = objective.begin(weights, private, cells.n_cells, config.method, torch.Generator())
         optimizer = torch.optim.SGD(  # made anew: momentum does not outlive a round
             state.trainable(), lr=0.032, momentum=0.5, weight_decay=5e-4, fused=True
         )
@@ -153,7 +152,7 @@ def test_one_lab_without_pull_is_plain_local_training(tiny, change):
             for rows in batches(cells.n_cells, 8, order):
                 x = torch.from_numpy(cells.batch(rows))
                 views = masked_view(x, 0.9, masks), masked_view(x, 0.9, masks)
-                objective.step(state, *views, descend, config)
+                objective.step(state, *views, descend, config.method)
         weights = {name: tensor.detach().clone() for name, tensor in state.shared.items()}
         private = state.private
     model = safetensors.numpy.load_file(folder / "model.safetensors")
@@ -189,7 +188,7 @@ def test_no_message_holds_a_cell_a_label_or_a_private_tensor(tiny, change):
 
     run(change(tiny, method="fedmoco-v2", queue=16), app=watch)
     run(change(tiny, run_name="byol"), app=watch)
-    expression = read(tiny.dataset)
+    expression = read(tiny.data.dataset)
     names = {name for message in seen for name in message.content}
     kinds = {name.partition(":")[0] for name in names}
     assert kinds <= {
@@ -413,7 +412,7 @@ def lead(grid, config):
 
 def test_a_real_lab_may_join_late(tiny, tmp_path):
     nodes = [
-        {"lab": name, "data": tiny.dataset, "state": str(tmp_path / name)} for name in ("A", "B")
+        {"lab": name, "data": tiny.data.dataset, "state": str(tmp_path / name)} for name in ("A", "B")
     ]
     folder = lead(SlowNodes(client, nodes, tiny), tiny)
     rows = {(row["round"], row["lab"]): row for row in metrics(folder)}
@@ -503,7 +502,7 @@ def test_encoders_of_their_own_are_scored_in_the_labs_alone(tiny, change):
 def test_a_folder_of_files_is_one_lab_each_also_with_other_genes(tiny, change, tmp_path):
     import anndata
 
-    whole = anndata.read_h5ad(tiny.dataset)
+    whole = anndata.read_h5ad(tiny.data.dataset)
     (tmp_path / "labs").mkdir()
     whole[:40, :50].copy().write_h5ad(tmp_path / "labs" / "A.h5ad")
     whole[40:, 10:].copy().write_h5ad(tmp_path / "labs" / "B.h5ad")
@@ -518,7 +517,7 @@ def test_a_folder_of_files_is_one_lab_each_also_with_other_genes(tiny, change, t
 def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, tmp_path):
     import anndata
 
-    cells = anndata.read_h5ad(tiny.dataset)
+    cells = anndata.read_h5ad(tiny.data.dataset)
     cells.obs.loc[cells.obs_names[:20], "cell_type"] = np.nan
     cells.write_h5ad(tmp_path / "part.h5ad")
     config = change(tiny, dataset=str(tmp_path / "part.h5ad"), partition="iid")

@@ -20,7 +20,7 @@ app.command()(embed)
 @pytest.fixture
 def run(tiny):
     run_inprocess(tiny)
-    return Path(tiny.output) / "run"
+    return Path(tiny.run.output) / "run"
 
 
 def _invoke(*arguments):

@@ -54,7 +54,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
     """kill -9 in the middle of a run; then resume it."""
     rounds = 60
     assert _run(_command(tiny, rounds=rounds, **{"run-name": "whole"})).returncode == 0
-    runs = Path(tiny.output)
+    runs = Path(tiny.run.output)
     running = subprocess.Popen(
         _command(tiny, rounds=rounds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
 def test_a_run_ends_with_scores_and_its_folder(tiny):
     done = _run(_command(tiny))
     assert done.returncode == 0, done.stderr
-    folder = Path(tiny.output) / "run"
+    folder = Path(tiny.run.output) / "run"
     assert f"run folder: {folder}" in done.stdout
     ari = json.loads((folder / "scores.json").read_text())["pooled"]["ari"]
     assert f"{ari:.4g}" in done.stdout

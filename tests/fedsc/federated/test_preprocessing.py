@@ -143,6 +143,9 @@ def _decided(pool, config):
         warnings.simplefilter("ignore")
         table = sc.pp.highly_variable_genes(cells, n_top_genes=config.n_genes, inplace=False)
     scores = table["dispersions_norm"].to_numpy(dtype=np.float64)
+    # Genes that are the same but for rounding are alone in their bin: 0 / 0 up to rounding.
+    if np.isinf(scores).any() or not table["highly_variable"].any():
+        return False
     cutoff = scores[table["highly_variable"]].min()
     edges = np.linspace(table["means"].min(), table["means"].max(), 21)[1:-1]
     margin = np.abs(table["means"].to_numpy()[:, None] - edges).min()
