@@ -105,7 +105,8 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     both = scores_of(real), scores_of(Path(tiny.run.output) / "simulated")
     assert both[0]["federated"] == both[1]["federated"]
     assert both[0]["pooled"] is None
-    assert not list((Path(tiny.run.output) / "simulated").rglob("*.h5ad"))  # labs that are simulated
+    simulated = Path(tiny.run.output) / "simulated"
+    assert not list(simulated.rglob("*.h5ad"))
 
 
 def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):

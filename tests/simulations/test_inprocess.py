@@ -412,7 +412,8 @@ def lead(grid, config):
 
 def test_a_real_lab_may_join_late(tiny, tmp_path):
     nodes = [
-        {"lab": name, "data": tiny.data.dataset, "state": str(tmp_path / name)} for name in ("A", "B")
+        {"lab": name, "data": tiny.data.dataset, "state": str(tmp_path / name)}
+        for name in ("A", "B")
     ]
     folder = lead(SlowNodes(client, nodes, tiny), tiny)
     rows = {(row["round"], row["lab"]): row for row in metrics(folder)}
