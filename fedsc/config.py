@@ -91,13 +91,14 @@ class Config(BaseModel):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _groups() -> dict[str, type[BaseModel]]:
+def groups() -> dict[str, type[BaseModel]]:
+    """Give the groups of options, by their names in :class:`Config`."""
     return {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]
 
 
 _GROUP_OF = {
     str(field.alias): group
-    for group, options in _groups().items()
+    for group, options in groups().items()
     for field in options.model_fields.values()
 }
 """Group of every option, by its flat name."""

@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from fedsc.plots import COLOURS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Okabe & Ito's colours, told apart under colour blindness; the hatches tell types apart in grey.
-_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-    "#009E73",
-    "#CC79A7",
-    "#999999",
-)
-_HATCHES = ("", "///", "...", "xxx", "---")  # 5 and 8 share no divisor: 40 different types
+_HATCHES = ("", "///", "...", "xxx", "---")  # 5 and 8 colours share no divisor: 40 types
 _BAR = (1, 2, 2, 2, 79)  # matplotlib's codes: go there, three lines, close
 _NAMED = 60  # labs whose names fit on the axis
 
@@ -94,7 +85,7 @@ def plot(counts: pd.DataFrame, path: Path) -> None:
         axes.add_patch(
             PathPatch(
                 Outline(_bars(bottom, top), np.tile(_BAR, labs)),
-                facecolor=_COLOURS[kind % len(_COLOURS)],
+                facecolor=COLOURS[kind % len(COLOURS)],
                 hatch=_HATCHES[kind % len(_HATCHES)],
                 edgecolor="black",
                 linewidth=0.4,

@@ -24,12 +24,25 @@ def _register() -> None:
     from fedsc.cli.embed import embed
     from fedsc.cli.fit import fit
     from fedsc.cli.methods import methods
+    from fedsc.cli.options import options
     from fedsc.cli.run import run
     from fedsc.cli.split import split
     from fedsc.cli.status import status
     from fedsc.cli.synthesize import synthesize
 
-    for command in (run, embed, fit, bench, check, split, datasets, synthesize, methods, status):
+    for command in (
+        run,
+        embed,
+        fit,
+        bench,
+        check,
+        split,
+        datasets,
+        synthesize,
+        methods,
+        options,
+        status,
+    ):
         app.command()(command)
     app.add_typer(deploy)
 

@@ -3,14 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.errors import DataError, RunError
 
@@ -87,9 +86,13 @@ def bench(
     if tables_only:
         outcome = finished(cells, kept)
     else:
-        with _Bar(cells, kept, console) as bar:
+        with Bars(console) as bars:
+
+            def watch(outcome: "Outcome", running: "list[Cell]") -> None:
+                _show(bars, kept, outcome, running, len(cells))
+
             try:
-                outcome = run_cells(cells, kept, jobs or os.cpu_count() or 1, bar.show)
+                outcome = run_cells(cells, kept, jobs or os.cpu_count() or 1, watch)
             except KeyboardInterrupt:
                 outcome, stopped = finished(cells, kept), True
     for key, reason in outcome.failures.items():
@@ -106,50 +109,25 @@ def bench(
         raise RunError(f"{len(outcome.failures)} of {len(cells)} runs failed (see above)")
 
 
-class _Bar:
-    """A progress bar over the cells; those under way count by their rounds."""
+def _show(bars: Bars, kept: Path, outcome: "Outcome", running: "list[Cell]", total: int) -> None:
+    """Show how many cells are done; those under way count by their rounds."""
+    shares = [_share(cell, kept) for cell in running]
+    words = ", ".join(
+        f"{cell.method} {cell.dataset} seed {cell.seed} {share:.0%}"
+        for cell, share in zip(running, shares, strict=True)
+    )
+    done = len(outcome.rows) + len(outcome.failures)
+    bars.show("runs", done + sum(shares), total, words)
 
-    def __init__(self, cells: "list[Cell]", kept: Path, console: Console) -> None:
-        self._kept = kept
-        self._bar = Progress(
-            TextColumn("runs"),
-            BarColumn(),
-            TaskProgressColumn("{task.fields[done]}/{task.total:.0f}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[running]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task("runs", total=len(cells), done=0, running="starting …")
 
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def show(self, outcome: "Outcome", running: "list[Cell]") -> None:
-        done = len(outcome.rows) + len(outcome.failures)
-        shares = [self._share(cell) for cell in running]
-        words = ", ".join(
-            f"{cell.method} {cell.dataset} seed {cell.seed} {share:.0%}"
-            for cell, share in zip(running, shares, strict=True)
-        )
-        self._bar.update(self._task, completed=done + sum(shares), done=done, running=words)
-
-    def _share(self, cell: "Cell") -> float:
-        """Tell how much of a cell is done, from the rounds it has written down."""
-        metrics = self._kept / cell.key / "metrics.jsonl"
-        if not metrics.exists():
-            return 0.0
-        config = cell.config(self._kept)
-        lines = metrics.read_bytes().count(b"\n")
-        return min(lines / (config.training.rounds * config.split.labs), 1.0)
+def _share(cell: "Cell", kept: Path) -> float:
+    """Tell how much of a cell is done, from the rounds it has written down."""
+    metrics = kept / cell.key / "metrics.jsonl"
+    if not metrics.exists():
+        return 0.0
+    config = cell.config(kept)
+    lines = metrics.read_bytes().count(b"\n")
+    return min(lines / (config.training.rounds * config.split.labs), 1.0)
 
 
 def _list_suites(console: Console) -> None:

@@ -3,18 +3,17 @@
 import json
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedsc.baselines import METHODS
-from fedsc.baselines.method import Fitted, Settings
+from fedsc.baselines.method import Fitted, Progress, Settings
 from fedsc.baselines.outcome import annotate, plain, require_device, resolve_k, score
+from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.data.annotated import write_annotated
 from fedsc.data.expression import Expression
@@ -102,7 +101,7 @@ def fit(
     clusters, k_from = resolve_k(k, expression)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        with _Bars(console) as bars:
+        with Bars(console) as bars:
             settings = Settings(
                 k=clusters,
                 resolution=resolution,
@@ -111,7 +110,7 @@ def fit(
                 overrides=overrides,
                 device=device,
                 checkpoint=output / "checkpoint",
-                progress=bars.show,
+                progress=_shower(bars),
             )
             fitted = METHODS[method](expression, settings)
     except KeyboardInterrupt:
@@ -131,37 +130,13 @@ def fit(
     console.print(f"written: {copy}", highlight=False, soft_wrap=True)
 
 
-class _Bars:
-    """A progress bar for every phase of a fit."""
+def _shower(bars: Bars) -> Progress:
+    """Show a fit's progress: a bar for every phase."""
 
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._tasks: dict[str, Any] = {}
+    def show(phase: str, done: int, total: int, figures: dict[str, float]) -> None:
+        bars.show(phase, done, total, "  ".join(f"{n} {v:.4g}" for n, v in figures.items()))
 
-    def show(self, phase: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if phase not in self._tasks:
-            self._progress.start()  # not earlier: many methods have nothing to show
-            self._tasks[phase] = self._progress.add_task(phase, total=total, figures="")
-        words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self._progress.update(self._tasks[phase], completed=done, figures=words)
-
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    return show
 
 
 def _already_there(output: Path, request: dict[str, Any], console: Console) -> None:

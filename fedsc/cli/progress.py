@@ -1,4 +1,4 @@
-"""Show a run as it goes on, from the two files it writes; the same for every engine."""
+"""Show how long work goes on: the one progress bar of all commands, and a run's, from its files."""
 
 import json
 import threading
@@ -6,9 +6,59 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _EVERY = 0.5  # seconds
+
+
+class Bars:
+    """Progress bars with a line of words each, shown from the first word on.
+
+    Parameters
+    ----------
+    console
+        Where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, name: str, done: float, total: int, words: str = "") -> None:
+        """Show a bar under a name; a new name is a new bar."""
+        if name not in self._tasks:
+            self._progress.start()
+            self._tasks[name] = self._progress.add_task(name, total=total, words="")
+        self._progress.update(self._tasks[name], completed=done, words=words)
+
+    def print(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(line, markup=False, highlight=False)
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
 
 
 class RunProgress:
@@ -27,20 +77,13 @@ class RunProgress:
     def __init__(self, folder: Path, rounds: int, console: Console) -> None:
         self._metrics = _Tail(folder / "metrics.jsonl")
         self._log = _Tail(folder / "run.log")
-        self._bar = Progress(
-            TextColumn("round"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._bar.add_task("rounds", total=rounds, figures="starting …")
+        self._bars = Bars(console)
+        self._rounds = rounds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "RunProgress":
-        self._bar.start()
+        self._bars.show("round", 0, self._rounds, "starting …")
         self._thread.start()
         return self
 
@@ -52,7 +95,7 @@ class RunProgress:
     ) -> None:
         self._done.set()
         self._thread.join()
-        self._bar.stop()
+        self._bars.__exit__(kind, error, trace)
 
     def _follow(self) -> None:
         while not self._done.wait(_EVERY):
@@ -62,12 +105,12 @@ class RunProgress:
     def _show(self) -> None:
         for line in self._log.lines():
             if ": loss " not in line:  # the bar says it
-                self._bar.console.print(line, markup=False, highlight=False)
+                self._bars.print(line)
         rows = [json.loads(line) for line in self._metrics.lines()]
         if not rows:
             return
         last = [row for row in rows if row["round"] == rows[-1]["round"]]
-        self._bar.update(self._task, completed=rows[-1]["round"], figures=_figures(last))
+        self._bars.show("round", rows[-1]["round"], self._rounds, _figures(last))
 
 
 def _figures(rows: list[dict[str, float]]) -> str:

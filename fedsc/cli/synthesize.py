@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedsc.cli.progress import Bars
 from fedsc.data.synthetic import Biology, write_synthetic
 from fedsc.errors import DataError
 
@@ -62,16 +62,7 @@ def synthesize(
         dropout=dropout,
         batch=batch,
     )
-    bar = Progress(
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("cells", total=cells)
+    with Bars(Console(stderr=True)) as bars:
         write_synthetic(
             path,
             cells,
@@ -80,7 +71,7 @@ def synthesize(
             labs,
             seed,
             biology,
-            written=lambda done: bar.update(task, completed=done),
+            written=lambda done: bars.show("cells", done, cells),
         )
     Console().print(
         f"{path}: {cells} cells × {genes} genes, {types} types, {labs} labs",
