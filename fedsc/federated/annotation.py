@@ -17,6 +17,10 @@ from fedsc.federated.query import Ask, Question, Sums
 TYPES = "types"
 UNKNOWN = "unknown"
 
+LEAST_CELLS = 10
+"""Fewer annotated cells name no cluster: without integration a cluster is often one lab's own, and
+the few cells of other labs in it are the odd ones."""
+
 
 @dataclass(frozen=True)
 class ClusterTypes:
@@ -25,7 +29,8 @@ class ClusterTypes:
     Attributes
     ----------
     names
-        Type of each cluster, :data:`UNKNOWN` where the share is under the threshold, str (k,).
+        Type of each cluster, str (k,); :data:`UNKNOWN` where the share is under the threshold or
+        fewer than :data:`LEAST_CELLS` are annotated.
     shares
         Share of a cluster's annotated cells that have its commonest type, float64 (k,); 0 where
         none is annotated.
@@ -120,7 +125,7 @@ def types_from_counts(
         return ClusterTypes(np.full(len(annotated), UNKNOWN), np.zeros(len(annotated)), annotated)
     commonest = by_name[table[by_name].argmax(axis=0)]
     shares = table.max(axis=0) / np.maximum(annotated, 1)
-    known = (annotated > 0) & (shares >= threshold)
+    known = (annotated >= LEAST_CELLS) & (shares >= threshold)
     return ClusterTypes(np.where(known, vocabulary[commonest], UNKNOWN), shares, annotated)
 
 

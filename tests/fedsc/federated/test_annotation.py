@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from fedsc.errors import DataError
 from fedsc.federated.annotation import (
+    LEAST_CELLS,
     UNKNOWN,
     alike,
     answer,
@@ -23,7 +24,10 @@ def lab(labels, clusters):
     return Clustered(None, np.array(clusters, dtype=np.int64), labels)
 
 
-annotated = st.lists(st.tuples(st.sampled_from(["", *NAMES]), st.integers(0, 3)), max_size=30)
+cells = st.tuples(st.sampled_from(["", *NAMES]), st.integers(0, 3), st.integers(1, 12))
+annotated = st.lists(cells, max_size=8).map(
+    lambda drawn: [(name, cluster) for name, cluster, n in drawn for _ in range(n)]
+)
 
 
 @given(st.lists(annotated, min_size=1, max_size=4), st.floats(0, 1))
@@ -41,20 +45,22 @@ def test_the_commonest_type_of_the_pool_s_cells(parts, threshold):
         share = max(counts) / len(here)
         assert types.shares[cluster] == share
         commonest = NAMES[counts.index(max(counts))]
-        assert types.names[cluster] == (commonest if share >= threshold else UNKNOWN)
+        known = share >= threshold and len(here) >= LEAST_CELLS
+        assert types.names[cluster] == (commonest if known else UNKNOWN)
 
 
 def test_thresholds_and_ties():
-    table = np.array([[5, 4, 0, 3, 1], [5, 5, 0, 2, 1], [0, 1, 0, 2, 1]])
+    table = np.array([[5, 4, 0, 5, 9, 9], [5, 5, 0, 4, 9, 0], [0, 1, 0, 3, 9, 0]])
     types = types_from_counts(table, NAMES)
-    assert types.names.tolist() == ["B", "NK", UNKNOWN, UNKNOWN, UNKNOWN]
-    assert types.shares.tolist() == [0.5, 0.5, 0, 3 / 7, 1 / 3]
-    assert types.annotated.tolist() == [10, 10, 0, 7, 3]
-    assert types_from_counts(table, NAMES, 0.0).names.tolist() == ["B", "NK", UNKNOWN, "B", "B"]
+    assert types.names.tolist() == ["B", "NK", UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert types.shares.tolist() == [0.5, 0.5, 0, 5 / 12, 1 / 3, 1]
+    assert types.annotated.tolist() == [10, 10, 0, 12, 27, 9]
+    every = types_from_counts(table, NAMES, 0.0)
+    assert every.names.tolist() == ["B", "NK", UNKNOWN, "B", "B", UNKNOWN]
 
 
 def test_ties_do_not_hang_on_the_order_of_the_vocabulary():
-    table = np.array([[2, 1], [2, 1], [0, 1]])
+    table = np.array([[6, 5], [6, 5], [0, 5]])
     types = types_from_counts(table, ["T", "B", "NK"], 0.0)
     assert types.names.tolist() == ["B", "B"]
 
