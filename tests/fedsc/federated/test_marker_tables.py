@@ -9,8 +9,8 @@ import pytest
 import scanpy as sc
 
 from fedsc.data.aligned import align
-from fedsc.data.reading.read import read
 from fedsc.data.preprocess import log_normalise
+from fedsc.data.reading.read import read
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.marker_tables import as_csv, scanpy_layout
 from fedsc.federated.markers import answer, learn_markers

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, ttest_ind
 
-from fedsc.data.reading import backed
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
+from fedsc.data.reading import backed
 from fedsc.data.reading.read import read
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.markers import MARKERS, SUPPORT_CELLS, answer, learn_markers, rank_genes

@@ -7,11 +7,11 @@ import scipy.sparse as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedsc.data.reading import backed
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
-from fedsc.data.reading.read import read
 from fedsc.data.quality import Thresholds, cell_quality, mitochondrial, passing
+from fedsc.data.reading import backed
+from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, DataError
 from fedsc.federated.quality import MADS, answer, learn_kept, learn_thresholds
 from fedsc.federated.query import Question, ask_locally
