@@ -6,19 +6,21 @@ from scipy.sparse import csr_matrix
 from fedsc.data.aligned import Aligned
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.preprocess import CellMatrix, Preprocessing
-from fedsc.federated import kmeans, metrics, pca, preprocessing
+from fedsc.federated import annotation, kmeans, markers, metrics, pca, preprocessing, quality
+from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Question, Sums
 
 
-def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
-    """Answer a question about a lab's expression, prepared cells or embedding in sums.
+def answer(data: Aligned | CellMatrix | Embedded | Clustered, question: Question) -> Sums:
+    """Answer a question about a lab's expression, prepared cells, embedding or clusters in sums.
 
     Parameters
     ----------
     data
-        What is asked about: aligned expression (gene moments, library sizes), prepared cells
-        (principal components) or embedding and labels (k-means, scores).
+        What is asked about: aligned expression (gene moments, library sizes, quality control),
+        prepared cells (principal components), embedding and labels (k-means, scores) or clusters
+        (markers, cell types).
     question
         Named for the statistic.
 
@@ -26,8 +28,16 @@ def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
     ------
     ValueError
         If there is no such question about such data.
+    DataError
+        If the data do not suit the question.
     """
+    if isinstance(data, Clustered):
+        if question.name in annotation.ANSWERS:
+            return annotation.answer(data, question)
+        return markers.answer(data, question)
     if isinstance(data, Aligned):
+        if question.name in quality.ANSWERS:
+            return quality.answer(data, question)
         return preprocessing.answer(data, question)
     if isinstance(data, CellMatrix):
         return pca.answer(data, question)
@@ -61,3 +71,8 @@ def no_cells(preprocessing: Preprocessing) -> CellMatrix:
 def no_embedding(dimensions: int) -> Embedded:
     """Give the embedding of a lab without cells."""
     return Embedded(np.empty((0, dimensions), dtype=np.float32), None)
+
+
+def no_clusters(vocabulary: np.ndarray, kind: Kind) -> Clustered:
+    """Give the clustered cells of a lab without any."""
+    return Clustered(no_expression(vocabulary, kind), np.empty(0, dtype=np.int64), None)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 Sums = dict[str, np.ndarray]
-"""Named float64 or int64 arrays that add up over labs."""
+"""Named arrays that add up over labs: float64, int64, or smaller integers that cannot overflow."""
 
 
 @dataclass(frozen=True)

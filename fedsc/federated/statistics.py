@@ -14,13 +14,11 @@ from scipy.sparse import csr_matrix
 from fedsc.data.aligned import Aligned
 from fedsc.data.preprocess import centred_sums, log_normalise, mean_variance, normalise
 from fedsc.errors import DataError
+from fedsc.federated.medians import histograms, learn_medians
 from fedsc.federated.query import Ask, Question, Sums, add
 
 VIEWS = ("counts", "linear", "log")
 """Values a moment can be of: as stored, scaled to the target sum, and log1p of the latter."""
-
-_EDGES = 2048
-_INFINITY = int(np.float64(np.inf).view(np.int64))
 
 
 @dataclass(frozen=True)
@@ -44,46 +42,22 @@ class Moments:
 
 
 def library_size_counts(lab: Aligned, question: Question) -> Sums:
-    """Count the lab's cells by library size.
-
-    ``question.arrays`` holds ascending int64 edges under any names. Edges are the bit patterns
-    of doubles: read as integers, non-negative doubles keep their order.
-    """
-    patterns = np.sort(lab.sizes[lab.sizes > 0].view(np.int64))
-    return {
-        name: np.diff(np.searchsorted(patterns, edges)) for name, edges in question.arrays.items()
-    }
+    """Count the lab's cells by library size; ``question`` holds the edges ``size``."""
+    return histograms({"size": lab.sizes[lab.sizes > 0]}, question)
 
 
 def median_library_size(ask: Ask) -> float:
     """Find the exact median library size of the pool's cells, as ``np.median`` over them.
-
-    A median is no sum, a histogram is. The two middle order statistics are searched for in the
-    bit patterns of float64: each question splits the interval of each into 2048, so that six
-    questions leave one number of 2⁶³.
 
     Raises
     ------
     DataError
         If no lab has a cell with counts.
     """
-    intervals = {"lower": (1, _INFINITY), "upper": (1, _INFINITY)}
-    ranks: dict[str, int] | None = None
-    while any(high - low > 1 for low, high in intervals.values()):
-        edges = {name: _split(*interval) for name, interval in intervals.items()}
-        histograms = ask(Question("library-sizes", edges))
-        if ranks is None:
-            n_cells = int(histograms["lower"].sum())
-            if n_cells == 0:
-                raise DataError("no lab has a cell with counts in the shared genes")
-            ranks = {"lower": (n_cells - 1) // 2, "upper": n_cells // 2}
-        for name, histogram in histograms.items():
-            up_to = np.cumsum(histogram)
-            bin_ = int(np.searchsorted(up_to, ranks[name], side="right"))
-            ranks[name] -= int(up_to[bin_] - histogram[bin_])
-            intervals[name] = (int(edges[name][bin_]), int(edges[name][bin_ + 1]))
-    middle = np.array([low for low, _ in intervals.values()], dtype=np.int64)
-    return float(np.mean(middle.view(np.float64)))
+    median = learn_medians(ask, Question("library-sizes"), ("size",))["size"]
+    if np.isnan(median):
+        raise DataError("no lab has a cell with counts in the shared genes")
+    return median
 
 
 def gene_moments(lab: Aligned, question: Question) -> Sums:
@@ -97,11 +71,11 @@ def gene_moments(lab: Aligned, question: Question) -> Sums:
     total = _count(csr_matrix((0, lab.n_genes)), 0)
     for view in centres:
         total[f"{view}-sum"] = total[f"{view}-square"] = np.zeros(lab.n_genes)
-    for block, sizes in _blocks_with_sizes(lab):
+    for block, sizes in blocks_with_sizes(lab):
         n_cells = int((sizes > 0).sum())
         sums = _count(block, n_cells)
         for view, centre in centres.items():
-            values = _view(lab, block, sizes, target_sum, view)
+            values = as_view(lab, block, sizes, target_sum, view)
             sums[f"{view}-sum"], sums[f"{view}-square"] = centred_sums(values, centre, n_cells)
         total = add([total, sums])
     return _of_measured(lab, total)
@@ -140,29 +114,25 @@ def clipped_squares(lab: Aligned, question: Question) -> Sums:
     """
     mean, clip = question.arrays["mean"], question.arrays["clip"]
     total: Sums = {"square": np.zeros(lab.n_genes)}
-    for block, sizes in _blocks_with_sizes(lab):
+    for block, sizes in blocks_with_sizes(lab):
         clipped = np.minimum(block.data, clip[block.indices])
         values = csr_matrix((clipped, block.indices, block.indptr), shape=block.shape)
         total = add([total, {"square": centred_sums(values, mean, int((sizes > 0).sum()))[1]}])
     return _of_measured(lab, total)
 
 
-def _split(low: int, high: int) -> np.ndarray:
-    """Cut [low, high) into at most 2048 intervals of whole numbers."""
-    parts = min(_EDGES, high - low)
-    return np.array([low + (high - low) * i // parts for i in range(parts + 1)], dtype=np.int64)
-
-
-def _blocks_with_sizes(lab: Aligned) -> Iterator[tuple[csr_matrix, np.ndarray]]:
+def blocks_with_sizes(lab: Aligned) -> Iterator[tuple[csr_matrix, np.ndarray]]:
+    """Give the lab's cells from first to last, as :meth:`Aligned.blocks`, with library sizes."""
     start = 0
     for block in lab.blocks():
         yield block, lab.sizes[start : start + block.shape[0]]
         start += block.shape[0]
 
 
-def _view(
+def as_view(
     lab: Aligned, block: csr_matrix, sizes: np.ndarray, target_sum: float, view: str
 ) -> csr_matrix:
+    """Give the values of some of the lab's cells in one of :data:`VIEWS`, zeros still zeros."""
     if lab.kind == "lognorm" and view == "linear":
         linear = np.expm1(block.data.astype(np.float64))
         return csr_matrix((linear, block.indices, block.indptr), shape=block.shape)

@@ -6,8 +6,9 @@ import pytest
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import transform
 from fedsc.data.reading.read import read
-from fedsc.federated import kmeans, metrics, pca
-from fedsc.federated.answers import answer, no_cells, no_embedding, no_expression
+from fedsc.federated import annotation, kmeans, markers, metrics, pca, quality
+from fedsc.federated.answers import answer, no_cells, no_clusters, no_embedding, no_expression
+from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.federated.query import Question
@@ -32,10 +33,27 @@ def _same(nothing, something, question):
 @pytest.mark.parametrize(
     ("name", "arrays"),
     [
-        ("library-sizes", {"lower": np.array([0, 2**62, 2**63 - 1])}),
+        ("library-sizes", {"size": np.array([0, 2**62, 2**63 - 1])}),
         ("gene-moments", {"target_sum": np.array([9.0]), "log": np.zeros(60)}),
         ("gene-moments", {"target_sum": np.array([9.0]), "counts": np.zeros(60)}),
         ("clipped-squares", {"mean": np.zeros(60), "clip": np.full(60, 9.0)}),
+        (
+            quality.DEVIATIONS,
+            {
+                "mitochondrial": np.arange(60) < 5,
+                "centres": np.zeros(3),
+                "max_mito": np.array([0, 2**63 - 1]),
+            },
+        ),
+        (
+            quality.PASSING,
+            {
+                "mitochondrial": np.arange(60) < 5,
+                "min_genes": np.array([30.0]),
+                "min_counts": np.array([0.0]),
+                "max_mito": np.array([0.2]),
+            },
+        ),
     ],
 )
 def test_of_expression(expression, name, arrays):
@@ -76,3 +94,23 @@ def test_of_cells(expression, tiny, name, arrays):
 def test_of_embedding(expression, name, arrays):
     x = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
     _same(no_embedding(4), Embedded(x, expression.labels), Question(name, arrays))
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [
+        (markers.MARKERS, {"target_sum": np.array([9.0]), "k": np.array([3])}),
+        (
+            annotation.TYPES,
+            {
+                "k": np.array([3]),
+                "vocabulary": np.frombuffer(b"type0\ntype1\ntype2\ntype3", dtype=np.uint8),
+            },
+        ),
+    ],
+)
+def test_of_clusters(expression, name, arrays):
+    cells = align(expression, expression.genes)
+    something = Clustered(cells, np.arange(96) % 3, expression.labels)
+    nothing = no_clusters(expression.genes, expression.kind)
+    _same(nothing, something, Question(name, arrays))

@@ -57,7 +57,7 @@ def test_median_is_exact_in_at_most_six_questions(labs):
         assert median_library_size(ask) == np.median(pooled)
     assert len(ask.questions) <= 6
     asked = [edges for question in ask.questions for edges in question.arrays.values()]
-    assert max(map(len, asked)) <= 2049
+    assert max(map(len, asked)) <= 4100
     assert all((np.diff(edges) > 0).all() for edges in asked)
 
 

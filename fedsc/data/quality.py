@@ -1,0 +1,115 @@
+"""Which of a lab's cells are good enough, by limits that all labs share.
+
+A cell is judged by the genes it expresses, its counts and the share of them that is mitochondrial,
+all over the genes the labs agreed on, so that a lab's own panel does not count for its cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsc.data.aligned import Aligned
+from fedsc.errors import DataError
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a cell and a gene must have to be kept; the defaults keep all.
+
+    Attributes
+    ----------
+    min_genes
+        Fewest genes above zero in a cell.
+    min_counts
+        Smallest sum of a cell's counts.
+    max_mito
+        Largest mitochondrial share of a cell's counts, from 0 to 1.
+    min_cells_per_gene
+        Fewest cells of the pool, of those kept, in which a gene is above zero.
+    """
+
+    min_genes: float = 0.0
+    min_counts: float = 0.0
+    max_mito: float = 1.0
+    min_cells_per_gene: int = 0
+
+
+@dataclass(frozen=True)
+class CellQuality:
+    """What cells are judged by.
+
+    Attributes
+    ----------
+    genes
+        Genes above zero, float64 (cells,).
+    counts
+        Sum of the counts, float64 (cells,).
+    mito
+        Mitochondrial share of the counts, float64 (cells,); NaN where it is not known: the cell
+        has no counts, or its lab measured no mitochondrial gene.
+    """
+
+    genes: np.ndarray
+    counts: np.ndarray
+    mito: np.ndarray
+
+
+def mitochondrial(genes: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Tell genes of the mitochondrion by their symbol, ``MT-…`` in any case; bool (genes,)."""
+    return np.array([str(gene).upper().startswith("MT-") for gene in genes], dtype=bool)
+
+
+def cell_quality(cells: Aligned, mito: np.ndarray) -> CellQuality:
+    """Measure a lab's cells, as ``sc.pp.calculate_qc_metrics`` does.
+
+    Parameters
+    ----------
+    cells
+        Raw counts.
+    mito
+        Which genes of the vocabulary are mitochondrial, bool (V,).
+
+    Raises
+    ------
+    DataError
+        If the cells are log-normalised: their counts are gone.
+    """
+    if cells.kind != "counts":
+        raise DataError(
+            "quality control needs raw counts and the lab holds log-normalised values; "
+            "switch it off, or bring raw counts"
+        )
+    genes: list[np.ndarray] = [np.empty(0)]
+    of_mito: list[np.ndarray] = [np.empty(0)]
+    for block in cells.blocks():
+        stored = np.diff(block.indptr)
+        rows, is_mito = np.repeat(np.arange(len(stored)), stored), mito[block.indices]
+        genes.append(stored.astype(np.float64))
+        of_mito.append(np.bincount(rows[is_mito], block.data[is_mito], minlength=len(stored)))
+    counts = cells.sizes
+    known = (counts > 0) & (mito & cells.measured).any()
+    share = np.divide(
+        np.concatenate(of_mito), counts, out=np.full(len(counts), np.nan), where=known
+    )
+    return CellQuality(np.concatenate(genes), counts, share)
+
+
+def passing(quality: CellQuality, thresholds: Thresholds) -> np.ndarray:
+    """Tell which cells are kept, bool (cells,)."""
+    kept = np.ones(len(quality.counts), dtype=bool)
+    for failed in failing(quality, thresholds).values():
+        kept &= ~failed
+    return kept
+
+
+def failing(quality: CellQuality, thresholds: Thresholds) -> dict[str, np.ndarray]:
+    """Tell which cells fail which limit, bool (cells,) by the limit's name.
+
+    A cell whose mitochondrial share is not known does not fail that limit.
+    """
+    return {
+        "min_genes": quality.genes < thresholds.min_genes,
+        "min_counts": quality.counts < thresholds.min_counts,
+        "max_mito": quality.mito > thresholds.max_mito,
+    }
