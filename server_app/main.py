@@ -56,7 +56,14 @@ def main(grid: Grid, context: Context) -> None:
             weights = _train(federation, config, folder, preprocessing)
         else:
             weights = _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
-        model = Model(weights, preprocessing, config.method.name, unit=bool(method.objective))
+        model = Model(
+            weights,
+            preprocessing,
+            config.method.name,
+            unit=bool(method.objective),
+            scale=config.data.scale,
+            local_norm=config.method.local_norm,
+        )
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
@@ -106,9 +113,10 @@ def _train(
 ) -> Arrays:
     method = method_of(config.method)
     fingerprint = config.fingerprint()
-    state = load_checkpoint(folder.checkpoint, fingerprint) if config.run.resume else None
+    initial = _initial_weights(config, len(preprocessing.genes))
+    state = load_checkpoint(folder.checkpoint, fingerprint, initial) if config.run.resume else None
     if state is None:
-        state = ServerState(0, _initial_weights(config, len(preprocessing.genes)))
+        state = ServerState(0, initial)
     else:
         log(INFO, "resuming after round %d", state.round, extra={"round": state.round})
     folder.forget_metrics_after(state.round)

@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict
 
 from client_app import app as client
 from deployment.status import read_log
+from fedsc import tensors
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.kmeans import assign
 from fedsc.model import load_centres, load_model
@@ -63,8 +64,7 @@ def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(tiny, files):
 
     model, centres = load_model(folder), load_centres(folder)
     assert centres.shape == (4, 60)
-    with np.load(folder / "clusters.npz") as clusters:
-        sizes = clusters["sizes"]
+    sizes = tensors.read(folder / "clusters.safetensors")[0]["sizes"]
     assert sizes.sum() == 96
     assert (np.diff(sizes) <= 0).all()  # the largest first
     counted = np.zeros(4, dtype=int)
@@ -98,7 +98,7 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     real = lead(tiny, nodes_of(files))
     simulated = change(tiny, dataset=str(files), run_name="simulated")
     run_inprocess(simulated)
-    names = ("model.safetensors", "genes.csv", "clusters.npz")
+    names = ("model.safetensors", "genes.csv", "clusters.safetensors")
     for name in names:
         other = Path(tiny.run.output) / "simulated" / name
         assert (real / name).read_bytes() == other.read_bytes(), name
@@ -145,7 +145,7 @@ def test_without_labels_or_number_there_is_an_embedding_and_a_word_on_what_to_do
     copy = copy_of(files, "B")
     assert copy.obsm["X_fedsc"].shape == (56, 60)
     assert "fedsc_cluster" not in copy.obs
-    assert not (folder / "clusters.npz").exists()
+    assert not (folder / "clusters.safetensors").exists()
     assert scores_of(folder)["federated"] is None
     assert "give their number with clusters = K" in (folder / "run.log").read_text()
 
