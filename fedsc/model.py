@@ -18,7 +18,7 @@ import pandas as pd
 from fedsc import tensors
 from fedsc.data.coverage import Coverage, coverage
 from fedsc.data.expression import Expression
-from fedsc.data.memory import memory_problem
+from fedsc.data.reading.memory import memory_problem
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays

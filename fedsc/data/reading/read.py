@@ -18,6 +18,7 @@ from fedsc.data.reading.contents import Contents, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
 from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.safe_hdf5 import refuse_foreign
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
     label_problems,
@@ -175,13 +176,19 @@ def _open_hdf5(path: Path) -> h5py.File:
             "(copy or download it again) or is something else"
         )
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         if "truncated" not in str(error):
             raise
         raise DataError(
             "the file is truncated, its end is missing: copy or download it again"
         ) from error
+    try:
+        refuse_foreign(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _refuse_misfit(contents: Contents) -> None:
