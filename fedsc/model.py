@@ -18,8 +18,8 @@ import pandas as pd
 from fedsc import tensors
 from fedsc.data.coverage import Coverage, coverage
 from fedsc.data.expression import Expression
-from fedsc.data.reading.memory import memory_problem
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.data.reading.memory import memory_problem
 from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
 from fedsc.models.check import encoder_problem

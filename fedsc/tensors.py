@@ -89,6 +89,6 @@ def _digest(tensors: Mapping[str, np.ndarray], about: str) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(tensors.items()):
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode() + b"\n")
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     digest.update(about.encode(errors="surrogatepass"))
     return digest.hexdigest()

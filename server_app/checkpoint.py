@@ -105,7 +105,7 @@ def load_checkpoint(path: Path, fingerprint: str, like: Arrays | None = None) ->
         except (ValueError, OSError) as error:
             damages.append((file, error))
             continue
-        for damaged, error in damages:
+        for damaged, damage in damages:
             aside = damaged.with_suffix(f".damaged{damaged.suffix}")
             os.replace(damaged, aside)
             log(
@@ -113,14 +113,14 @@ def load_checkpoint(path: Path, fingerprint: str, like: Arrays | None = None) ->
                 "%s is damaged (%s): going on from the checkpoint before it, of round %d; the "
                 "damaged file is kept as %s",
                 damaged.name,
-                error,
+                damage,
                 state.round,
                 aside.name,
-                extra={"round": state.round, "reason": str(error)},
+                extra={"round": state.round, "reason": str(damage)},
             )
         return state
     if damages:
-        said = "; ".join(f"{file.name}: {error}" for file, error in damages)
+        said = "; ".join(f"{name.name}: {damage}" for name, damage in damages)
         raise RunError(f"{path.parent} holds no checkpoint that can be read ({said}): start anew")
     return None
 

@@ -11,7 +11,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, read_reference
+from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.answers import no_cells, no_expression
 from fedsc.federated.averaging import Arrays
@@ -95,6 +95,8 @@ def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessin
         read_reference(Path(options.reference_genes)) if options.genes == "reference" else None,
         options.min_shared_genes,
     )
+    if note := case_note({lab: about.genes for lab, about in labs.items()}):
+        log(WARNING, "%s", note)
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
     names = RecordDict({"vocabulary": ConfigRecord({"names": pack_names(vocabulary)})})

@@ -51,6 +51,7 @@ def embed(
 
     from fedsc.data.annotated import add_clusters, write_annotated
     from fedsc.data.coverage import coverage_warning
+    from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
     from fedsc.evaluate import leiden
     from fedsc.federated.kmeans import assign
@@ -70,7 +71,9 @@ def embed(
         raise DataError(f"obs has no column '{missing[0]}' to colour by; it has: {known}")
     prepared = trained.prepare(expression)
     covered = trained.coverage(prepared)
-    warning = coverage_warning(covered, allow_low=allow_low_coverage)
+    names = {"the file": expression.genes, "the model": trained.preprocessing.genes}
+    hint = case_note(names) if covered.measured < covered.genes else None
+    warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
     centres = load_centres(model, embedding.shape[1]) if resolution is None else None
     about: dict[str, Any] = {

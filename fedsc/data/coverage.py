@@ -56,8 +56,19 @@ def coverage(measured: np.ndarray, first_layer: np.ndarray) -> Coverage:
     return Coverage(int(measured.sum()), len(measured), float(weight))
 
 
-def coverage_warning(found: Coverage, *, allow_low: bool = False) -> str | None:
+def coverage_warning(
+    found: Coverage, hint: str | None = None, *, allow_low: bool = False
+) -> str | None:
     """Warn of a file that has few of the model's genes.
+
+    Parameters
+    ----------
+    found
+        What it has.
+    hint
+        What is known of the reason, to be told with it.
+    allow_low
+        Warn, however little it is.
 
     Returns
     -------
@@ -71,10 +82,12 @@ def coverage_warning(found: Coverage, *, allow_low: bool = False) -> str | None:
     """
     if found.share >= WARN_BELOW:
         return None
-    sentence = f"the file has only {found}"
+    sentence, hint = f"the file has only {found}", f"; {hint}" if hint else ""
     if found.share < REFUSE_BELOW and not allow_low:
         raise DataError(
             f"{sentence}: below {REFUSE_BELOW:.0%} an embedding means little; check how its genes "
-            "are named, or give --allow-low-coverage"
+            f"are named, or give --allow-low-coverage{hint}"
         )
-    return f"{sentence}: genes that were not measured count as average, so clusters may be off"
+    return (
+        f"{sentence}: genes that were not measured count as average, so clusters may be off{hint}"
+    )

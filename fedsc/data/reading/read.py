@@ -132,7 +132,7 @@ def _examine(contents: Contents, label_key: str) -> Examination:
 
 
 def _load(contents: Contents) -> csr_matrix:
-    with _explained():
+    with explained():
         matrix = contents.matrix
         if not isinstance(matrix, csr_matrix):
             if problem := memory_problem(matrix.needed_bytes()):
@@ -145,7 +145,7 @@ def _load(contents: Contents) -> csr_matrix:
 def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
     """Open a file with the reader for it; HDF5 files stay open inside the context."""
     with ExitStack() as stack:
-        with _explained():
+        with explained():
             if not path.exists():
                 raise DataError("there is no such file or folder")
             if path.is_file() and not path.stat().st_size:
@@ -204,7 +204,7 @@ def _refuse_misfit(contents: Contents) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn whatever a library says about a broken file into a sentence.
 
     Damage surfaces in h5py, anndata, pandas, SciPy or zlib as any kind of exception, so all are

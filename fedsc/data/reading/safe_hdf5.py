@@ -104,7 +104,7 @@ def promised_bytes(dataset: h5py.Dataset) -> int:
     item = _TEXT if h5py.check_vlen_dtype(dataset.dtype) is not None else dataset.dtype.itemsize
     if h5py.check_string_dtype(dataset.dtype) is not None:
         item += _TEXT  # a Python object each
-    return math.prod(dataset.shape) * item
+    return int(math.prod(dataset.shape) * item)
 
 
 def refuse_unwritten(dataset: h5py.Dataset) -> None:

@@ -3,9 +3,12 @@
 import gzip
 import io
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from fedsc.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MOST_LINE = 2**26
 """Bytes a line may take: 64 MiB, a million genes in a table."""
@@ -19,15 +22,16 @@ _BUFFER = 2**18
 class _Bounded(io.RawIOBase):
     """A stream that counts what goes through it; gzip does not say beforehand how much it holds."""
 
-    def __init__(self, stream: IO[bytes], name: str, most: int | None) -> None:
+    def __init__(self, stream: io.BufferedIOBase, name: str, most: int | None) -> None:
         self._stream, self._name, self._most = stream, name, most
         self._total = self._line = 0
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        block = self._stream.read(len(buffer))
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        space = memoryview(buffer)
+        block = self._stream.read(len(space))
         end = block.rfind(b"\n")
         self._total += len(block)
         # Of a block with an end of line, only what comes after it is a line's beginning.
@@ -41,7 +45,7 @@ class _Bounded(io.RawIOBase):
             raise DataError(
                 f"{self._name} has a line of more than {MOST_LINE / 2**20:,.0f} MiB: it is no table"
             )
-        buffer[: len(block)] = block
+        space[: len(block)] = block
         return len(block)
 
     def close(self) -> None:
@@ -64,5 +68,5 @@ def open_bounded(path: Path, most: int | None = None) -> io.BufferedReader:
     io.BufferedReader
         Its reading ends in a :class:`fedsc.errors.DataError` where there is more.
     """
-    stream: IO[bytes] = gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
+    stream = gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
     return io.BufferedReader(_Bounded(stream, path.name, most), _BUFFER)

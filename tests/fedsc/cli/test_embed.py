@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -166,3 +168,15 @@ def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_
 def test_the_input_is_no_output(run, tiny_set):
     done = _invoke(tiny_set, "--model", run, "-o", tiny_set)
     assert "is the input file" in str(done.exception)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_an_exit_code(run, tiny_set, full_disk):
+    command = [sys.executable, "-m", "fedsc.cli", "embed", tiny_set, "--model", run]
+    done = subprocess.run(
+        [*map(str, command), "-o", str(full_disk / "out.h5ad")], capture_output=True, text=True
+    )
+    assert done.returncode == 1  # not −11
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: cannot write")
+    assert sentence.endswith("No space left on device; free some space")
+    assert not list(full_disk.iterdir())
