@@ -1,21 +1,40 @@
-"""A trained model as a run folder keeps it: enough to embed a new file, offline."""
+"""A trained model as a run folder keeps it: enough to embed a new file, offline.
+
+What is written in a model folder, and what is believed of one, stands here. Three files make a
+model; ``clusters.safetensors`` beside them holds the run's clusters, where it made some. A folder
+may come from anybody: sizes are bounded before anything is read, all is checked before it is used.
+"""
 
 import io
-import zipfile
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from fedsc import tensors
+from fedsc.data.coverage import Coverage, coverage
 from fedsc.data.expression import Expression
-from fedsc.data.preprocess import Preprocessing, transform
+from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.data.reading.memory import memory_problem
 from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
+from fedsc.models.check import encoder_problem
+from fedsc.models.names import is_norm
 
 MODEL, GENES, VOCABULARY = "model.safetensors", "genes.csv", "vocabulary.txt"
-CLUSTERS = "clusters.npz"
+CLUSTERS = "clusters.safetensors"
+
+FORMAT = 1
+"""Version of a model's files; another number is refused."""
+
+Scale = Literal["pooled", "lab"]
+
+_MOST_TEXT = 2**26  # bytes of a list of genes: a million long names
+_MEMORY_PER_BYTE = 4  # what reading a file takes, with its copies
 
 
 @dataclass(frozen=True)
@@ -32,24 +51,77 @@ class Model:
         Name of the method that trained it.
     unit
         Whether an embedding's rows have length 1.
+    scale
+        Whether cells are standardised over the pool or within each lab, which for a new file
+        means within the file.
+    local_norm
+        Whether each lab kept the normalisation layers of its own (FedBN); those in ``weights``
+        are untrained then.
     """
 
     weights: Arrays
     preprocessing: Preprocessing
     method: str
     unit: bool
+    scale: Scale
+    local_norm: bool
 
-    def embed(self, expression: Expression) -> np.ndarray:
-        """Embed cells of a file the model has not seen, float32 (cells, dimensions).
+    @property
+    def needs_private(self) -> bool:
+        """Whether a part of the encoder is in the labs alone."""
+        return self.local_norm and any(is_norm(name) for name in self.weights)
+
+    def prepare(self, expression: Expression) -> CellMatrix:
+        """Make encoder input of cells the model has not seen.
 
         Raises
         ------
         DataError
-            If the file measured none of the model's genes or holds another kind of values.
+            If the file measured none of the model's genes, holds another kind of values, or has
+            too few cells to be standardised by itself.
         """
-        from fedsc.training import embed_cells
+        cells = transform(expression, self.preprocessing, scale=self.scale)
+        if self.scale == "lab" and cells.n_cells < 2:
+            raise DataError("the model standardises within each file, which takes 2 cells or more")
+        return cells
 
-        return embed_cells(self.weights, transform(expression, self.preprocessing), unit=self.unit)
+    def coverage(self, cells: CellMatrix) -> Coverage:
+        """Tell how much of what the model looks at was measured in cells it prepared."""
+        return coverage(cells.measured, self.weights["encoder.0.weight"])
+
+    def embed(
+        self, expression: Expression | CellMatrix, private: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Embed cells, float32 (cells, dimensions), as a lab of the run embeds its own.
+
+        Parameters
+        ----------
+        expression
+            Cells of a file, or what :meth:`prepare` made of them.
+        private
+            What one lab kept to itself (:func:`load_private_norm`), for a model whose labs have
+            normalisation layers of their own.
+
+        Raises
+        ------
+        DataError
+            If the cells cannot be prepared, normalisation layers are missing, or an embedding is
+            not finite.
+        """
+        from fedsc.training import embed_cells, with_kept_norm
+
+        if self.needs_private and not private:
+            raise DataError(
+                "the model was trained with local-norm: its normalisation layers stayed in the "
+                "labs, and without those of one lab it cannot embed; give that lab's private state "
+                "(--private …/private-NNNNNN.safetensors, in the lab's own folder of the run)"
+            )
+        cells = expression if isinstance(expression, CellMatrix) else self.prepare(expression)
+        weights = with_kept_norm(self.weights, dict(private or {}))
+        embedding = embed_cells(weights, cells, unit=self.unit)
+        if not np.isfinite(embedding).all():
+            raise DataError("the model gives embeddings that are not finite: it is damaged")
+        return embedding
 
     def files(self) -> dict[str, bytes]:
         """Give the files of the model, by name; the same model gives the same bytes."""
@@ -58,8 +130,11 @@ class Model:
             {"gene": preprocessing.genes, "mean": preprocessing.mean, "std": preprocessing.std}
         )
         about = {
+            "format": FORMAT,
             "method": self.method,
             "unit": self.unit,
+            "scale": self.scale,
+            "local-norm": self.local_norm,
             "target-sum": preprocessing.target_sum,
             "max-value": preprocessing.max_value,
         }
@@ -71,39 +146,75 @@ class Model:
 
 
 def load_model(folder: Path) -> Model:
-    """Load the model of a finished run.
+    """Load the model of a finished run, and check that it is one.
 
     Raises
     ------
     DataError
-        If the folder holds no model, or its files are damaged.
+        If the folder holds no model, or its files are damaged, too large, or not what a run
+        writes.
     """
+    for name in (MODEL, GENES, VOCABULARY):
+        if not (folder / name).exists():
+            raise DataError(f"{folder} is not the folder of a finished run: {name} is missing")
     try:
-        weights, about = tensors.read(folder / MODEL)
-        # "round_trip", or a mean would come back a bit off.
-        genes = pd.read_csv(
-            folder / GENES, float_precision="round_trip", keep_default_na=False, dtype={"gene": str}
+        weights, about = _tensors(folder / MODEL)
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"its format is {about.get('format', 'none')!r:.20}, this version of FedSC reads "
+                f"{FORMAT}"
+            )
+        preprocessing = _preprocessing(folder, about)
+        if problem := encoder_problem(weights, len(preprocessing.genes)):
+            raise ValueError(problem)
+        return Model(
+            weights,
+            preprocessing,
+            method=_told(about, "method", str),
+            unit=_told(about, "unit", bool),
+            scale=_told(about, "scale", *get_args(Scale)),
+            local_norm=_told(about, "local-norm", bool),
         )
-        vocabulary = (folder / VOCABULARY).read_text().splitlines()
-        preprocessing = Preprocessing(
-            vocabulary=tuple(vocabulary),
-            genes=tuple(genes["gene"]),
-            mean=genes["mean"].to_numpy(),
-            std=genes["std"].to_numpy(),
-            target_sum=about["target-sum"],
-            max_value=about["max-value"],
-        )
-        return Model(weights, preprocessing, about["method"], about["unit"])
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} is not the folder of a finished run: {error.filename} is missing"
-        ) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{folder}: the model cannot be read ({error})") from error
+    except (OSError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{folder}: the model cannot be read ({_line(error)})") from error
+
+
+def load_private_norm(path: Path, model: Model) -> Arrays:
+    """Load what a lab kept to itself in a run with ``local-norm``: ``private-NNNNNN.safetensors``.
+
+    Returns
+    -------
+    Arrays
+        The lab's private tensors.
+
+    Raises
+    ------
+    DataError
+        If they cannot be read, or are not normalisation layers of this model's encoder.
+    """
+    from fedsc.training import with_kept_norm
+
+    if not model.needs_private:
+        raise DataError(f"{path}: the model is whole and needs no lab's private state")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        private, _ = _tensors(path)
+        whole = with_kept_norm(model.weights, private)
+        replaced = {name for name, array in whole.items() if array is not model.weights.get(name)}
+        missing = {name for name in model.weights if is_norm(name)} - replaced
+        if missing or whole.keys() != model.weights.keys():
+            odd = sorted(missing or whole.keys() - model.weights.keys())
+            raise ValueError(f"not the layers of this model: {odd[0]}")
+        if problem := encoder_problem(whole, len(model.preprocessing.genes)):
+            raise ValueError(problem)
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: no private state of this run ({_line(error)})") from error
+    return private
 
 
 def pack_centres(centres: np.ndarray, sizes: np.ndarray) -> bytes:
-    """Give the content of ``clusters.npz``.
+    """Give the content of ``clusters.safetensors``.
 
     Parameters
     ----------
@@ -112,28 +223,105 @@ def pack_centres(centres: np.ndarray, sizes: np.ndarray) -> bytes:
     sizes
         Cells of each, int64 (k,).
     """
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, centres=centres, sizes=sizes)
-    return content.getvalue()
+    return tensors.pack({"centres": centres, "sizes": sizes}, {"format": FORMAT})
 
 
-def load_centres(folder: Path) -> np.ndarray | None:
+def load_centres(folder: Path, dimensions: int | None = None) -> np.ndarray | None:
     """Load the centres of a run's clusters, float64 (k, d); ``None`` where it made none.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    dimensions
+        d of the model's embedding, where it is known.
 
     Raises
     ------
     DataError
-        If the file is damaged.
+        If the file is damaged, or its centres are of another model.
     """
     path = folder / CLUSTERS
     if not path.exists():
         return None
     try:
-        # From memory: of a damaged file NumPy forgets to close.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            centres: np.ndarray = arrays["centres"]
-            if centres.ndim != 2 or not len(centres) or not np.isfinite(centres).all():
-                raise ValueError(f"centres of shape {centres.shape}")
-            return centres
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: the clusters cannot be read ({error})") from error
+        arrays, about = _tensors(path)
+        centres, sizes = arrays["centres"], arrays["sizes"]
+        if about.get("format") != FORMAT:
+            raise ValueError(f"its format is {about.get('format', 'none')!r:.20}, not {FORMAT}")
+        if centres.dtype != np.float64 or centres.ndim != 2 or not centres.size:
+            raise ValueError(f"centres of {centres.dtype} {centres.shape}")
+        if not np.isfinite(centres).all():
+            raise ValueError("centres that are not finite")
+        if sizes.shape != (len(centres),) or sizes.dtype.kind != "i" or (sizes < 0).any():
+            raise ValueError(f"sizes of {sizes.dtype} {sizes.shape} for {len(centres)} clusters")
+        if dimensions not in (None, centres.shape[1]):
+            raise ValueError(
+                f"centres of {centres.shape[1]} dimensions, the model has {dimensions}"
+            )
+    except (OSError, KeyError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: the clusters cannot be read ({_line(error)})") from error
+    return centres
+
+
+def _preprocessing(folder: Path, about: Mapping[str, Any]) -> Preprocessing:
+    # "round_trip", or a mean would come back a bit off.
+    genes = pd.read_csv(
+        io.BytesIO(_bytes(folder / GENES, _MOST_TEXT)),
+        float_precision="round_trip",
+        keep_default_na=False,
+        dtype={"gene": str, "mean": float, "std": float},
+    )
+    vocabulary = _bytes(folder / VOCABULARY, _MOST_TEXT).decode().splitlines()
+    names, mean, std = genes["gene"], genes["mean"].to_numpy(), genes["std"].to_numpy()
+    if not len(names):
+        raise ValueError(f"{GENES} names no genes")
+    for file, listed in ((GENES, list(names)), (VOCABULARY, vocabulary)):
+        if len(set(listed)) < len(listed) or "" in listed:
+            raise ValueError(f"{file} names a gene twice, or one without a name")
+    if unknown := set(names) - set(vocabulary):
+        raise ValueError(f"{GENES} names {min(unknown)!r:.40}, which {VOCABULARY} does not")
+    with np.errstate(over="ignore", under="ignore"):  # cells are standardised in float32
+        if not (np.isfinite(np.float32(mean)).all() and np.isfinite(np.float32(std)).all()):
+            raise ValueError(f"{GENES} holds values that are not finite")
+        if not (np.float32(std) > 0).all():
+            raise ValueError(f"{GENES} holds standard deviations that are not positive")
+    target_sum, max_value = (
+        float(_told(about, n, int, float)) for n in ("target-sum", "max-value")
+    )
+    if not (0 <= target_sum < math.inf and max_value > 0):
+        raise ValueError(f"target-sum {target_sum}, max-value {max_value}")
+    return Preprocessing(tuple(names), mean, std, target_sum, max_value, tuple(vocabulary))
+
+
+def _told(about: Mapping[str, Any], key: str, *allowed: Any) -> Any:
+    """Give what a record says, which has to be of one of some types, or one of some values."""
+    value = about.get(key)
+    if type(value) not in allowed and value not in [a for a in allowed if not isinstance(a, type)]:
+        raise ValueError(f"{key} is {value!r:.40}")
+    return value
+
+
+def _tensors(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    _refuse_large(path, None)
+    return tensors.read(path)
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    _refuse_large(path, most)
+    return path.read_bytes()
+
+
+def _refuse_large(path: Path, most: int | None) -> None:
+    """Refuse what is no file (to read a pipe would wait for ever) or larger than can be read."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is no file")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ValueError(f"{path.name} has {size} bytes, more than {most}")
+    if problem := memory_problem(size * _MEMORY_PER_BYTE):
+        raise ValueError(problem)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

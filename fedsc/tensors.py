@@ -1,5 +1,9 @@
-"""Named tensors as bytes: one format, safetensors, on every disk and on the wire; never pickle."""
+"""Named tensors as bytes: one format, safetensors, on every disk and on the wire; never pickle.
 
+What is kept with tensors in a file ends in a digest of all of it, so damage to any bit is found.
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +24,15 @@ def pack(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = No
     tensors
         By name; of any memory layout and any of safetensors' types.
     about
-        What JSON can hold, to be kept with them.
+        What JSON can hold, to be kept with them, and with it a digest of the whole content.
     """
-    # safetensors writes metadata in no fixed order, so everything goes under one key.
-    metadata = None if about is None else {_ABOUT: json.dumps(about, sort_keys=True)}
-    # It copies memory as it lies, which of a transposed array is another array.
+    # safetensors copies memory as it lies, which of a transposed array is another array.
     in_order = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    metadata = None
+    if about is not None:
+        text = json.dumps(about, sort_keys=True)
+        # It writes metadata in no fixed order, so everything goes under one key.
+        metadata = {_ABOUT: f"{_digest(in_order, text)} {text}"}
     return safetensors.numpy.save(in_order, metadata)
 
 
@@ -46,18 +53,42 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file of tensors and what was kept with them.
+    """Read a file of tensors and what was kept with them; empty where nothing was.
+
+    The format packs nothing, so no more memory is taken than the file is long.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is damaged.
+        If it is damaged: no such file, or not what its digest was made of.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
+    if _ABOUT not in metadata:
+        return tensors, {}
+    digest, _, text = metadata[_ABOUT].partition(" ")
+    if digest != _digest(tensors, text):
+        raise ValueError("the content does not match its digest: the file was damaged or changed")
+    try:
+        about = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("what is kept with the tensors is nested too deep") from error
+    if not isinstance(about, dict):
+        raise ValueError("what is kept with the tensors is no record")
+    return tensors, about
+
+
+def _digest(tensors: Mapping[str, np.ndarray], about: str) -> str:
+    """Hash names, types, shapes and values of contiguous tensors, and a text."""
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode() + b"\n")
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    digest.update(about.encode(errors="surrogatepass"))
+    return digest.hexdigest()

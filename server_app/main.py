@@ -11,7 +11,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, read_reference
+from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.answers import no_cells, no_expression
 from fedsc.federated.averaging import Arrays
@@ -56,7 +56,14 @@ def main(grid: Grid, context: Context) -> None:
             weights = _train(federation, config, folder, preprocessing)
         else:
             weights = _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
-        model = Model(weights, preprocessing, config.method.name, unit=bool(method.objective))
+        model = Model(
+            weights,
+            preprocessing,
+            config.method.name,
+            unit=bool(method.objective),
+            scale=config.data.scale,
+            local_norm=config.method.local_norm,
+        )
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
@@ -88,6 +95,8 @@ def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessin
         read_reference(Path(options.reference_genes)) if options.genes == "reference" else None,
         options.min_shared_genes,
     )
+    if note := case_note({lab: about.genes for lab, about in labs.items()}):
+        log(WARNING, "%s", note)
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
     names = RecordDict({"vocabulary": ConfigRecord({"names": pack_names(vocabulary)})})
@@ -106,9 +115,10 @@ def _train(
 ) -> Arrays:
     method = method_of(config.method)
     fingerprint = config.fingerprint()
-    state = load_checkpoint(folder.checkpoint, fingerprint) if config.run.resume else None
+    initial = _initial_weights(config, len(preprocessing.genes))
+    state = load_checkpoint(folder.checkpoint, fingerprint, initial) if config.run.resume else None
     if state is None:
-        state = ServerState(0, _initial_weights(config, len(preprocessing.genes)))
+        state = ServerState(0, initial)
     else:
         log(INFO, "resuming after round %d", state.round, extra={"round": state.round})
     folder.forget_metrics_after(state.round)

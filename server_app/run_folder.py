@@ -4,8 +4,10 @@
 ``run.log`` and, for programs, ``log.jsonl`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
-``clusters.npz`` centres and sizes of the pool's clusters ·
-``scores.json`` · ``checkpoint.safetensors`` · ``labs/`` private state of simulated labs.
+``clusters.safetensors`` centres and sizes of the pool's clusters ·
+``scores.json`` ·
+``checkpoint.safetensors`` and ``checkpoint.previous.safetensors`` the last two rounds ·
+``labs/`` private state of simulated labs.
 """
 
 import io

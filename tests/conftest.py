@@ -5,7 +5,9 @@ import os
 # Test processes share the cores: threads of one would wait for those of another.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata
@@ -84,6 +86,19 @@ def tiny(tiny_set: Path, tmp_path: Path) -> Config:
 def change() -> Callable[..., Config]:
     """Copy a config with some options changed, validated anew."""
     return lambda config, **options: config.replace(**options)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of 16 KiB, or skip the test where none can be mounted."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs takes a root of Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """``fedsc embed``: put the cells of a file into the space of a trained model."""
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from rich.console import Console
 
 from fedsc.errors import DataError
+from fedsc.files import replace
 
 
 def embed(
@@ -19,6 +21,13 @@ def embed(
         typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's own."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the Leiden clusters.")] = 0,
+    private: Annotated[
+        Path | None,
+        typer.Option(help="One lab's private state, for a model trained with local-norm."),
+    ] = None,
+    allow_low_coverage: Annotated[
+        bool, typer.Option(help="Embed though the file has under 20 % of the model's genes.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw a t-SNE map of the cells here (.png, .svg).")
     ] = None,
@@ -41,23 +50,41 @@ def embed(
     import numpy as np
 
     from fedsc.data.annotated import add_clusters, write_annotated
+    from fedsc.data.coverage import coverage_warning
+    from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
     from fedsc.evaluate import leiden
     from fedsc.federated.kmeans import assign
-    from fedsc.model import load_centres, load_model
+    from fedsc.model import load_centres, load_model, load_private_norm
 
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
         raise DataError(f"{output} is the input file; name another output")
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise DataError(f"--plot {plot}: should end in .png, .svg or .pdf")
     trained = load_model(model)
-    centres = load_centres(model) if resolution is None else None
+    norm = None if private is None else load_private_norm(private, trained)
     expression = read(file, layer=layer)
     missing = [name for name in colour or [] if name not in expression.obs]
     if missing:
         known = ", ".join(expression.obs.columns) or "none"
         raise DataError(f"obs has no column '{missing[0]}' to colour by; it has: {known}")
-    embedding = trained.embed(expression)
-    about: dict[str, Any] = {"model": str(model), "method": trained.method}
+    prepared = trained.prepare(expression)
+    covered = trained.coverage(prepared)
+    names = {"the file": expression.genes, "the model": trained.preprocessing.genes}
+    hint = case_note(names) if covered.measured < covered.genes else None
+    warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
+    embedding = trained.embed(prepared, norm)
+    centres = load_centres(model, embedding.shape[1]) if resolution is None else None
+    about: dict[str, Any] = {
+        "model": str(model),
+        "method": trained.method,
+        "scale": trained.scale,
+        "genes": covered.genes,
+        "genes-measured": covered.measured,
+        "weight-measured": covered.weight,
+        "warning": warning,
+    }
     if centres is not None:
         clusters, k = assign(centres, embedding), len(centres)
         about["clusters"] = f"nearest of the run's {k} centres"
@@ -69,6 +96,11 @@ def embed(
     write_annotated(
         file, output, expression, lambda cells: add_clusters(cells, embedding, clusters, k, about)
     )
+    said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
+    if trained.scale == "lab":
+        said.append("standardised within this file, as the run did within each lab")
+    for sentence in said:
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(
         f"{len(embedding)} cells in {len(np.unique(clusters))} clusters "
         f"({about['clusters']}): {output}",
@@ -80,5 +112,9 @@ def embed(
 
         groups = {name: expression.obs[name].astype(str).to_numpy() for name in colour or []}
         groups["fedsc_cluster"] = clusters.astype(str)
-        embedding_map(embedding, groups, seed).savefig(plot, dpi=150)
+        image = io.BytesIO()
+        embedding_map(embedding, groups, seed).savefig(
+            image, format=plot.suffix.removeprefix("."), dpi=150
+        )
+        replace(plot, image.getvalue())
         console.print(f"map: {plot}", highlight=False)

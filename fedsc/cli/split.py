@@ -109,8 +109,11 @@ def _open(path: Path, layer: str, label_key: str) -> "tuple[anndata.AnnData, str
     """Open a file; an ``.h5ad`` stays on disk and whole, other formats become an AnnData."""
     import anndata
 
+    from fedsc.data.reading.safe_hdf5 import open_hdf5
+
     if path.suffix == ".h5ad":
         try:
+            open_hdf5(path).close()  # nothing in it leads out of it
             with warnings.catch_warnings():  # of old formats and repeated names: not our business
                 warnings.simplefilter("ignore")
                 cells = anndata.read_h5ad(path, backed="r")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsc.data.expression import Expression
-from fedsc.files import replacing
+from fedsc.files import replace
 
 if TYPE_CHECKING:
     import anndata
@@ -35,19 +35,50 @@ def write_annotated(
 
     Raises
     ------
+    DataError
+        If a part of the file that is only copied cannot be read.
     RunError
         If the copy cannot be written.
     """
     import anndata
 
     if file.suffix == ".h5ad":
-        cells = anndata.read_h5ad(file)
+        cells = _read_whole(file)
     else:
         cells = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
         cells.obs_names, cells.var_names = expression.cells, expression.genes
     annotate(cells)
-    with replacing(output) as partial:
-        cells.write_h5ad(partial, compression="gzip")
+    replace(output, _pack(cells))
+
+
+def _read_whole(file: Path) -> "anndata.AnnData":
+    import anndata
+
+    from fedsc.data.reading.read import explained
+    from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_large
+
+    with explained():
+        with open_hdf5(file) as content:
+            refuse_large(content)
+        return anndata.read_h5ad(file)
+
+
+def _pack(cells: "anndata.AnnData") -> bytes:
+    """Give the content of an ``.h5ad`` file.
+
+    It is made in memory, compressed, because HDF5 does not survive a disk that is full: its
+    library dies, or complains for pages, when what it holds back cannot be written at the end.
+    """
+    import h5py
+    from anndata.io import write_elem
+
+    cells.strings_to_categoricals()
+    options = {"driver": "core", "backing_store": False, "block_size": 2**24}
+    with h5py.File("memory.h5ad", "w", **options) as file:
+        write_elem(file, "/", cells, dataset_kwargs={"compression": "gzip"})
+        file.flush()
+        content: bytes = file.id.get_file_image()
+    return content
 
 
 def add_clusters(

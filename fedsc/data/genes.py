@@ -1,15 +1,16 @@
 """Which genes a federation talks about: match names, agree on a vocabulary.
 
-Names match when they are the same but for case, and for the version of an Ensembl id
-(``ENSG00000000003.15`` is ``ensg00000000003``). Where two genes of one lab would become the same
-(fly ``dl`` and ``Dl``), spelling matters for these: they match exactly or not at all, in every
-lab. Versions are cut from Ensembl ids only: ``AL627309.1`` and ``AL627309.2`` are two genes.
+Names match when they are the same, case included: ``WASH7P`` is a gene of man, ``Wash7p`` one of
+the mouse. Of Ensembl ids alone neither version nor case counts (``ENSG00000000003.15`` is
+``ensg00000000003``); where two genes of one lab would become the same, they match exactly or not
+at all, in every lab. ``AL627309.1`` and ``AL627309.2`` are no such ids but two genes.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from fedsc.errors import DataError
 
 How = Literal["intersection", "union", "reference"]
 
-_VERSIONED = re.compile(r"(ENS[A-Z]*G\d+)\.\d+(_PAR_Y)?", re.IGNORECASE)
+_ENSEMBL = re.compile(r"(ENS[A-Z]*G\d+)(?:\.\d+)?(_PAR_Y)?", re.IGNORECASE)
 _STABLE_ID = re.compile(r"(ENS[A-Z]*G\d{6,}|WBGene\d{8}|FBgn\d{7})(\W.*)?", re.IGNORECASE)
 _POSITION = re.compile(r"(g|gene|feature|var|v|x)?[ _.-]?(0|[1-9]\d*)", re.IGNORECASE)
 _REFERENCE = "the reference"
@@ -128,12 +129,45 @@ def refuse_other_positions(genes: Sequence[str] | np.ndarray, vocabulary: Sequen
         position 7 of another.
     """
     names, wanted = tuple(map(str, genes)), tuple(map(str, vocabulary))
-    if _is_positional(names) and _is_positional(wanted) and set(names) != set(wanted):
+    if is_positional(names) and is_positional(wanted) and set(names) != set(wanted):
         raise DataError(
             f"the file names {len(names)} genes by position ({names[0]}, …) and the model knows "
             f"{len(wanted)} by position ({wanted[0]}, …): they cannot be the same genes; give the "
             "genes real names on both sides"
         )
+
+
+def case_note(gene_lists: Mapping[str, Sequence[str] | np.ndarray]) -> str | None:
+    """Say which names differ between lists in nothing but case, and so do not match.
+
+    Parameters
+    ----------
+    gene_lists
+        Names of genes by who brought them: labs, a file, a model.
+
+    Returns
+    -------
+    str or None
+        A sentence; ``None`` where there is no such name.
+    """
+    holders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for who, genes in gene_lists.items():
+        for key in _names_by_key(tuple(map(str, genes))):
+            holders[key.casefold()][key].add(who)
+    # Two names that every holder of one also has are two genes (fly ``dl`` and ``Dl``).
+    unlike = [
+        sorted(spellings)
+        for spellings in holders.values()
+        if len(spellings) > 1
+        and any(a - b and b - a for a, b in combinations(spellings.values(), 2))
+    ]
+    if not unlike:
+        return None
+    shown = _some((" and ".join(names) for names in sorted(unlike)), 3)
+    return (
+        f"{len(unlike)} gene names differ in case only ({shown}) and count as different genes: "
+        "they may be of two species; if they are the same genes, spell them alike"
+    )
 
 
 def read_reference(path: Path) -> tuple[str, ...]:
@@ -155,8 +189,8 @@ def read_reference(path: Path) -> tuple[str, ...]:
 
 
 def _key(name: str) -> str:
-    versioned = _VERSIONED.fullmatch(name)
-    return (versioned[1] + (versioned[2] or "") if versioned else name).casefold()
+    ensembl = _ENSEMBL.fullmatch(name)
+    return (ensembl[1] + (ensembl[2] or "")).upper() if ensembl else name
 
 
 @lru_cache(maxsize=64)  # labs cut from one file bring one list
@@ -182,9 +216,13 @@ def _identify(lists: Mapping[str, tuple[str, ...]]) -> dict[str, dict[_Identity,
     return {lab: identified[names] for lab, names in lists.items()}
 
 
+def is_positional(names: Sequence[str] | np.ndarray) -> bool:
+    """Tell ``g0, g1, …`` from gene names; bare numbers must count up (Entrez ids do not)."""
+    return _is_positional(tuple(map(str, names)))
+
+
 @lru_cache(maxsize=64)
 def _is_positional(names: tuple[str, ...]) -> bool:
-    """Tell ``g0, g1, …`` from gene names; bare numbers must count up (Entrez ids do not)."""
     numbers, prefixed = [], True
     for name in names:
         position = _POSITION.fullmatch(name)
@@ -249,6 +287,7 @@ def _refuse_few(
     if not short:
         return
     measured = _sizes(labs)
+    note = case_note({lab: list(found.values()) for lab, found in labs.items()})
     if how == "reference":
         raise DataError(
             f"too few genes of the reference in {_some(f'{lab} ({shared[lab]})' for lab in short)}"
@@ -259,7 +298,7 @@ def _refuse_few(
         raise DataError(
             f"{_some(f'{lab} shares {shared[lab]}' for lab in short)} genes with other labs, "
             f"min-shared-genes = {min_shared}; measured were {measured}; leave these labs out or "
-            "name their genes as the others do"
+            "name their genes as the others do" + (f"; {note}" if note else "")
         )
     nearly = Counter(
         next(lab for lab in labs if gene not in labs[lab])
@@ -274,7 +313,7 @@ def _refuse_few(
     )
     raise DataError(
         f"the labs share {len(kept)} genes, min-shared-genes = {min_shared}; measured were "
-        f"{measured}; {advice}set genes = 'union'"
+        f"{measured}; {advice}set genes = 'union'" + (f"; {note}" if note else "")
     )
 
 

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
 from fedsc.data.expression import Expression
-from fedsc.data.genes import refuse_other_positions
+from fedsc.data.genes import case_note, refuse_other_positions
 from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
 
@@ -163,9 +163,11 @@ def transform(
     measured = np.zeros(len(place), dtype=bool)
     measured[chosen[(chosen >= 0) & cells.measured]] = True
     if not measured.any():
+        note = case_note({"the file": expression.genes, "the model": preprocessing.genes})
         raise DataError(
             f"the file measured none of the {len(place)} genes the model uses "
-            f"({', '.join(preprocessing.genes[:3])}, …); check how its genes are named"
+            f"({', '.join(preprocessing.genes[:3])}, …); "
+            + (note or "check how its genes are named")
         )
     values = _chosen_values(cells, preprocessing.target_sum, chosen, len(place))
     mean, std = preprocessing.mean, preprocessing.std

@@ -162,8 +162,10 @@ def _label_key(path: Path) -> str:
     """Look for the usual column of cell types, reading names only."""
     import h5py
 
+    from fedsc.data.reading.safe_hdf5 import open_hdf5
+
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             if "obs" in file:
                 obs = file["obs"]
                 columns = obs.keys() if isinstance(obs, h5py.Group) else obs.dtype.names or ()

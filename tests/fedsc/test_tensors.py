@@ -74,3 +74,33 @@ def test_damaged_bytes_are_a_value_error(damage, tmp_path):
 def test_a_file_that_is_not_there_says_which(tmp_path):
     with pytest.raises(FileNotFoundError):
         tensors.read(tmp_path / "none.safetensors")
+
+
+def test_any_flipped_bit_of_a_file_with_a_digest_is_found(tmp_path):
+    path, rng = tmp_path / "x.safetensors", np.random.default_rng(0)
+    arrays = {
+        "b": rng.normal(size=(3, 5)).astype(np.float32),
+        "a": np.arange(4),
+        "none": np.ones(0),
+    }
+    whole = tensors.pack(arrays, {"round": 3, "λ": {"lab": 0.25}})
+    for bit in rng.choice(8 * len(whole), size=500, replace=False):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            about = tensors.read(path)[1]
+        except ValueError:
+            continue
+        assert about == {}, f"bit {bit}"  # the name of the record was hit: there is none
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "[" * 100_000])
+def test_what_is_no_record_is_refused_though_its_digest_is_right(tmp_path, text):
+    import safetensors.numpy
+
+    path, arrays = tmp_path / "x.safetensors", {"a": np.ones(2)}
+    digest = tensors._digest(arrays, text)
+    path.write_bytes(safetensors.numpy.save(arrays, {"fedsc": f"{digest} {text}"}))
+    with pytest.raises(ValueError, match="kept with the tensors"):
+        tensors.read(path)

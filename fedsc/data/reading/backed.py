@@ -63,10 +63,12 @@ def open_backed(path: Path, kind: Kind, *, layer: str = "") -> Backed:
     DataError
         If the matrix is not stored row by row (CSR), or gene names repeat.
     """
-    import h5py
     from anndata.io import read_elem
 
-    with h5py.File(path) as file:
+    from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_large
+
+    with open_hdf5(path) as file:
+        refuse_large(file.get("var"))
         element = file.get(_element(layer))
         if element is None or element.attrs.get("encoding-type") != "csr_matrix":
             raise DataError(

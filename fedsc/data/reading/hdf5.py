@@ -14,12 +14,16 @@ import numpy as np
 import pandas as pd
 
 from fedsc.data.reading.contents import Contents, layer_name, name_genes, only_genes, positional
+from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.safe_hdf5 import refuse_large
 from fedsc.data.reading.stored import Compressed, Dense, Stored
 from fedsc.errors import DataError
 
 _GENE_NAMES = ("Gene", "gene_names", "gene_name", "genes", "Genes", "var_names", "Accession")
 _CELL_NAMES = ("CellID", "cell_names", "barcodes", "barcode", "obs_names")
 _GENE_IDS = ("Accession", "gene_ids")
+_MATRICES = ("X", "raw.X", "raw", "layers")
+_BYTES_PER_NAME = 100
 
 
 def read_hdf5(file: h5py.File, layer: str) -> Contents:
@@ -84,20 +88,18 @@ def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, np.ndarray]:
 
     with warnings.catch_warnings():  # of old formats and repeated names: we say it ourselves
         warnings.simplefilter("ignore")
-        if isinstance(file["obs"], h5py.Dataset):  # before anndata 0.7
+        if isinstance(file["obs"], h5py.Dataset):  # before anndata 0.7, which reads all but X
+            refuse_large(*[node for key, node in file.items() if key not in _MATRICES])
             adata = anndata.read_h5ad(Path(file.filename), backed="r")
             obs = adata.obs
             var = (adata.raw if layer == "raw" else adata).var
             adata.file.close()
         else:
-            obs = read_elem(file["obs"])
-            var = read_elem(file["raw/var" if layer == "raw" else "var"])
+            annotation = file["obs"], file["raw/var" if layer == "raw" else "var"]
+            refuse_large(*annotation)
+            obs, var = map(read_elem, annotation)
     obs.index = obs.index.astype(str)
     return obs, var.index.astype(str).to_numpy(dtype=object)
-
-
-def _is_matrix(node: h5py.Dataset | h5py.Group) -> bool:
-    return "indptr" in node if isinstance(node, h5py.Group) else node.ndim == 2
 
 
 def _node(node: h5py.Dataset | h5py.Group) -> Stored:
@@ -133,6 +135,7 @@ def _tenx(file: h5py.File, genomes: list[str]) -> Contents:
         symbols, ids = symbols[columns], ids[columns]
     genes, renamed = name_genes(symbols, ids)
     cells = _strings(group["barcodes"])
+    refuse_large(group["shape"])
     n_features, n_cells = group["shape"][:]  # CSC of features × cells is CSR of cells × features
     return Contents(
         matrix=_compressed(group, (int(n_cells), int(n_features))),
@@ -193,6 +196,8 @@ def _names(
     """Find the names of an axis under one of several customary keys, or number it."""
     found = next((key for key in keys if key in group), None)
     if found is None:
+        if problem := memory_problem(count * _BYTES_PER_NAME):
+            raise DataError(problem)
         return positional(prefix, count), ()
     names = _strings(group[found])
     ids = next((key for key in _GENE_IDS if key in group and key != found), None)
@@ -211,6 +216,7 @@ def _columns(group: h5py.Group, cells: np.ndarray) -> pd.DataFrame:
 
 
 def _values(node: h5py.Dataset) -> np.ndarray:
+    refuse_large(node)
     values: np.ndarray = node[()]
     if values.dtype.kind in "OS":  # h5py gives text as bytes
         text = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.flat]

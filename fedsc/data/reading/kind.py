@@ -7,7 +7,6 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Kind
-from fedsc.errors import DataError
 
 KIND_NAMES: Mapping[Kind, str] = {"counts": "raw counts", "lognorm": "log-normalised values"}
 
@@ -113,25 +112,6 @@ def judge(values: Values) -> tuple[Kind | None, list[str]]:
     if problems:
         return None, problems
     return ("counts" if values.whole else "lognorm"), []
-
-
-def expression_kind(matrix: csr_matrix) -> Kind:
-    """Tell what a matrix holds.
-
-    Parameters
-    ----------
-    matrix
-        cells × genes, any number type; never made dense.
-
-    Raises
-    ------
-    DataError
-        If it holds neither counts nor log-normalised values, with every reason.
-    """
-    kind, problems = judge(look_at(matrix))
-    if kind is None:
-        raise DataError("the matrix " + " and ".join(problems))
-    return kind
 
 
 def count(number: int, thing: str) -> str:

@@ -18,6 +18,7 @@ from fedsc.data.reading.contents import Contents, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
 from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.safe_hdf5 import refuse_foreign
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
     label_problems,
@@ -131,7 +132,7 @@ def _examine(contents: Contents, label_key: str) -> Examination:
 
 
 def _load(contents: Contents) -> csr_matrix:
-    with _explained():
+    with explained():
         matrix = contents.matrix
         if not isinstance(matrix, csr_matrix):
             if problem := memory_problem(matrix.needed_bytes()):
@@ -144,7 +145,7 @@ def _load(contents: Contents) -> csr_matrix:
 def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
     """Open a file with the reader for it; HDF5 files stay open inside the context."""
     with ExitStack() as stack:
-        with _explained():
+        with explained():
             if not path.exists():
                 raise DataError("there is no such file or folder")
             if path.is_file() and not path.stat().st_size:
@@ -175,13 +176,19 @@ def _open_hdf5(path: Path) -> h5py.File:
             "(copy or download it again) or is something else"
         )
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         if "truncated" not in str(error):
             raise
         raise DataError(
             "the file is truncated, its end is missing: copy or download it again"
         ) from error
+    try:
+        refuse_foreign(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _refuse_misfit(contents: Contents) -> None:
@@ -197,7 +204,7 @@ def _refuse_misfit(contents: Contents) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn whatever a library says about a broken file into a sentence.
 
     Damage surfaces in h5py, anndata, pandas, SciPy or zlib as any kind of exception, so all are

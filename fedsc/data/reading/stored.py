@@ -11,12 +11,15 @@ import h5py
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
+from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.safe_hdf5 import refuse_unwritten
 from fedsc.errors import DataError
 
 SLAB = 2**22
 """Values read at a time: 16 MiB as float32."""
 
 _SAMPLE = 2**18
+_SMALL = 2**26  # bytes not asked about
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class Dense:
 
     def _rows(self, start: int, stop: int) -> csr_matrix:
         _refuse_text(self.values)
+        refuse_unwritten(self.values)
+        rows, genes = min(stop, self.shape[0]) - start, self.shape[1]
+        _refuse_large(rows * genes * (self.values.dtype.itemsize + 4))
         slab = self.values[:, start:stop].T if self.genes_first else self.values[start:stop]
         with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is reported
             return csr_matrix(slab.astype(np.float32))
@@ -133,8 +139,17 @@ class Compressed:
 
     def _read(self, major: int) -> csr_matrix:
         _refuse_text(self.data)
+        for part in (self.data, self.indices, self.indptr):
+            refuse_unwritten(part)
+        _refuse_large((major + 1) * self.indptr.dtype.itemsize)
         starts = self.indptr[: major + 1]
         size = int(starts[-1])
+        if not 0 <= size <= min(len(self.data), len(self.indices)):
+            raise DataError(
+                f"{self.indptr.name} promises {size:,} values and {self.data.name} holds "
+                f"{len(self.data):,}: the file is damaged; copy or make it again"
+            )
+        _refuse_large(2 * _compressed_bytes(size, major))
         index_type = _index_type(size)
         values = np.empty(size, dtype=np.float32)
         indices = np.empty(size, dtype=index_type)
@@ -161,6 +176,11 @@ Stored = Dense | Compressed
 def _refuse_text(values: h5py.Dataset) -> None:
     if values.dtype.kind not in "biuf":
         raise DataError(f"{values.name} holds {values.dtype}, not numbers")
+
+
+def _refuse_large(needed: int) -> None:
+    if needed > _SMALL and (problem := memory_problem(needed)):
+        raise DataError(problem)
 
 
 def _index_type(size: int) -> type[np.signedinteger]:

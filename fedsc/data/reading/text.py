@@ -1,23 +1,27 @@
 """Readers of the text formats: 10x matrix folders (``.mtx``) and tables (``.csv``, ``.tsv``)."""
 
 import csv
-import gzip
+import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from fedsc.data.reading.contents import Contents, name_genes, only_genes
-from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.memory import available_memory, memory_problem
+from fedsc.data.reading.safe_text import MOST_NAME, open_bounded
 from fedsc.data.reading.stored import SLAB
 from fedsc.errors import DataError
 
 _MATRIX = re.compile(r"matrix\.mtx(\.gz)?$")
+_MOST_COLUMNS = 1_000_000
+_MOST_HEADER = 2**20
+_MOST_TRIPLET = 128  # bytes of a line "gene cell value"
+_MEMORY_PER_BYTE = 16  # what a byte of names takes as a Python object
 _MTX_BYTES_PER_VALUE = 28  # triplets as they are parsed (20) and the compressed matrix (8)
 
 
@@ -40,8 +44,9 @@ def read_mtx(path: Path) -> Contents:
     matrix_file = _matrix_file(path)
     features_file = _companion(matrix_file, "features", "genes")
     barcodes_file = _companion(matrix_file, "barcodes")
-    features, cells = _lines(features_file), _lines(barcodes_file)[0].to_numpy()
-    rows, columns, stored, *_ = mminfo(matrix_file)
+    with open_bounded(matrix_file, _MOST_HEADER) as file:
+        rows, columns, stored, *_ = mminfo(file)
+    features, cells = _lines(features_file, rows), _lines(barcodes_file, columns)[0].to_numpy()
     if (rows, columns) != (len(features), len(cells)):
         turned = (rows, columns) == (len(cells), len(features))
         raise DataError(
@@ -51,7 +56,8 @@ def read_mtx(path: Path) -> Contents:
         )
     if problem := memory_problem(stored * _MTX_BYTES_PER_VALUE):
         raise DataError(problem)
-    triplets = mmread(matrix_file)
+    with open_bounded(matrix_file, _MOST_HEADER + stored * _MOST_TRIPLET) as file:
+        triplets = mmread(file)
     if isinstance(triplets, np.ndarray):  # Matrix Market's dense variety
         matrix = csr_matrix(triplets.T.astype(np.float32))
     else:
@@ -100,12 +106,22 @@ def _companion(matrix_file: Path, *stems: str) -> Path:
     raise DataError(f"{matrix_file.name} has no {wanted} beside it")
 
 
-def _lines(file: Path) -> pd.DataFrame:
-    """Read a table of text without header; an empty file has no rows."""
+def _lines(file: Path, promised: int) -> pd.DataFrame:
+    """Read a table of text without header, as long as the matrix says; an empty one has no rows."""
+    most = _MOST_HEADER + promised * MOST_NAME
+    available = available_memory()
+    if available is not None:
+        most = min(most, available // _MEMORY_PER_BYTE)
     try:
-        return pd.read_csv(
-            file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
-        ).astype(object)
+        with open_bounded(file, most) as stream:
+            return pd.read_csv(
+                stream,
+                sep="\t",
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                quoting=csv.QUOTE_NONE,
+            ).astype(object)
     except pd.errors.EmptyDataError:
         return pd.DataFrame({0: []}, dtype=object)
 
@@ -126,9 +142,11 @@ def read_table(path: Path, label_key: str) -> Contents:
     DataError
         If it is no such table, or columns other than ``label_key`` hold text.
     """
-    with _open_text(path) as file:
+    with io.TextIOWrapper(open_bounded(path), encoding="utf-8-sig") as file:
         first, second = file.readline(), file.readline()
     separator = max("\t,;", key=first.count)
+    if first.count(separator) > _MOST_COLUMNS:
+        raise DataError(f"its first line names more than {_MOST_COLUMNS:,} genes: it is no table")
     header, sample = (next(csv.reader([line], delimiter=separator), []) for line in (first, second))
     if len(header) == len(sample) - 1:
         header = ["", *header]
@@ -141,7 +159,7 @@ def read_table(path: Path, label_key: str) -> Contents:
     genes = np.array(header, dtype=object)
     is_label = (genes == label_key) & (label_key != "")
     is_label[0] = False
-    pieces, cells, labels = [], [], []
+    pieces, cells, labels, needed = [], [], [], 0
     with _chunks(path, separator, len(header), np.flatnonzero(is_label)) as chunks:
         for chunk in chunks:
             values = chunk.loc[:, ~is_label].iloc[:, 1:]
@@ -149,6 +167,9 @@ def read_table(path: Path, label_key: str) -> Contents:
             pieces.append(csr_matrix(values.to_numpy(dtype=np.float32)))
             cells.append(chunk[0])
             labels.append(chunk.loc[:, is_label])
+            needed += _table_bytes(pieces[-1], cells[-1])
+            if problem := memory_problem(needed):  # the pieces and the whole exist together
+                raise DataError(f"it goes on beyond line {sum(map(len, cells)):,}: {problem}")
     n_genes = int((~is_label).sum()) - 1
     names = np.concatenate(cells).astype(object) if cells else np.array([], dtype=object)
     obs = pd.DataFrame(index=names)
@@ -164,10 +185,9 @@ def read_table(path: Path, label_key: str) -> Contents:
     )
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")
+def _table_bytes(values: csr_matrix, cells: pd.Series) -> int:
+    """Give the memory that joining some rows to the others takes."""
+    return int(values.data.nbytes + values.indices.nbytes + values.indptr.nbytes) + 8 * len(cells)
 
 
 @contextmanager
@@ -175,9 +195,10 @@ def _chunks(
     path: Path, separator: str, width: int, text: np.ndarray
 ) -> Iterator[Iterable[pd.DataFrame]]:
     """Read the lines after the header, as many at a time as may be dense in memory."""
+    file = open_bounded(path)
     try:
         reader = pd.read_csv(
-            path,
+            file,
             sep=separator,
             header=None,
             names=range(width),
@@ -189,9 +210,10 @@ def _chunks(
             encoding="utf-8-sig",
         )
     except pd.errors.EmptyDataError:
+        file.close()
         yield []
         return
-    with reader:
+    with file, reader:
         yield reader
 
 

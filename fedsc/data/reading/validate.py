@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Kind
+from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, count, judge, look_at
 from fedsc.data.reading.stored import Stored
@@ -41,7 +42,6 @@ _COMMON_GENES = {
 }
 _GENE = re.compile(r"(ENS[A-Z]*G\d{11}|MT-(ND|CO|ATP|CYB|RN)|RP[LS]P?\d+[AXY]?$)", re.IGNORECASE)
 _BARCODE = re.compile(r"(?<![A-Z])[ACGT]{10,}(?![A-Z])")
-_POSITION = re.compile(r"(g|gene_?)?\d+$", re.IGNORECASE)
 
 
 def value_problems(
@@ -138,7 +138,7 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
     detected[matrix.indices] = True
     if not detected.all():
         found.append(f"{count(int((~detected).sum()), 'gene')} never detected")
-    if all(_POSITION.match(str(gene)) for gene in genes):
+    if is_positional(genes):
         found.append(
             f"genes are named by position ({_some(genes)}), so this file joins only with files "
             "whose genes stand in the same order"

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -7,10 +9,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fedsc import tensors
 from fedsc.cli.embed import embed
 from fedsc.errors import DataError
 from fedsc.federated.kmeans import assign
-from fedsc.model import load_centres
+from fedsc.model import load_centres, load_model, pack_centres
+from partitioning.simulation import simulated_labs
 from simulations.inprocess import run_inprocess
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -51,7 +55,7 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
 def test_leiden_is_taken_where_it_is_asked_for_or_the_run_made_no_clusters(run, tiny_set, tmp_path):
     asked, alone = tmp_path / "asked.h5ad", tmp_path / "alone.h5ad"
     assert _invoke(tiny_set, "--model", run, "-o", asked, "--resolution", "0.5").exit_code == 0
-    (run / "clusters.npz").unlink()
+    (run / "clusters.safetensors").unlink()
     assert _invoke(tiny_set, "--model", run, "-o", alone).exit_code == 0
     copies = [anndata.read_h5ad(path) for path in (asked, alone)]
     for cells in copies:
@@ -85,6 +89,94 @@ def test_refusals(run, tiny_set, tmp_path, arguments, words):
     assert not (tmp_path / "out.h5ad").exists()
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("scale", ["pooled", "lab"])
+@pytest.mark.parametrize("local_norm", [False, True])
+def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, local_norm):
+    config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
+    run_inprocess(config)
+    folder = Path(config.output) / "run"
+    for lab, cells in simulated_labs(config).labs.items():
+        own = folder / "labs" / lab
+        anndata.AnnData(
+            cells.matrix, obs=pd.DataFrame(index=cells.cells), var=pd.DataFrame(index=cells.genes)
+        ).write_h5ad(tmp_path / "lab.h5ad")
+        arguments = (tmp_path / "lab.h5ad", "--model", folder, "-o", tmp_path / "out.h5ad")
+        done = _invoke(*arguments)
+        if local_norm and norm != "none":
+            assert "stayed in the labs" in str(done.exception)
+            (*_, newest) = sorted(own.glob("private-*.safetensors"))
+            done = _invoke(*arguments, "--private", newest)
+        assert done.exit_code == 0, done.exception
+        found = anndata.read_h5ad(tmp_path / "out.h5ad")
+        kept = tensors.read(own / "embedding.safetensors")[0]["embedding"]
+        assert found.obsm["X_fedsc"].tobytes() == kept.tobytes()
+        assert found.uns["fedsc"]["scale"] == scale
+        assert ("standardised within this file" in done.output) == (scale == "lab")
+
+
+def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, tmp_path):
+    genes = load_model(run).preprocessing.genes
+    whole = anndata.read_h5ad(tiny_set)
+
+    def embedded(n, *more):
+        chosen = [gene for gene in whole.var_names if gene not in genes[n:]]
+        whole[:, chosen].copy().write_h5ad(tmp_path / "few.h5ad")
+        output = tmp_path / "out.h5ad"
+        output.unlink(missing_ok=True)
+        done = _invoke(tmp_path / "few.h5ad", "--model", run, "-o", output, *more)
+        about = anndata.read_h5ad(output).uns["fedsc"] if output.exists() else None
+        return done, about
+
+    done, about = embedded(len(genes))
+    assert f"measured: {len(genes)} of the model's {len(genes)} genes (100%)" in done.output
+    assert (about["genes"], about["genes-measured"]) == (len(genes), len(genes))
+    assert about["weight-measured"] == pytest.approx(1)
+    assert "warning" not in about
+
+    half = len(genes) // 2
+    done, about = embedded(half)
+    assert done.exit_code == 0
+    assert f"warning: the file has only {half} of the model's" in done.output
+    assert about["genes-measured"] == half
+    assert 0 < about["weight-measured"] < 1
+    assert "clusters may be off" in about["warning"]
+
+    done, about = embedded(3)
+    assert isinstance(done.exception, DataError)
+    assert "has only 3 of" in str(done.exception)
+    assert "--allow-low-coverage" in str(done.exception)
+    assert about is None
+    done, about = embedded(3, "--allow-low-coverage")
+    assert done.exit_code == 0
+    assert about["genes-measured"] == 3
+
+
+def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
+    centres = pack_centres(np.ones((2, 5)), np.ones(2, dtype=np.int64))
+    (run / "clusters.safetensors").write_bytes(centres)
+    done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
+    assert "centres of 5 dimensions, the model has 60" in str(done.exception)
+
+
+def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_path):
+    done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "o.h5ad", "--plot", "map.xyz")
+    assert isinstance(done.exception, DataError)
+    assert not (tmp_path / "o.h5ad").exists()
+
+
 def test_the_input_is_no_output(run, tiny_set):
     done = _invoke(tiny_set, "--model", run, "-o", tiny_set)
     assert "is the input file" in str(done.exception)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_an_exit_code(run, tiny_set, full_disk):
+    command = [sys.executable, "-m", "fedsc.cli", "embed", tiny_set, "--model", run]
+    done = subprocess.run(
+        [*map(str, command), "-o", str(full_disk / "out.h5ad")], capture_output=True, text=True
+    )
+    assert done.returncode == 1  # not −11
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: cannot write")
+    assert sentence.endswith("No space left on device; free some space")
+    assert not list(full_disk.iterdir())

@@ -1,10 +1,12 @@
 import anndata
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedsc.data.annotated import add_clusters, storable, write_annotated
 from fedsc.data.reading.read import read
-from fedsc.errors import RunError
+from fedsc.errors import DataError, RunError
 
 
 @pytest.fixture
@@ -40,12 +42,48 @@ def test_what_an_h5ad_cannot_hold_is_left_out_or_turned(tmp_path, cells):
     assert back["a per b"]["list"].tolist() == [1, 2]
 
 
-def test_a_copy_that_cannot_be_written_leaves_nothing(tiny_set, tmp_path, monkeypatch):
-    def write(self, path, **options):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def test_a_copy_is_what_anndata_writes(tiny_set, cells, tmp_path):
+    """All that a file can hold comes back, and a text column has become a category as ever."""
+    cells.obs["text"] = [f"t{i % 2}" for i in range(96)]
+    cells.raw = cells.copy()
+    cells.layers["half"] = cells.X / 2
+    cells.obsm["X_pca"] = np.ones((96, 2))
+    cells.uns["note"] = {"a": np.arange(3), "b": "text"}
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    write_annotated(tmp_path / "in.h5ad", tmp_path / "out.h5ad", read(tiny_set), lambda cells: None)
+    one, other = anndata.read_h5ad(tmp_path / "in.h5ad"), anndata.read_h5ad(tmp_path / "out.h5ad")
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+    pd.testing.assert_frame_equal(one.var, other.var)
+    for ours, theirs in ((one.X, other.X), (one.raw.X, other.raw.X)):
+        assert (ours != theirs).nnz == 0
+    assert (one.layers["half"] != other.layers["half"]).nnz == 0
+    np.testing.assert_array_equal(one.obsm["X_pca"], other.obsm["X_pca"])
+    assert other.uns["note"]["b"] == "text"
+    with h5py.File(tmp_path / "in.h5ad") as a, h5py.File(tmp_path / "out.h5ad") as b:
+        assert dict(a.attrs) == dict(b.attrs)
+    assert other.obs["text"].dtype == "category"
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", write)
+
+def test_a_full_disk_leaves_nothing_and_ends_in_a_sentence(tiny_set, full_disk):
+    (full_disk / "out.h5ad").write_bytes(b"old")
     with pytest.raises(RunError, match=r"cannot write .*out\.h5ad: No space left"):
-        write_annotated(tiny_set, tmp_path / "out.h5ad", read(tiny_set), lambda cells: None)
-    assert not list(tmp_path.iterdir())
+        write_annotated(tiny_set, full_disk / "out.h5ad", read(tiny_set), lambda cells: None)
+    assert [path.name for path in full_disk.iterdir()] == ["out.h5ad"]
+    assert (full_disk / "out.h5ad").read_bytes() == b"old"
+
+
+def test_what_reading_did_not_look_at_is_checked_before_it_is_copied(cells, tmp_path):
+    path = tmp_path / "in.h5ad"
+    cells.obsm["X_pca"] = np.ones((96, 2))
+    cells.write_h5ad(path)
+    expression = read(path)
+    with h5py.File(path, "r+") as file:
+        del file["obsm/X_pca"]
+        file.create_dataset("obsm/X_pca", (96, 10**12), "f4", chunks=(96, 100))
+    with pytest.raises(DataError, match="/obsm/X_pca promises"):
+        write_annotated(path, tmp_path / "out.h5ad", expression, lambda cells: None)
+    with h5py.File(path, "r+") as file:
+        del file["obsm/X_pca"]
+        file["obsm/X_pca"] = np.ones((7, 2))
+    with pytest.raises(DataError, match="cannot be read"):
+        write_annotated(path, tmp_path / "out.h5ad", expression, lambda cells: None)

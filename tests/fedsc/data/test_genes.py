@@ -1,9 +1,19 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
-from fedsc.data.genes import agree, match, read_reference, refuse_other_positions
+from fedsc.data.genes import (
+    agree,
+    case_note,
+    is_positional,
+    match,
+    read_reference,
+    refuse_other_positions,
+)
+from fedsc.data.reading.validate import notes
 from fedsc.errors import DataError
 
 A = ["ACTB", "CD3D", "GNLY", "NKG7"]
@@ -18,15 +28,36 @@ def test_intersection_union_reference():
     assert agree(labs, "reference", reference, 2).tolist() == ["ACTB", "GNLY", "NKG7"]
 
 
-def test_case_and_ensembl_versions_do_not_matter():
-    labs = {"a": ["Actb", "CD3D"], "b": ["ACTB", "cd3d"], "c": ["ACTB", "CD3D"]}
-    assert agree(labs, "intersection", None, 2).tolist() == ["ACTB", "CD3D"]  # the commonest
-    assert agree(labs, "reference", ["actB", "Cd3d"], 2).tolist() == ["Cd3d", "actB"]
+def test_of_ensembl_ids_neither_version_nor_case_counts():
     ids = {
         "a": ["ENSG00000000003.15", "ENSG00000000419"],
-        "b": ["ENSG00000000003", "ENSG00000000419.2"],
+        "b": ["ensg00000000003", "ENSG00000000419.2"],
     }
-    assert agree(ids, "intersection", None, 2).tolist() == ["ENSG00000000003", "ENSG00000000419"]
+    assert agree(ids, "intersection", None, 2).tolist() == ["ENSG00000000003.15", "ENSG00000000419"]
+    ids["c"] = ["ENSG00000000003.15", "ENSG00000000419.2"]
+    assert agree(ids, "intersection", None, 2)[1] == "ENSG00000000419.2"  # the commonest
+    assert agree(ids, "reference", ["ENSG00000000003"], 1).tolist() == ["ENSG00000000003"]
+
+
+def test_symbols_of_two_species_are_not_joined_and_it_is_said():
+    labs = {"man": ["WASH7P", "ACTB", "X"], "mouse": ["Wash7p", "Actb", "X"], "more": ["ACTB", "X"]}
+    assert agree(labs, "intersection", None, 1).tolist() == ["X"]
+    assert agree(labs, "union", None, 1).tolist() == ["ACTB", "Actb", "WASH7P", "Wash7p", "X"]
+    assert match(["Actb", "X"], ["ACTB", "X"]).tolist() == [-1, 1]
+    assert case_note(labs) == (
+        "2 gene names differ in case only (ACTB and Actb, WASH7P and Wash7p) and count as "
+        "different genes: they may be of two species; if they are the same genes, spell them alike"
+    )
+    with pytest.raises(DataError, match=r"share 1 genes.*2 gene names differ in case only"):
+        agree(labs, "intersection", None, 2)
+
+
+def test_two_genes_of_every_lab_are_no_odd_spelling():
+    fly = ["dl", "Dl", "w"]
+    assert case_note({"a": fly, "b": fly[::-1]}) is None
+    assert case_note({"a": fly, "b": ["dl"]}) is None  # one of the two was not measured
+    assert "DL, Dl" in case_note({"a": ["Dl"], "b": ["DL"]}).replace(" and ", ", ")
+    assert case_note({"a": ["ENSG00000000003.1"], "b": ["ensg00000000003"]}) is None
 
 
 def test_versions_are_only_cut_from_ensembl_ids():
@@ -36,13 +67,17 @@ def test_versions_are_only_cut_from_ensembl_ids():
     assert agree({"a": par, "b": par[::-1]}, "intersection", None, 2).tolist() == par
 
 
-def test_names_that_collide_in_one_lab_match_exactly_everywhere():
-    labs = {"a": ["dl", "Dl", "w"], "b": ["Dl", "W"], "c": ["DL", "w"]}
-    assert agree(labs, "intersection", None, 1).tolist() == ["w"]
-    assert agree(labs, "union", None, 1).tolist() == ["DL", "Dl", "dl", "w"]
-    assert match(["DL", "dl", "W"], ["DL", "Dl", "dl", "w"]).tolist() == [0, 2, 3]
-    assert match(["dL", "W"], ["DL", "Dl", "dl", "w"]).tolist() == [-1, 3]  # which one?
-    assert match(["DL", "dL", "w"], ["dl", "w"]).tolist() == [-1, -1, 1]
+def test_ids_that_collide_in_one_lab_match_exactly_everywhere():
+    one, two, other = "ENSG00000000003.1", "ENSG00000000003.2", "ENSG00000000419.1"
+    labs = {
+        "a": [one, two, other],
+        "b": [two, "ENSG00000000419.7"],
+        "c": ["ENSG00000000003", other],
+    }
+    assert agree(labs, "intersection", None, 1).tolist() == [other]
+    assert agree(labs, "union", None, 1).tolist() == ["ENSG00000000003", one, two, other]
+    assert match([two, "ENSG00000000003"], [one, two]).tolist() == [1, -1]  # which one?
+    assert match([one, two], ["ENSG00000000003"]).tolist() == [-1, -1]
 
 
 names = st.text(alphabet="aAbBcD1", min_size=1, max_size=3).map(lambda s: "x" + s + "z")
@@ -76,7 +111,7 @@ def test_what_is_agreed_on_is_found_again(lists, how):
         places = found[found >= 0]
         assert len(set(places)) == len(places)
         for name, place in zip(genes, found, strict=True):
-            assert place < 0 or vocabulary[place].lower() == name.lower()
+            assert place < 0 or vocabulary[place] == name
         if how == "intersection":
             assert len(places) == len(vocabulary)
         else:
@@ -159,3 +194,21 @@ def test_long_messages_are_cut():
     labs = {f"lab-{i:02}": np.array([f"gene-{i}-x", "y"], dtype=object) for i in range(20)}
     with pytest.raises(DataError, match=r"… \(12 more\)"):
         agree(labs, "intersection", None, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["g{}", "G_{}", "gene{}", "feature {}", "x{}", "v.{}", "var-{}", "{}"]
+)
+def test_one_rule_tells_positions_from_names(name):
+    """What a run refuses to join, the notes of a file say."""
+    genes = np.array([name.format(i) for i in range(6)], dtype=object)
+    assert is_positional(genes)
+    found = notes(csr_matrix(np.ones((2, 6))), genes, pd.DataFrame(index=["a", "b"]), "")
+    assert any("named by position" in note for note in found)
+    with pytest.raises(DataError, match="by position"):
+        agree({"a": genes, "b": genes[1:]}, "union", None, 1)
+
+
+@pytest.mark.parametrize("genes", [["ACTB", "g1"], ["7157", "672"], ["CD3", "CD4"], []])
+def test_genes_are_no_positions(genes):
+    assert not is_positional(np.array(genes, dtype=object))
