@@ -6,9 +6,12 @@ from scipy.sparse import csr_matrix
 from fedsc.data.aligned import Aligned
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.preprocess import CellMatrix, Preprocessing
-from fedsc.federated import kmeans, metrics, pca, preprocessing
+from fedsc.federated import graph, kmeans, metrics, micro, pca, preprocessing
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Question, Sums
+
+_OF_EMBEDDED = metrics.ANSWERS | graph.ANSWERS
+_OF_EMBEDDING = kmeans.ANSWERS | micro.ANSWERS
 
 
 def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
@@ -18,7 +21,8 @@ def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
     ----------
     data
         What is asked about: aligned expression (gene moments, library sizes), prepared cells
-        (principal components) or embedding and labels (k-means, scores).
+        (principal components) or embedding and labels (k-means, graph
+        clusters, scores).
     question
         Named for the statistic.
 
@@ -31,9 +35,12 @@ def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
         return preprocessing.answer(data, question)
     if isinstance(data, CellMatrix):
         return pca.answer(data, question)
-    if question.name in metrics.ANSWERS:
-        return metrics.answer(data, question)
-    return kmeans.answer(data.x, question)
+    if question.name in _OF_EMBEDDED:
+        return _OF_EMBEDDED[question.name](data, question)
+    if question.name in _OF_EMBEDDING:
+        return _OF_EMBEDDING[question.name](data.x, question)
+    known = sorted(_OF_EMBEDDED | _OF_EMBEDDING)
+    raise ValueError(f"unknown question '{question.name}', known are {known}")
 
 
 def no_expression(vocabulary: np.ndarray, kind: Kind) -> Aligned:
