@@ -132,8 +132,8 @@ def test_closure_is_the_share_of_what_was_missing():
         (0.95, None, False, "mixed already"),
         (0.3, None, True, "may help"),
         (0.3, (0.9, 0.2), True, "86% of the gap closed, 20% of the movement"),
-        (0.3, (0.5, 0.2), False, "too little is closed"),
-        (0.3, (0.9, 0.8), False, "bent rather than moved"),
+        (0.3, (0.5, 0.2), False, "29% of the gap closed, 20% of the movement"),
+        (0.3, (0.9, 0.8), False, "the difference should be at least 40%"),
     ],
 )
 def test_decisions_give_their_figures(before, after, integrate, reason):
