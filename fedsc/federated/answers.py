@@ -1,4 +1,10 @@
-"""Everything a lab can be asked about its data: the whole of what a server can learn of it."""
+"""Everything a lab can be asked about its data: the whole of what a server can learn of it.
+
+Integration, whose answers change what a lab keeps, stands in ``harmony_lab.py`` and ``mixing.py``.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -6,21 +12,57 @@ from scipy.sparse import csr_matrix
 from fedsc.data.aligned import Aligned
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.preprocess import CellMatrix, Preprocessing
-from fedsc.federated import annotation, kmeans, markers, metrics, pca, preprocessing, quality
+from fedsc.federated import (
+    annotation,
+    graph,
+    kmeans,
+    markers,
+    metrics,
+    micro,
+    pca,
+    preprocessing,
+    quality,
+)
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Question, Sums
 
+Data = Aligned | CellMatrix | Embedded | Clustered
+"""What a lab can be asked about: expression in the vocabulary's columns (gene moments, library
+sizes, quality control), prepared cells (principal components), embedding and labels (k-means,
+graph clusters, scores), clusters (markers, cell types)."""
 
-def answer(data: Aligned | CellMatrix | Embedded | Clustered, question: Question) -> Sums:
-    """Answer a question about a lab's expression, prepared cells, embedding or clusters in sums.
+
+def _of_embedding(
+    answers: dict[str, Callable[[np.ndarray, Question], Sums]],
+) -> dict[str, Callable[[Embedded, Question], Sums]]:
+    """Let functions of an embedding answer for a lab that has labels too."""
+    return {
+        name: lambda lab, question, of=of: of(lab.x, question)  # type: ignore[misc]
+        for name, of in answers.items()
+    }
+
+
+_ANSWERS: dict[type, dict[str, Callable[[Any, Question], Sums]]] = {
+    Aligned: {**preprocessing.ANSWERS, **quality.ANSWERS},
+    CellMatrix: {**pca.ANSWERS},
+    Embedded: {
+        **metrics.ANSWERS,
+        **graph.ANSWERS,
+        **_of_embedding(kmeans.ANSWERS),
+        **_of_embedding(micro.ANSWERS),
+    },
+    Clustered: {**markers.ANSWERS, **annotation.ANSWERS},
+}
+
+
+def answer(data: Data, question: Question) -> Sums:
+    """Answer a question in sums.
 
     Parameters
     ----------
     data
-        What is asked about: aligned expression (gene moments, library sizes, quality control),
-        prepared cells (principal components), embedding and labels (k-means, scores) or clusters
-        (markers, cell types).
+        What is asked about.
     question
         Named for the statistic.
 
@@ -31,19 +73,10 @@ def answer(data: Aligned | CellMatrix | Embedded | Clustered, question: Question
     DataError
         If the data do not suit the question.
     """
-    if isinstance(data, Clustered):
-        if question.name in annotation.ANSWERS:
-            return annotation.answer(data, question)
-        return markers.answer(data, question)
-    if isinstance(data, Aligned):
-        if question.name in quality.ANSWERS:
-            return quality.answer(data, question)
-        return preprocessing.answer(data, question)
-    if isinstance(data, CellMatrix):
-        return pca.answer(data, question)
-    if question.name in metrics.ANSWERS:
-        return metrics.answer(data, question)
-    return kmeans.answer(data.x, question)
+    answers = _ANSWERS[type(data)]
+    if question.name not in answers:
+        raise ValueError(f"unknown question '{question.name}', known are {sorted(answers)}")
+    return answers[question.name](data, question)
 
 
 def no_expression(vocabulary: np.ndarray, kind: Kind) -> Aligned:

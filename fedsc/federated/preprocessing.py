@@ -24,7 +24,7 @@ from fedsc.federated.statistics import (
 )
 from fedsc.options import DataOptions
 
-_ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
+ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
     "library-sizes": library_size_counts,
     "gene-moments": gene_moments,
     "clipped-squares": clipped_squares,
@@ -39,9 +39,9 @@ def answer(lab: Aligned, question: Question) -> Sums:
     ValueError
         If it is none of these.
     """
-    if question.name not in _ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(_ANSWERS)}")
-    return _ANSWERS[question.name](lab, question)
+    if question.name not in ANSWERS:
+        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
+    return ANSWERS[question.name](lab, question)
 
 
 def learn_preprocessing(

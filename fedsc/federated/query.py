@@ -6,7 +6,7 @@ take an :data:`Ask` and know nothing of transport, so the same code runs over Fl
 over a list, and later under secure aggregation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,19 +39,20 @@ Ask = Callable[[Question], Sums]
 Lab = TypeVar("Lab")
 
 
-def add(answers: Sequence[Sums]) -> Sums:
-    """Add the answers of several labs, in the given order.
+def add(answers: Iterable[Sums]) -> Sums:
+    """Add the answers of several labs, or batches of cells, in the given order.
 
     Raises
     ------
     ValueError
         If there is no answer, or two answers differ in names or shapes.
     """
-    if not answers:
+    remaining = iter(answers)
+    first = next(remaining, None)
+    if first is None:
         raise ValueError("no answers to add")
-    first, *rest = answers
     total = {name: array.copy() for name, array in first.items()}
-    for answer in rest:
+    for answer in remaining:
         if answer.keys() != total.keys():
             raise ValueError(f"answers differ: {sorted(total)} and {sorted(answer)}")
         for name, array in answer.items():

@@ -43,7 +43,7 @@ def test_iterates_as_scikit_learn_on_the_pool(seed, k, cut):
     x = cloud(seed % 7)
     start = x[np.random.default_rng(seed).choice(len(x), k, replace=False)]
     reference = pooled(x, start)
-    found = lloyd(ask_of(x[:cut], x[cut:]), start, tolerance(x))
+    (found,) = lloyd(ask_of(x[:cut], x[cut:]), start[None], tolerance(x))
     clusters = assign(found.centres, x)
     np.testing.assert_array_equal(partition(clusters), partition(reference.labels_))
     assert found.iterations == reference.n_iter_
@@ -56,7 +56,7 @@ def test_iterates_as_scikit_learn_on_the_pool(seed, k, cut):
 def test_iterates_as_scikit_learn_far_from_the_origin():
     x = cloud(0) + 1e5
     start = x[:6]
-    found = lloyd(ask_of(x[:100], x[100:]), start, tolerance(x))
+    (found,) = lloyd(ask_of(x[:100], x[100:]), start[None], tolerance(x))
     reference = pooled(x, start)
     np.testing.assert_array_equal(partition(assign(found.centres, x)), partition(reference.labels_))
     assert found.inertia == pytest.approx(reference.inertia_, rel=1e-9)
@@ -64,13 +64,14 @@ def test_iterates_as_scikit_learn_far_from_the_origin():
 
 def test_stops_after_the_most_iterations():
     x = cloud(1)
-    assert lloyd(ask_of(x), x[:6], 0.0, max_iterations=2).iterations == 2
+    (found,) = lloyd(ask_of(x), x[None, :6], 0.0, max_iterations=2)
+    assert found.iterations == 2
 
 
 def test_every_iteration_is_told():
     told = []
     x = cloud(0)
-    found = lloyd(ask_of(x), x[:6].astype(float), tolerance(x), report=lambda *t: told.append(t))
+    (found,) = lloyd(ask_of(x), x[None, :6], tolerance(x), report=lambda *t: told.append(t))
     iterations, moved, ends = zip(*told, strict=True)
     assert iterations == tuple(range(1, found.iterations + 1))
     assert moved[-1] <= ends[-1] == tolerance(x)
@@ -183,7 +184,7 @@ def test_as_many_clusters_as_cells():
 def test_an_empty_centre_takes_half_of_the_widest_cluster():
     x = np.array([[-4.0, 0], [-2, 0], [2, 0], [4, 0], [100, 1], [100, 0]])
     start = np.array([[0.0, 0], [100, 0], [0, 1000]])
-    found = lloyd(ask_of(x[:3], x[3:]), start, 0.0)
+    (found,) = lloyd(ask_of(x[:3], x[3:]), start[None], 0.0)
     assert found.centres.tolist() == [[-3, 0], [3, 0], [100, 0.5]]
     assert found.sizes.tolist() == [2, 2, 2]
 

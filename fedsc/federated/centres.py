@@ -1,0 +1,142 @@
+"""What k-means and micro-clusterings are made of: sums about centres, and groups that split.
+
+Groups grow by repeated splitting, in several *sets* with different random cuts, all in the same
+questions. Which groups split is drawn in proportion to their cells. In proportion to their
+inertia, few outliers would take most centres.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from fedsc.federated.query import Sums
+from fedsc.rng import numpy_generator
+
+_ROWS = 2048  # cells compared with centres at a time
+
+
+def batches(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Give cells in float64, some at a time; of no cells a single batch without any.
+
+    What is summed of an empty batch has the names, shapes and types of every other.
+    """
+    for start in range(0, max(len(x), 1), _ROWS):
+        yield x[start : start + _ROWS].astype(np.float64)
+
+
+def nearest(centres: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Give each cell's nearest centre in each set, the first of equally near ones.
+
+    Parameters
+    ----------
+    centres
+        float64 (sets, k, d).
+    x
+        float64 (cells, d).
+
+    Returns
+    -------
+    np.ndarray
+        int (cells, sets).
+    """
+    sets, k, d = centres.shape
+    products = x @ centres.reshape(-1, d).T.astype(np.float64)
+    # ‖x − c‖² without ‖x‖², which all centres of a set share
+    distances = np.square(centres).sum(axis=2) - 2 * products.reshape(len(x), sets, k)
+    return np.asarray(distances.argmin(axis=2))
+
+
+def sum_by_centre(centres: np.ndarray, x: np.ndarray, weights: np.ndarray | None = None) -> Sums:
+    """Sum cells by their nearest centre, for several sets of centres at once.
+
+    Parameters
+    ----------
+    centres
+        float64 (sets, k, d).
+    x
+        float64 (cells, d); a batch, all of it is worked on at once.
+    weights
+        How often each cell counts, int64 (cells,); once when not given.
+
+    Returns
+    -------
+    Sums
+        ``n`` int64 (sets, k); ``sum`` Σx and ``squares`` Σ(x − centre)² of every dimension,
+        float64 (sets, k, d).
+    """
+    sets, k, _ = centres.shape
+    weights = np.ones(len(x), dtype=np.int64) if weights is None else weights
+    n = np.zeros((sets, k), dtype=np.int64)
+    total, squares = np.zeros(centres.shape), np.zeros(centres.shape)
+    for i, own in enumerate(nearest(centres, x).T):
+        indicator = csr_matrix((weights, (own, np.arange(len(x)))), shape=(k, len(x)))
+        n[i] = np.asarray(indicator.sum(axis=1)).ravel()
+        total[i] = indicator @ x
+        squares[i] = indicator @ np.square(x - centres[i][own])
+    return {"n": n, "sum": total, "squares": squares}
+
+
+def mean_and_variance(centres: np.ndarray, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """Give the mean and variance of each group; the centre and 0 where it has no cell.
+
+    Parameters
+    ----------
+    centres
+        What the sums are about, float64 (..., k, d).
+    sums
+        Of :func:`sum_by_centre`.
+    """
+    n = np.maximum(sums["n"], 1)[..., None]
+    mean = np.where(sums["n"][..., None] > 0, sums["sum"] / n, centres)
+    variance = sums["squares"] / n - np.square(mean - centres)
+    return mean, np.where(sums["n"][..., None] > 1, variance, 0).clip(min=0)
+
+
+def grow(
+    step: Callable[[np.ndarray], Sums], mean: np.ndarray, sets: int, groups: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the pool into groups, several times over, by splitting groups again and again.
+
+    Each question finds the means of all groups (a step of Lloyd's), then half of them are split
+    along a direction drawn from their variances.
+
+    Parameters
+    ----------
+    step
+        Asks for :func:`sum_by_centre` of the pool.
+    mean
+        Of the pool, float64 (d,).
+    sets
+        How many times, each with draws of its own.
+    groups
+        How many groups are wanted in each set.
+    seed
+        Moves the cuts.
+
+    Returns
+    -------
+    tuple
+        Means of the groups, float64 (sets, groups, d), and their cells, int64 (sets, groups).
+    """
+    generators = [numpy_generator(seed, "grow", i) for i in range(sets)]
+    centres = np.repeat(mean[None, None], sets, axis=0)
+    while True:
+        sums = step(centres)
+        means, variance = mean_and_variance(centres, sums)
+        have = means.shape[1]
+        if have == groups:
+            return means, sums["n"]
+        splits = min(max(1, have // 2), groups - have)
+        rates = np.where(variance.any(axis=2), sums["n"], 0)
+        new = np.empty((sets, splits, len(mean)))
+        for i, rng in enumerate(generators):
+            # The smallest of exponential waiting times are a draw without replacement in
+            # proportion to the rates; a group without spread waits for ever.
+            waiting = np.full(have, np.inf)
+            np.divide(rng.exponential(size=have), rates[i], out=waiting, where=rates[i] > 0)
+            chosen = np.argsort(waiting, kind="stable")[:splits]
+            along = np.sqrt(variance[i, chosen]) * rng.standard_normal((splits, len(mean)))
+            new[i] = means[i, chosen] + along
+            means[i, chosen] -= along
+        centres = np.concatenate([means, new], axis=1)

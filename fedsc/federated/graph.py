@@ -1,0 +1,320 @@
+"""Graph clusters of the pool, when nobody knows how many there are.
+
+The nodes are micro-centres; a link is the weight that cells share between two of them, S = ZᵀZ
+with Z the cells' soft weights (:mod:`fedsc.federated.micro`). Labs send their part of S, nothing
+of a single cell. The server maximises Newman's modularity of S at some resolution by the Leiden
+algorithm (Traag, Waltman & van Eck 2019, doi:10.1038/s41598-019-41695-z), and a cell belongs to
+the community that has most of its weight. Links of a node to itself count in its degree, which
+so is the number of cells it stands for.
+
+The result does not depend on how cells lie in labs: see the unit of weights in ``micro``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsc.errors import ConfigError, RunError
+from fedsc.federated import metrics, micro
+from fedsc.federated.centres import batches
+from fedsc.federated.metrics import Embedded
+from fedsc.federated.micro import MicroCentres
+from fedsc.federated.query import Ask, Question, Sums
+from fedsc.rng import derive_seed
+
+LINKS = "graph-links"
+TALLY = "graph-tally"
+CONTINGENCY = "graph-contingency"
+
+_STARTS = 10  # of Leiden; they cost the server fractions of a second and no question
+_FEWEST = 10  # cells that a community stands for, unless nothing links it to another
+
+
+@dataclass(frozen=True)
+class GraphClusters:
+    """Clusters of the pool at each of several resolutions, the largest cluster first.
+
+    Attributes
+    ----------
+    micro
+        The nodes of the graph.
+    resolutions
+        Ascending.
+    communities
+        Cluster of every node, int64 (resolutions, M).
+    sizes
+        Cells of the pool in every cluster, int64 (resolutions, C), C of the resolution with the
+        most clusters; 0 beyond the last cluster of a resolution, and where a community has most
+        of no cell's weight.
+    labs
+        In how many labs each cluster has cells, int64 (resolutions, C).
+    stability
+        Adjusted Rand index between clusters at each resolution and the next, over the pool's
+        cells, float64 (resolutions − 1,).
+    """
+
+    micro: MicroCentres
+    resolutions: tuple[float, ...]
+    communities: np.ndarray
+    sizes: np.ndarray
+    labs: np.ndarray
+    stability: np.ndarray
+
+
+def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Give every cell the community that has most of its weight, the first of equal ones.
+
+    Parameters
+    ----------
+    micro_centres
+        The nodes of the graph.
+    communities
+        Of every node, int (M,) or (resolutions, M).
+    x
+        Embedding, float (cells, d).
+
+    Returns
+    -------
+    np.ndarray
+        int32 (cells,) or (resolutions, cells).
+    """
+    several = np.atleast_2d(communities)
+    members = [_indicator(row) for row in several]
+    labels = np.empty((len(several), len(x)), dtype=np.int32)
+    start = 0
+    for batch in batches(x):
+        z = micro.weigh(micro_centres, batch)
+        for row, of in zip(labels, members, strict=True):
+            row[start : start + len(batch)] = (z @ of).argmax(axis=1)
+        start += len(batch)
+    return labels.reshape(*communities.shape[:-1], len(x))
+
+
+def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClusters:
+    """Cluster the pool at several resolutions, in two questions more than the micro-centres.
+
+    Parameters
+    ----------
+    ask
+        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`.
+    resolutions
+        Ascending, > 0: the more, the smaller the clusters. 0.4 is good for cell types.
+    seed
+        Moves the micro-centres and the starts of Leiden.
+
+    Raises
+    ------
+    ConfigError
+        If ``resolutions`` are not as wanted.
+    RunError
+        If the labs hold no cell, or an embedding has values that are not finite.
+    """
+    wanted = np.asarray(resolutions, dtype=np.float64)
+    if not (wanted.size and np.isfinite(wanted).all() and (np.diff(wanted, prepend=0) > 0).all()):
+        raise ConfigError(
+            f"resolutions = {list(resolutions)}: must be numbers > 0 in ascending order"
+        )
+    nodes = micro.learn_micro(ask, seed)
+    links = _square(ask(Question(LINKS, nodes.arrays()))["links"], len(nodes.centres))
+    communities = np.stack([tidy(links, leiden(links, float(r), seed)) for r in wanted])
+    tally = ask(Question(TALLY, {**nodes.arrays(), "communities": communities}))
+    stability = [metrics.ari_from_contingency(pair) for pair in tally["pairs"]]
+    order = np.argsort(-tally["sizes"], axis=1, kind="stable")
+    return GraphClusters(
+        nodes,
+        tuple(wanted.tolist()),
+        np.take_along_axis(np.argsort(order, axis=1), communities, axis=1),
+        np.take_along_axis(tally["sizes"], order, axis=1),
+        np.take_along_axis(tally["labs"], order, axis=1),
+        np.array(stability, dtype=np.float64),
+    )
+
+
+def learn_agreement(
+    ask: Ask, clusters: GraphClusters, vocabulary: Sequence[str] | np.ndarray
+) -> list[dict[str, float | None]]:
+    """Compare clusters with the labs' labels, in one question.
+
+    Parameters
+    ----------
+    ask
+        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`.
+    clusters
+        Of the pool.
+    vocabulary
+        Every label of every lab, str (L,), unique; empty when none are known.
+
+    Returns
+    -------
+    list
+        For every resolution ``ari`` and ``nmi`` over the labelled cells; ``None`` without any.
+    """
+    tables = np.zeros((len(clusters.resolutions), 0, 0), dtype=np.int64)
+    if len(vocabulary):
+        arrays = {**clusters.micro.arrays(), "communities": clusters.communities}
+        arrays["vocabulary"] = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+        tables = ask(Question(CONTINGENCY, arrays))["tables"]
+    return [
+        {
+            "ari": metrics.ari_from_contingency(table) if table.any() else None,
+            "nmi": metrics.nmi_from_contingency(table) if table.any() else None,
+        }
+        for table in tables
+    ]
+
+
+def leiden(links: np.ndarray, resolution: float, seed: int) -> np.ndarray:
+    """Give the partition of highest modularity of several runs of the Leiden algorithm.
+
+    Parameters
+    ----------
+    links
+        Symmetric, ≥ 0, float64 (M, M).
+    resolution
+        γ in :func:`modularity`.
+    seed
+        Moves the order in which nodes are visited.
+
+    Returns
+    -------
+    np.ndarray
+        Community of every node, int64 (M,), numbered in order of appearance.
+    """
+    from scipy.sparse import csr_matrix
+    from sknetwork.clustering import Leiden
+
+    graph, runs = csr_matrix(links), []
+    for i in range(_STARTS):
+        algorithm = Leiden(
+            resolution,
+            "newman",
+            tol_optimization=0,
+            tol_aggregation=0,
+            shuffle_nodes=True,
+            return_probs=False,
+            return_aggregate=False,
+            random_state=derive_seed(seed, "leiden", i) % 2**32,
+        )
+        runs.append(_number(algorithm.fit_predict(graph)))
+    return max(runs, key=lambda run: modularity(links, run, resolution))
+
+
+def modularity(links: np.ndarray, communities: np.ndarray, resolution: float) -> float:
+    """Give Newman's modularity Σ_c (S_cc / w − γ (λ_c / w)²), with w = Σλ.
+
+    Parameters
+    ----------
+    links
+        S, symmetric, float64 (M, M); the diagonal counts once in the degrees λ = S·1.
+    communities
+        Of every node, int (M,).
+    resolution
+        γ.
+    """
+    of = _indicator(communities)
+    between = of.T @ links @ of
+    degrees = between.sum(axis=1)
+    total = degrees.sum()
+    return float(np.trace(between) / total - resolution * np.square(degrees / total).sum())
+
+
+def tidy(links: np.ndarray, communities: np.ndarray) -> np.ndarray:
+    """Let each community of fewer than ten cells join the one it is most linked to.
+
+    The smallest goes first; one that nothing links to another stays.
+
+    Parameters
+    ----------
+    links
+        Symmetric, float64 (M, M); row sums are numbers of cells.
+    communities
+        Of every node, int64 (M,).
+
+    Returns
+    -------
+    np.ndarray
+        As ``communities``, numbered in order of appearance.
+    """
+    communities = communities.copy()
+    while True:
+        of = _indicator(communities)
+        between = of.T @ links @ of
+        cells = between.sum(axis=1)
+        np.fill_diagonal(between, 0)
+        small = np.flatnonzero((cells < _FEWEST) & between.any(axis=1))
+        if not len(small):
+            return _number(communities)
+        smallest = small[cells[small].argmin()]
+        communities[communities == smallest] = between[smallest].argmax()
+        communities = _number(communities)
+
+
+def _links(lab: Embedded, question: Question) -> Sums:
+    """Sum ZᵀZ, its upper triangle row by row: ``links`` float64 (M (M + 1) / 2,)."""
+    nodes = MicroCentres.of(question.arrays)
+    total = np.zeros((len(nodes.centres),) * 2)
+    for batch in batches(lab.x):
+        z = micro.weigh(nodes, batch)
+        product = (z.T @ z).tocoo()
+        total[product.row, product.col] += product.data
+    return {"links": total[np.triu_indices(len(total))]}
+
+
+def _square(triangle: np.ndarray, nodes: int) -> np.ndarray:
+    if not (np.isfinite(triangle).all() and (triangle >= 0).all() and triangle.any()):
+        raise RunError("the labs' links between micro-centres are not sums of weights")
+    links = np.zeros((nodes, nodes))
+    links[np.triu_indices(nodes)] = triangle
+    return links + np.triu(links, 1).T
+
+
+def _tally(lab: Embedded, question: Question) -> Sums:
+    """Count cells by cluster at each resolution and the next, and clusters that have any.
+
+    Returns
+    -------
+    Sums
+        ``sizes`` int64 (resolutions, C); ``labs``, 1 where there is a cell, so that it adds up
+        over labs (not over parts of a lab); ``pairs`` int64 (resolutions − 1, C, C).
+    """
+    labels = _labels(lab, question)
+    most = int(question.arrays["communities"].max()) + 1
+    sizes = np.array([np.bincount(row, minlength=most) for row in labels], dtype=np.int64)
+    pairs = np.zeros((len(labels) - 1, most, most), dtype=np.int64)
+    for table, first, second in zip(pairs, labels[:-1], labels[1:], strict=True):
+        np.add.at(table, (first, second), 1)
+    return {"sizes": sizes, "labs": (sizes > 0).astype(np.int64), "pairs": pairs}
+
+
+def _contingency(lab: Embedded, question: Question) -> Sums:
+    """Count cells by label and cluster: ``tables`` int64 (resolutions, L, C)."""
+    vocabulary = question.arrays["vocabulary"].tobytes().decode().split("\n")
+    most = int(question.arrays["communities"].max()) + 1
+    tables = [
+        metrics.contingency(lab.labels, row, vocabulary, most)["table"]
+        for row in _labels(lab, question)
+    ]
+    return {"tables": np.stack(tables)}
+
+
+def _labels(lab: Embedded, question: Question) -> np.ndarray:
+    return assign(MicroCentres.of(question.arrays), question.arrays["communities"], lab.x)
+
+
+ANSWERS: dict[str, Callable[[Embedded, Question], Sums]] = {
+    LINKS: _links,
+    TALLY: _tally,
+    CONTINGENCY: _contingency,
+}
+
+
+def _indicator(communities: np.ndarray) -> np.ndarray:
+    """Give 1 where a node is in a community, float64 (M, C)."""
+    return np.eye(int(communities.max()) + 1)[communities]
+
+
+def _number(communities: np.ndarray) -> np.ndarray:
+    """Number communities in order of appearance, int64."""
+    _, first, inverse = np.unique(communities, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.int64)

@@ -1,0 +1,235 @@
+"""A lab's side of Harmony: what it computes for itself, what it keeps, what it tells in sums.
+
+:mod:`fedsc.federated.harmony` says what all this is for.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedsc.errors import RunError
+from fedsc.federated import micro
+from fedsc.federated.correction import BatchedCells, Correction, members
+from fedsc.federated.micro import unit
+from fedsc.federated.query import Question, Sums
+
+CLUSTER = "harmony-cluster"
+INTERCEPT = "harmony-intercept"
+CORRECT = "harmony-correct"
+
+THETA = 2.0  # weight of the penalty on clusters that few batches share
+ALPHA = 0.2  # ridge λ_b as a share of the cells expected, E_b
+_DAMPING = 0.5
+_TINY = np.finfo(np.float64).tiny
+
+
+@dataclass(frozen=True)
+class HarmonyState:
+    """What a lab keeps from one question to the next, all of it on its own disk.
+
+    Attributes
+    ----------
+    step
+        Number of the last question answered, from 1.
+    corrected
+        Embedding after the last whole round, float (cells, d), of the type of the original. The
+        same object as before a step that does not move cells.
+    centres
+        Of the last clustering step, float64 (K, d).
+    penalty, sizes
+        Of each batch in that step: penalty on every cluster and Σ membership O_b, float64 (B, K).
+    correction
+        Of the rounds so far.
+    reply
+        To the last question: who asks it again gets the same.
+    """
+
+    step: int
+    corrected: np.ndarray
+    centres: np.ndarray
+    penalty: np.ndarray
+    sizes: np.ndarray
+    correction: Correction
+    reply: Sums
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give everything as named arrays, to be kept as safetensors."""
+        return {
+            "step": np.array([self.step], dtype=np.int64),
+            "corrected": self.corrected,
+            "centres": self.centres,
+            "penalty": self.penalty,
+            "sizes": self.sizes,
+            **{f"correction.{name}": array for name, array in vars(self.correction).items()},
+            **{f"reply.{name}": array for name, array in self.reply.items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "HarmonyState":
+        """Undo :meth:`arrays`.
+
+        Raises
+        ------
+        RunError
+            If an array is missing.
+        """
+        try:
+            return cls(
+                step=int(arrays["step"][0]),
+                corrected=arrays["corrected"],
+                centres=arrays["centres"],
+                penalty=arrays["penalty"],
+                sizes=arrays["sizes"],
+                correction=Correction(**_under("correction.", arrays)),
+                reply=_under("reply.", arrays),
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"the lab's state of the integration is damaged ({error})") from error
+
+
+def answer(
+    cells: BatchedCells, state: HarmonyState | None, question: Question
+) -> tuple[Sums, HarmonyState | None]:
+    """Answer one of the questions of :mod:`fedsc.federated.harmony`.
+
+    Pure: what the lab has to remember is in the state returned. A question asked again, after its
+    reply was lost, gets the same reply and moves nothing.
+
+    Parameters
+    ----------
+    cells
+        Of the lab.
+    state
+        What the last answer returned; ``None`` before the first. The first clustering step begins
+        anew, whatever the state.
+    question
+        Numbered in ``step``, but for those of the start, which change nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    RunError
+        If a question in between was missed.
+    """
+    if question.name in micro.ANSWERS:
+        return micro.ANSWERS[question.name](cells.x, question), state
+    if question.name not in _STEPS:
+        known = sorted([*_STEPS, *micro.ANSWERS])
+        raise ValueError(f"unknown question '{question.name}', known are {known}")
+    step = int(question.arrays["step"][0])
+    if step == 1:
+        state = _begin(cells, *question.arrays["centres"].shape)
+    if state is None or step not in (state.step, state.step + 1):
+        at = "has not begun" if state is None else f"is at step {state.step}"
+        raise RunError(
+            f"integration: the lab {at} and is asked for step {step}; its state is of another "
+            "run or was lost: start the integration again"
+        )
+    if step == state.step + 1:
+        state = replace(_STEPS[question.name](cells, state, question.arrays), step=step)
+    return state.reply, state
+
+
+def fit_later(cells: BatchedCells, questions: Iterable[Question]) -> HarmonyState:
+    """Find the correction of a lab that was not there, the others' unchanged.
+
+    It answers every question that was put then and keeps its answers to itself: its cells go to
+    the clusters the pool has, and its offsets are from the pool's intercepts. For a lab that was
+    there, the state it had at the end, to the bit.
+
+    Parameters
+    ----------
+    cells
+        Of the new lab.
+    questions
+        Of :class:`fedsc.federated.harmony.Harmony`.
+
+    Raises
+    ------
+    RunError
+        If there is no question.
+    """
+    state: HarmonyState | None = None
+    for question in questions:
+        _, state = answer(cells, state, question)
+    if state is None:
+        raise RunError("the kept integration holds no question")
+    return state
+
+
+def _begin(cells: BatchedCells, k: int, d: int) -> HarmonyState:
+    none = np.zeros((len(cells.batch_sizes), k))
+    nothing = Correction(
+        np.empty((0, k, d)), np.empty((0, *none.shape)), np.empty((0, *none.shape, d))
+    )
+    return HarmonyState(0, cells.x, np.zeros((k, d)), none, none, nothing, {})
+
+
+def _cluster(cells: BatchedCells, state: HarmonyState, told: Sums) -> HarmonyState:
+    """One step of clustering: reply Σ r·z and Σ r."""
+    centres, penalty = told["centres"], state.penalty
+    if state.step > 0:  # before, no cell was in any cluster
+        expected = _expected(cells, told)
+        new = THETA * np.log(expected / (state.sizes + expected))
+        penalty = (1 - _DAMPING) * penalty + _DAMPING * new
+    sizes, total = np.zeros(penalty.shape), np.zeros(centres.shape)
+    for batch, _, z, membership in members(cells, state.corrected, centres, penalty):
+        sizes[batch] += membership.sum(axis=0)
+        total += membership.T @ z
+    reply = {"sum": total, "sizes": sizes.sum(axis=0)}
+    return replace(state, centres=centres, penalty=penalty, sizes=sizes, reply=reply)
+
+
+def _intercept(cells: BatchedCells, state: HarmonyState, told: Sums) -> HarmonyState:
+    """Reply Σ u_b·S_b and Σ u_b·O_b, whose quotient is β0."""
+    ridge = ALPHA * _expected(cells, told)
+    u = ridge / (state.sizes + ridge)
+    total = (u[:, :, None] * _sums(cells, state)).sum(axis=0)
+    return replace(state, reply={"sum": total, "weight": (u * state.sizes).sum(axis=0)})
+
+
+def _correct(cells: BatchedCells, state: HarmonyState, told: Sums) -> HarmonyState:
+    """Move the cells; reply how far, and Σ r·z of where they are now."""
+    ridge = ALPHA * _expected(cells, told)
+    offsets = _sums(cells, state) - state.sizes[:, :, None] * told["intercepts"]
+    offsets /= (state.sizes + ridge)[:, :, None]
+    corrected = np.empty_like(cells.x)
+    total, change, squares = np.zeros(state.centres.shape), np.zeros(1), np.zeros(1)
+    shared = members(cells, state.corrected, state.centres, state.penalty)
+    for batch, rows, _, membership in shared:
+        corrected[rows] = cells.x[rows] - membership @ offsets[batch]
+        new = corrected[rows].astype(np.float64)
+        total += membership.T @ unit(new)
+        change += np.square(new - state.corrected[rows]).sum()
+        squares += np.square(new).sum()
+    reply = {"sum": total, "change": change, "squares": squares}
+    correction = state.correction.followed_by(state.centres, state.penalty, offsets)
+    return replace(state, corrected=corrected, correction=correction, reply=reply)
+
+
+_STEPS: dict[str, Callable[[BatchedCells, HarmonyState, Sums], HarmonyState]] = {
+    CLUSTER: _cluster,
+    INTERCEPT: _intercept,
+    CORRECT: _correct,
+}
+
+
+def _expected(cells: BatchedCells, told: Sums) -> np.ndarray:
+    """Give E_b, the cells a batch had in each cluster if all were spread alike, (B, K)."""
+    share = cells.batch_sizes / told["cells"][0]
+    return np.asarray(np.maximum(share[:, None] * told["sizes"], _TINY))
+
+
+def _sums(cells: BatchedCells, state: HarmonyState) -> np.ndarray:
+    """Give S_b = Σ r·x of the cells as they were at first, float64 (B, K, d)."""
+    total = np.zeros((*state.sizes.shape, cells.x.shape[1]))
+    shared = members(cells, state.corrected, state.centres, state.penalty)
+    for batch, rows, _, membership in shared:
+        total[batch] += membership.T @ cells.x[rows].astype(np.float64)
+    return total
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
