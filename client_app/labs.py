@@ -3,6 +3,9 @@
 In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'``, with ``state``
 and ``output`` for the folders it may write to. In a simulation the n nodes share the K labs of the
 partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
+
+A lab may name columns of its own: ``layer``, ``label-key`` and ``batch-key`` of its node config
+go before the run's options.
 """
 
 import json
@@ -19,9 +22,11 @@ from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.names import check_name
 from fedsc.options import DataOptions, Scale, SplitOptions
+
+_OWN_COLUMNS = ("layer", "label-key", "batch-key")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Lab:
         the run folder.
     output
         Folder for the copy of its file with the results; ``None`` = its state of the run.
+    batch_key
+        Column of ``obs`` with this lab's batches, where it has named one of its own.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Lab:
     siblings: int
     state: Path | None
     output: Path | None = None
+    batch_key: str = ""
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
     _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
 
@@ -113,6 +121,30 @@ class Lab:
             self._cells = key, cells
         return self._cells[1]
 
+    def batches(self, key: str) -> np.ndarray:
+        """Number the batch of every cell, int64 (cells,); all 0 where no column is named.
+
+        Parameters
+        ----------
+        key
+            Column of ``obs``; a column the lab has named itself goes before.
+
+        Raises
+        ------
+        DataError
+            If there is no such column, or a cell has no value in it.
+        """
+        obs, column = self.expression.obs, self.batch_key or key
+        if not column:
+            return np.zeros(len(obs), dtype=np.int64)
+        if column not in obs.columns:
+            known = ", ".join(f"'{name}'" for name in obs.columns) or "no columns"
+            raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
+        if obs[column].isna().any():
+            raise DataError(f"batch-key = '{column}': some cells have no value")
+        values = obs[column].astype(str).to_numpy(dtype=str)
+        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
     def folder(self, run: str, run_folder: str) -> Path:
         """Give the folder of this lab's private state in one run.
 
@@ -142,9 +174,13 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         check_name(name, "node config lab")
         state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
-        return [
-            _real_lab(name, LabFile(path, config.data.layer, config.data.label_key), state, output)
-        ]
+        own = {key: str(node_config.get(key, "")) for key in _OWN_COLUMNS}
+        file = LabFile(
+            path,
+            own["layer"] or config.data.layer,
+            own["label-key"] or config.data.label_key,
+        )
+        return [_real_lab(name, file, state, output, own["batch-key"])]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
@@ -154,8 +190,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
 
 
 @lru_cache(maxsize=1)
-def _real_lab(name: str, file: LabFile, state: Path, output: Path | None) -> Lab:
-    return Lab(name, file, siblings=0, state=state, output=output)
+def _real_lab(name: str, file: LabFile, state: Path, output: Path | None, batch_key: str) -> Lab:
+    return Lab(name, file, siblings=0, state=state, output=output, batch_key=batch_key)
 
 
 @lru_cache(maxsize=1)

@@ -12,22 +12,23 @@ import time
 from collections.abc import Callable
 from logging import ERROR, INFO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
 from client_app.labs import Lab, hosted_labs
-from client_app.state import load_embedding, load_private, save_embedding, save_private
+from client_app.state import (
+    KeptEmbedding,
+    load_private,
+    names_digest,
+    save_embedding,
+    save_private,
+)
 from fedsc.config import Config
 from fedsc.errors import FedscError
 from fedsc.methods import load_objective, method_of
-from protocol.records import key, pack_arrays, unpack_names, unpack_preprocessing
-
-if TYPE_CHECKING:
-    from fedsc.data.aligned import Aligned
-    from fedsc.data.preprocess import CellMatrix
+from protocol.records import key, pack_arrays, unpack_preprocessing
 
 app = ClientApp()
 
@@ -46,23 +47,16 @@ def describe(message: Message, context: Context) -> Message:
 @app.query("ask")
 def ask(message: Message, context: Context) -> Message:
     """Answer a question about each lab's cells in sums."""
-    from fedsc.federated.answers import answer
-    from fedsc.federated.metrics import CONTINGENCY, Embedded
+    from client_app.subjects import answer_of
     from protocol.ask import unpack_question
 
     content = message.content
     question, subject = unpack_question(content)
 
     def sums(lab: Lab, config: Config) -> RecordDict:
-        if subject == "expression":
-            vocabulary = unpack_names(content["vocabulary"]["names"])
-            data: Aligned | CellMatrix | Embedded = lab.aligned(vocabulary)
-        elif subject == "cells":
-            data = lab.cells(unpack_preprocessing(content), config.data.scale)
-        else:
-            labels = lab.expression.labels if question.name == CONTINGENCY else None
-            data = Embedded(load_embedding(_folder(lab, content)), labels)
-        return RecordDict({key("sums", lab.name): pack_arrays(answer(data, question))})
+        folder = _folder(lab, content)
+        answered = answer_of(lab, question, subject, content, folder, config.data.scale)
+        return RecordDict({key("sums", lab.name): pack_arrays(answered)})
 
     return _for_each_lab(message, context, sums)
 
@@ -81,7 +75,9 @@ def embed(message: Message, context: Context) -> Message:
         folder = _folder(lab, content)
         private = load_private(folder, round_=config.training.rounds + 1)
         own = with_kept_norm(weights, private)
-        save_embedding(folder, embed_cells(own, cells, unit=unit, device=_device()))
+        x = embed_cells(own, cells, unit=unit, device=_device())
+        names = names_digest(lab.expression.cells)
+        save_embedding(folder, KeptEmbedding(x, lab.batches(config.analysis.batch_key), names))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)
@@ -94,10 +90,10 @@ def finish(message: Message, context: Context) -> Message:
     from protocol.finish import pack_finished, unpack_results
 
     content = message.content
-    centres, about = unpack_results(content)
+    results = unpack_results(content)
 
     def finished(lab: Lab, config: Config) -> RecordDict:
-        copy = write_results(lab, _folder(lab, content), centres, about)
+        copy = write_results(lab, _folder(lab, content), results)
         log(INFO, "lab %s: results are in %s", lab.name, copy)
         return pack_finished(lab.name, copy.name)
 

@@ -4,16 +4,22 @@ Disk is the one place it lives: it survives a restart, and a run resumed at an e
 the state of that round, because the last two rounds are kept.
 """
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
+from fedsc.federated.harmony_lab import HarmonyState
 from fedsc.files import make_folder, replace
 
 _KEPT_ROUNDS = 2
+_EMBEDDING = "embedding.safetensors"
+INTEGRATION = "integration.safetensors"
 
 
 def load_private(folder: Path, round_: int) -> Arrays:
@@ -32,7 +38,7 @@ def load_private(folder: Path, round_: int) -> Arrays:
         If the file is damaged.
     """
     earlier = [path for path in _files(folder) if _round(path) < round_]
-    return _load(earlier[-1]) if earlier else {}
+    return _read(earlier[-1])[0] if earlier else {}
 
 
 def save_private(folder: Path, round_: int, private: Arrays) -> None:
@@ -55,32 +61,98 @@ def save_private(folder: Path, round_: int, private: Arrays) -> None:
         old.unlink()
 
 
-def save_embedding(folder: Path, embedding: np.ndarray) -> None:
-    """Keep the embedding of the lab's cells, atomically.
+@dataclass(frozen=True)
+class KeptEmbedding:
+    """What a lab keeps of its cells for the questions at the end of a run.
+
+    Attributes
+    ----------
+    x
+        Embedding, float32 (cells, dimensions).
+    batches
+        Batch of every cell within the lab, int64 (cells,).
+    cells
+        Digest of the cells' names, in their order.
+    """
+
+    x: np.ndarray
+    batches: np.ndarray
+    cells: str
+
+    def of(self, names: np.ndarray) -> "KeptEmbedding":
+        """Give itself, for the cells of these names.
+
+        Raises
+        ------
+        RunError
+            If it is of other cells, or of the same in another order.
+        """
+        if names_digest(names) != self.cells:
+            raise RunError(
+                "the lab's file has changed since its cells were embedded: it holds other cells, "
+                "or the same in another order; put the old file back, or resume the run, which "
+                "embeds the file as it is now"
+            )
+        return self
+
+
+def names_digest(names: np.ndarray) -> str:
+    """Name cells by their names and their order."""
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
+
+
+def save_embedding(folder: Path, kept: KeptEmbedding) -> None:
+    """Keep the embedding of the lab's cells, atomically; an integration of an older one goes.
 
     Raises
     ------
     RunError
         If the lab's disk does not take it.
     """
-    content = tensors.pack({"embedding": embedding})
-    replace(make_folder(folder) / "embedding.safetensors", content)
+    content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, {"cells": kept.cells})
+    make_folder(folder)
+    (folder / INTEGRATION).unlink(missing_ok=True)
+    replace(folder / _EMBEDDING, content)
 
 
-def load_embedding(folder: Path) -> np.ndarray:
-    """Load the embedding of the lab's cells, float32 (cells, dimensions).
+def load_embedding(folder: Path) -> KeptEmbedding:
+    """Load the embedding of the lab's cells.
 
     Raises
     ------
     RunError
         If there is none, or it is damaged.
     """
-    return _load(folder / "embedding.safetensors")["embedding"]
+    arrays, about = _read(folder / _EMBEDDING)
+    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"])
 
 
-def _load(path: Path) -> Arrays:
+def save_integration(folder: Path, state: HarmonyState) -> None:
+    """Keep a lab's side of Harmony, atomically: its own correction, which never leaves it.
+
+    Raises
+    ------
+    RunError
+        If the lab's disk does not take it.
+    """
+    replace(folder / INTEGRATION, tensors.pack(state.arrays(), {}))
+
+
+def load_integration(folder: Path) -> HarmonyState | None:
+    """Load a lab's side of Harmony; ``None`` before the first step.
+
+    Raises
+    ------
+    RunError
+        If it is damaged.
+    """
+    path = folder / INTEGRATION
+    return HarmonyState.from_arrays(_read(path)[0]) if path.exists() else None
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     try:
-        return tensors.read(path)[0]
+        return tensors.read(path)
     except (ValueError, OSError) as error:
         raise RunError(f"the lab's {path.name} cannot be read ({error})") from error
 

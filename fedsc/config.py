@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedsc.errors import ConfigError
 from fedsc.options import (
-    ClusterOptions,
+    AnalysisOptions,
     DataOptions,
     FederationOptions,
     MethodOptions,
@@ -35,7 +35,7 @@ class Config(BaseModel):
     method: MethodOptions = Field(default_factory=MethodOptions)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
     federation: FederationOptions = Field(default_factory=FederationOptions)
-    clusters: ClusterOptions = Field(default_factory=ClusterOptions)
+    analysis: AnalysisOptions = Field(default_factory=AnalysisOptions)
     run: RunOptions = Field(default_factory=RunOptions)
 
     @classmethod
@@ -86,7 +86,8 @@ class Config(BaseModel):
     def fingerprint(self) -> str:
         """Hash the options that decide a run's model (not where it is written, how it is used)."""
         decisive = self.to_mapping()
-        for name in ("output", "run-name", "resume", "round-timeout", "clusters"):
+        analysis = self.analysis.model_dump(by_alias=True)
+        for name in ("output", "run-name", "resume", "round-timeout", *analysis):
             del decisive[name]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 

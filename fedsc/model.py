@@ -1,16 +1,17 @@
 """A trained model as a run folder keeps it: enough to embed a new file, offline.
 
 What is written in a model folder, and what is believed of one, stands here. Three files make a
-model; ``clusters.safetensors`` beside them holds the run's clusters, where it made some. A folder
-may come from anybody: sizes are bounded before anything is read, all is checked before it is used.
+model (the run's clusters stand beside them, see ``clusters.py``). A folder may come from anybody:
+sizes are bounded before anything is read, all is checked before it is used.
 """
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,15 +25,14 @@ from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
 from fedsc.models.check import encoder_problem
 from fedsc.models.names import is_norm
+from fedsc.options import Scale
 
 MODEL, GENES, VOCABULARY = "model.safetensors", "genes.csv", "vocabulary.txt"
-CLUSTERS = "clusters.safetensors"
 
 FORMAT = 1
 """Version of a model's files; another number is refused."""
 
-Scale = Literal["pooled", "lab"]
-
+_LAYER = re.compile(r"encoder\.\d+\.weight")
 _MOST_TEXT = 2**26  # bytes of a list of genes: a million long names
 _MEMORY_PER_BYTE = 4  # what reading a file takes, with its copies
 
@@ -70,6 +70,12 @@ class Model:
     def needs_private(self) -> bool:
         """Whether a part of the encoder is in the labs alone."""
         return self.local_norm and any(is_norm(name) for name in self.weights)
+
+    @property
+    def dimensions(self) -> int:
+        """Columns of an embedding."""
+        layers = [name for name in self.weights if _LAYER.fullmatch(name)]
+        return len(self.weights[max(layers, key=lambda name: int(name.split(".")[1]))])
 
     def prepare(self, expression: Expression) -> CellMatrix:
         """Make encoder input of cells the model has not seen.
@@ -211,57 +217,6 @@ def load_private_norm(path: Path, model: Model) -> Arrays:
     except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path}: no private state of this run ({_line(error)})") from error
     return private
-
-
-def pack_centres(centres: np.ndarray, sizes: np.ndarray) -> bytes:
-    """Give the content of ``clusters.safetensors``.
-
-    Parameters
-    ----------
-    centres
-        Of the pool's clusters, the largest first, float64 (k, d).
-    sizes
-        Cells of each, int64 (k,).
-    """
-    return tensors.pack({"centres": centres, "sizes": sizes}, {"format": FORMAT})
-
-
-def load_centres(folder: Path, dimensions: int | None = None) -> np.ndarray | None:
-    """Load the centres of a run's clusters, float64 (k, d); ``None`` where it made none.
-
-    Parameters
-    ----------
-    folder
-        Of a finished run.
-    dimensions
-        d of the model's embedding, where it is known.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, or its centres are of another model.
-    """
-    path = folder / CLUSTERS
-    if not path.exists():
-        return None
-    try:
-        arrays, about = _tensors(path)
-        centres, sizes = arrays["centres"], arrays["sizes"]
-        if about.get("format") != FORMAT:
-            raise ValueError(f"its format is {about.get('format', 'none')!r:.20}, not {FORMAT}")
-        if centres.dtype != np.float64 or centres.ndim != 2 or not centres.size:
-            raise ValueError(f"centres of {centres.dtype} {centres.shape}")
-        if not np.isfinite(centres).all():
-            raise ValueError("centres that are not finite")
-        if sizes.shape != (len(centres),) or sizes.dtype.kind != "i" or (sizes < 0).any():
-            raise ValueError(f"sizes of {sizes.dtype} {sizes.shape} for {len(centres)} clusters")
-        if dimensions not in (None, centres.shape[1]):
-            raise ValueError(
-                f"centres of {centres.shape[1]} dimensions, the model has {dimensions}"
-            )
-    except (OSError, KeyError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: the clusters cannot be read ({_line(error)})") from error
-    return centres
 
 
 def _preprocessing(folder: Path, about: Mapping[str, Any]) -> Preprocessing:

@@ -9,7 +9,14 @@ option says. Sections in brackets are of the FedSC paper unless said otherwise.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -17,6 +24,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Literal["pooled", "lab"]
+
+_FINEST = 100.0  # resolution of a graph's clusters
 
 
 def kebab(name: str) -> str:
@@ -162,15 +171,64 @@ class FederationOptions(_Group):
     )
 
 
-class ClusterOptions(_Group):
-    """What is done with the embedding at the end."""
+def _resolutions(value: object) -> object:
+    """Take a number where a list of numbers, as text, is meant."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
+
+class AnalysisOptions(_Group):
+    """what is made of the labs' embeddings at the end."""
+
+    integrate: Literal["none", "harmony", "auto"] = _option(
+        "none",
+        "Harmony over labs of different techniques; auto = where it seems to help. Refused on "
+        "splits made from labels or at random.",
+    )
+    batch_key: str = _option(
+        "", "Column of obs with batches within a lab, for Harmony; '' = each lab is one batch."
+    )
+    cluster_by: Literal["graph", "kmeans"] = _option(
+        "graph", "Which clusters the cells get: of a graph (k unknown) or of k-means."
+    )
+    resolution: Annotated[str, BeforeValidator(_resolutions)] = _option(
+        "0.4",
+        "Of the graph's clusters: the higher, the more. Several with commas; the first names the "
+        "cells' clusters.",
+    )
     k: Annotated[int, Field(ge=0)] = _option(
         0,
-        "Clusters k of the pool; 0 = as many as the labs name cell types.",
+        "Clusters k of k-means; 0 = as many as the labs name cell types.",
         unit="clusters",
         name="clusters",
     )
+    draw_map: bool = _option(True, "Draw the map that all labs share, UMAP of the micro-centres.")
+    type_threshold: Share = _option(
+        0.5, "A cluster has a type that at least this share of its annotated cells has."
+    )
+
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        """The resolutions in the order given."""
+        return tuple(float(part) for part in self.resolution.split(","))
+
+    @field_validator("resolution")
+    @classmethod
+    def _positive_numbers(cls, value: str) -> str:
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or not all(0 < number <= _FINEST for number in numbers):
+            raise ValueError(
+                f"should be a number above 0 and up to {_FINEST:g}, or several with commas"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _integration_has_batches(self) -> "AnalysisOptions":
+        if self.batch_key and self.integrate == "none":
+            raise ValueError("batch-key is for integrate = 'harmony' or 'auto'")
+        return self
 
 
 class RunOptions(_Group):

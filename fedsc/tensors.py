@@ -70,8 +70,27 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
+    return tensors, _about(tensors, metadata)
+
+
+def unpack_with_about(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Take tensors and what was kept with them out of bytes, as :func:`read` does of a file.
+
+    Raises
+    ------
+    ValueError
+        If they are damaged, or not what their digest was made of.
+    """
+    tensors = unpack(data)
+    # safetensors gives no metadata of bytes; that they are whole, it has checked.
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    return tensors, _about(tensors, metadata)
+
+
+def _about(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict[str, Any]:
     if _ABOUT not in metadata:
-        return tensors, {}
+        return {}
     digest, _, text = metadata[_ABOUT].partition(" ")
     if digest != _digest(tensors, text):
         raise ValueError("the content does not match its digest: the file was damaged or changed")
@@ -81,7 +100,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError("what is kept with the tensors is nested too deep") from error
     if not isinstance(about, dict):
         raise ValueError("what is kept with the tensors is no record")
-    return tensors, about
+    return about
 
 
 def _digest(tensors: Mapping[str, np.ndarray], about: str) -> str:

@@ -1,14 +1,24 @@
 """Ask: a question about a lab's cells, answered in sums."""
 
+import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
+from fedsc.clusters import Clusters
+from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.query import Question, Sums
 from protocol.checks import BadReply, read_arrays
-from protocol.records import pack_arrays, unpack_arrays
+from protocol.records import pack_arrays, pack_names, pack_preprocessing, unpack_arrays
+
+EXPRESSION = "expression"
+CELLS = "cells"
+EMBEDDING = "embedding"
+CLUSTERS = "clusters"
+INTEGRATION = "integration"
+"""What a question is asked of."""
 
 
 def pack_question(question: Question, subject: str) -> RecordDict:
-    """Put a question and what it is asked of (``expression``, ``cells``, ``embedding``)."""
+    """Put a question and what it is asked of into a message."""
     return RecordDict(
         {
             "question": ConfigRecord({"name": question.name, "subject": subject}),
@@ -21,6 +31,48 @@ def unpack_question(content: RecordDict) -> tuple[Question, str]:
     """Take question and subject out of a message."""
     header = content["question"]
     return Question(header["name"], unpack_arrays(content["question-arrays"])), header["subject"]
+
+
+def about_expression(vocabulary: np.ndarray) -> RecordDict:
+    """Give what a question about expression needs besides: the columns."""
+    return RecordDict({"vocabulary": ConfigRecord({"names": pack_names(vocabulary)})})
+
+
+def about_cells(preprocessing: Preprocessing) -> RecordDict:
+    """Give what a question about prepared cells needs besides: how they are prepared."""
+    return pack_preprocessing(preprocessing)
+
+
+def about_embedding(*, integrated: bool, dimensions: int = 0) -> RecordDict:
+    """Say which embedding is meant: as it is or corrected, and its first columns (0 = all)."""
+    told = ConfigRecord({"integrated": integrated, "dimensions": dimensions})
+    return RecordDict({"embedding": told})
+
+
+def about_clusters(clusters: Clusters, vocabulary: np.ndarray, *, integrated: bool) -> RecordDict:
+    """Give what a question about clusters needs besides: how a cell's is found, the columns."""
+    return RecordDict(
+        {
+            **about_embedding(integrated=integrated),
+            **about_expression(vocabulary),
+            "clusters": ConfigRecord({"packed": clusters.pack()}),
+        }
+    )
+
+
+def is_integrated(content: RecordDict) -> bool:
+    """Tell which embedding a message means."""
+    return bool(content["embedding"]["integrated"])
+
+
+def dimensions_of(content: RecordDict, all_: int) -> int:
+    """Tell how many columns of it count."""
+    return int(content["embedding"]["dimensions"]) or all_
+
+
+def clusters_of(content: RecordDict) -> Clusters:
+    """Take the clusters out of a message."""
+    return Clusters.unpack(content["clusters"]["packed"])
 
 
 def read_sums(record: object, expected: Sums, n_cells: int) -> Sums:

@@ -1,23 +1,66 @@
 """Finish: the pool's clusters go out, and each lab writes them into a copy of its own file."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
-from protocol.records import key, pack_arrays, unpack_arrays
+from fedsc.clusters import Clusters
+from fedsc.federated.markers import Markers
+from protocol.records import key, pack_arrays, pack_names, unpack_arrays, unpack_names
 
 
-def pack_results(centres: np.ndarray | None, about: Mapping[str, str | int]) -> RecordDict:
-    """Put the clusters' centres, where there are any, and what to know of them into a message."""
-    arrays = {} if centres is None else {"centres": centres}
-    return RecordDict({"clusters": pack_arrays(arrays), "about": ConfigRecord(dict(about))})
+@dataclass(frozen=True)
+class Results:
+    """What a lab is told at the end.
+
+    Attributes
+    ----------
+    clusters
+        Of the pool, their types and the map.
+    integrated
+        Whether they are of the embedding as the lab has corrected it.
+    markers
+        The first genes of every cluster.
+    vocabulary
+        Names the markers' positions mean.
+    about
+        What has to be known to use the results.
+    """
+
+    clusters: Clusters
+    integrated: bool
+    markers: Markers
+    vocabulary: np.ndarray
+    about: Mapping[str, Any]
 
 
-def unpack_results(content: RecordDict) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Take centres, float64 (k, d), and what to know of them out of a message."""
-    return unpack_arrays(content["clusters"]).get("centres"), dict(content["about"])
+def pack_results(results: Results) -> RecordDict:
+    """Put the results into a message."""
+    return RecordDict(
+        {
+            "clusters": ConfigRecord(
+                {"packed": results.clusters.pack(), "integrated": results.integrated}
+            ),
+            "markers": pack_arrays(vars(results.markers)),
+            "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
+            "about": ConfigRecord(dict(results.about)),
+        }
+    )
+
+
+def unpack_results(content: RecordDict) -> Results:
+    """Take the results out of a message."""
+    told = content["clusters"]
+    return Results(
+        clusters=Clusters.unpack(told["packed"]),
+        integrated=bool(told["integrated"]),
+        markers=Markers(**unpack_arrays(content["markers"])),
+        vocabulary=unpack_names(content["vocabulary"]["names"]),
+        about=dict(content["about"]),
+    )
 
 
 def pack_finished(lab: str, copy: str) -> RecordDict:

@@ -1,7 +1,8 @@
 """The labs behind a Flower grid: which node hosts which, asking them, hearing who failed."""
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
@@ -9,11 +10,7 @@ from flwr.app import DEFAULT_TTL, ConfigRecord, Message, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from fedsc.data.aligned import Aligned
-from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import DataError, RunError
-from fedsc.federated.answers import answer
-from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Ask, Question, Sums, add
 from fedsc.options import FederationOptions
 from protocol.ask import pack_question, read_sums
@@ -48,12 +45,15 @@ class Federation:
         ``run`` record that every message carries: name and folder of the run.
     labs
         Labs that take part, sorted by name.
+    questions
+        How many have been put, by what they were about.
     """
 
     grid: Grid
     options: FederationOptions
     run: dict[str, str]
     labs: dict[str, About] = field(default_factory=dict)
+    questions: Counter[str] = field(default_factory=Counter)
     _present: set[int] = field(default_factory=set)
     _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
     _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
@@ -206,19 +206,17 @@ class Federation:
             raise RunError(f"too few labs are left ({len(self.labs)} of {needed}): {lost}")
         log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
 
-    def ask(
-        self, subject: str, records: RecordDict, nothing: Aligned | CellMatrix | Embedded
-    ) -> Ask:
+    def ask(self, subject: str, records: RecordDict, expect: Callable[[Question], Sums]) -> Ask:
         """Give an ``Ask`` over all labs about one subject (see ``fedsc.federated.query``).
 
         Parameters
         ----------
         subject
-            ``"expression"``, ``"cells"`` or ``"embedding"``.
+            A constant of :mod:`protocol.ask`.
         records
             What the labs need besides the question.
-        nothing
-            The subject of a lab without cells: its answers show what an answer looks like.
+        expect
+            What a lab without cells answers: it shows what an answer looks like.
 
         Returns
         -------
@@ -229,7 +227,8 @@ class Federation:
         def ask(question: Question) -> Sums:
             content = pack_question(question, subject)
             content.update(records)
-            expected = answer(nothing, question)
+            expected = expect(question)
+            self.questions[subject] += 1
             sums, failures = [], {}
             for lab, reply in self.tell_all(ASK, content).records.items():
                 record = reply.get(key("sums", lab))

@@ -6,21 +6,24 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flwr.app import ConfigRecord, Context, RecordDict
+import numpy as np
+from flwr.app import Context
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
 from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
-from fedsc.federated.answers import no_cells, no_expression
+from fedsc.federated.answers import answer, no_cells, no_expression
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
-from protocol.records import pack_names, pack_preprocessing
+from partitioning.simulation import simulated_labs
+from protocol import ask as asking
+from protocol.records import pack_preprocessing
+from server_app.analysis import analyse, embed, find_clusters, finish, integrate, types_of
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
-from server_app.clustering import cluster, finish
 from server_app.federation import Federation, LabsLost
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
@@ -55,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
         if method.objective:
             weights = _train(federation, config, folder, preprocessing)
         else:
-            weights = _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
+            weights = _pca(federation, preprocessing)
         model = Model(
             weights,
             preprocessing,
@@ -68,23 +71,75 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
         federation.welcome()  # a lab that is back has clusters to get
-        clustering = _without_lost_labs(federation, lambda: cluster(federation, config, model))
-        if clustering is not None:
-            folder.write_clusters(clustering.found.centres, clustering.found.sizes)
-        leak = _leak(federation, config)
-        if leak:
-            log(WARNING, "%s", leak)
-        warnings = [leak] if leak else []
+        floor = _floor(federation, config, model) if method.objective else None
+        analysis = _without_lost_labs(federation, lambda: analyse(federation, config, model))
+        folder.write_analysis(analysis, preprocessing.vocabulary)
+        warnings = [*_left_out(federation, config), *_leaks(federation, config)]
+        for warning in warnings:
+            log(WARNING, "%s", warning)
         scores: dict[str, Any] = {
+            **analysis.found.scores,
             "pooled": pooled_scores(federation, config, model),
-            "federated": None if clustering is None else clustering.scores,
+            "floor": floor,
+            "integration": analysis.integration.about,
+            "questions": dict(federation.questions),
             "config": config.to_mapping(),
-            "warnings": warnings,
+            "warnings": [*warnings, *analysis.found.warnings],
         }
         folder.write_json("scores.json", scores)
-        finish(federation, config, model, clustering, warnings)
-        log(INFO, "scores: %s", _in_words(scores["pooled"] or scores["federated"] or {}))
-        log(INFO, "run folder: %s", folder.path)
+        finish(federation, config, model, analysis, scores["warnings"])
+        for line in _summary(scores, folder.path):
+            log(INFO, "%s", line)
+
+
+def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
+    return _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
+
+
+def _floor(federation: Federation, config: Config, model: Model) -> dict[str, Any] | None:
+    """Score what needs no training: principal components of the same genes, clustered alike.
+
+    Returns
+    -------
+    dict or None
+        ``graph``, ``kmeans`` and ``pooled`` as for the run itself; ``None`` where no lab names
+        cell types, since there is nothing to hold clusters against.
+    """
+    if not types_of(federation):
+        log(INFO, "no floor: no lab names cell types to hold clusters against")
+        return None
+    log(INFO, "floor: the same without training, on principal components")
+    components = Model(
+        _pca(federation, model.preprocessing),
+        model.preprocessing,
+        "fedpca",
+        unit=False,
+        scale=config.data.scale,
+        local_norm=False,
+    )
+
+    def scored() -> dict[str, Any]:
+        dimensions = embed(federation, components)
+        integrated = integrate(federation, config, dimensions).harmony is not None
+        found = find_clusters(federation, config, components, integrated=integrated)
+        return {**found.scores, "pooled": pooled_scores(federation, config, components)}
+
+    return _without_lost_labs(federation, scored)
+
+
+def _left_out(federation: Federation, config: Config) -> list[str]:
+    """Say which cells of a simulated set no lab holds."""
+    if not all(about.simulated for about in federation.labs.values()):
+        return []
+    left = simulated_labs(config.data, config.split, config.run.seed).left_out
+    if left is None or left.labels is None:
+        return []
+    types, counts = np.unique(left.labels, return_counts=True)
+    named = ", ".join(f"{name} ({n})" for name, n in zip(types, counts, strict=True))
+    return [
+        f"cover = drop: {len(left.cells)} cells of {len(types)} types are in no lab: {named}; only "
+        "the pooled scores count them; cover = all deals them too"
+    ]
 
 
 def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessing:
@@ -99,8 +154,12 @@ def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessin
         log(WARNING, "%s", note)
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
-    names = RecordDict({"vocabulary": ConfigRecord({"names": pack_names(vocabulary)})})
-    ask = federation.ask("expression", names, no_expression(vocabulary, kind))
+    nothing = no_expression(vocabulary, kind)
+    ask = federation.ask(
+        asking.EXPRESSION,
+        asking.about_expression(vocabulary),
+        lambda question: answer(nothing, question),
+    )
     return learn_preprocessing(ask, vocabulary, kind, options)
 
 
@@ -156,11 +215,19 @@ def _initial_weights(config: Config, n_genes: int) -> Arrays:
 def _learn_pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
     from fedsc.federated.pca import as_encoder, learn_pca
 
-    records = pack_preprocessing(preprocessing)
-    return as_encoder(learn_pca(federation.ask("cells", records, no_cells(preprocessing)), 50))
+    nothing = no_cells(preprocessing)
+    ask = federation.ask(
+        asking.CELLS,
+        asking.about_cells(preprocessing),
+        lambda question: answer(nothing, question),
+    )
+    return as_encoder(learn_pca(ask, _COMPONENTS))
 
 
-def _leak(federation: Federation, config: Config) -> str:
+_COMPONENTS = 50
+
+
+def _leaks(federation: Federation, config: Config) -> list[str]:
     """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
     from_labels = config.split.scheme in ("subtypes", "dirichlet")
     simulated = all(about.simulated for about in federation.labs.values())
@@ -173,12 +240,12 @@ def _leak(federation: Federation, config: Config) -> str:
         if used
     ]
     if not (from_labels and simulated and per_lab):
-        return ""
-    return (
+        return []
+    return [
         f"{' and '.join(per_lab)} on a split made from labels ({config.split.scheme}): a lab is a "
         "set of labels here, so per-lab statistics leak them and the scores mean nothing; use "
         "partition = 'column' or 'iid'"
-    )
+    ]
 
 
 def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> Result:
@@ -190,9 +257,22 @@ def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> R
             federation.exclude(lost)
 
 
-def _in_words(scores: dict[str, float | None]) -> str:
-    words = ", ".join(f"{k} {'none' if v is None else f'{v:.4f}'}" for k, v in scores.items())
-    return words or "none"
+def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
+    """Say in the last lines how the run went and what can be done next."""
+    lines = [f"scores, {way}: {_in_words(scores[way])}" for way in ("graph", "kmeans", "pooled")]
+    if floor := scores["floor"]:
+        lines += [f"floor (no training), {way}: {_in_words(floor[way])}" for way in floor]
+    return [*lines, f"run folder: {folder}"]
+
+
+def _in_words(scores: dict[str, Any] | None) -> str:
+    named = {"ari": "ARI", "nmi": "NMI", "clusters": "clusters"}
+    words = [
+        f"{words} {value if isinstance(value, int) else f'{value:.4f}'}"
+        for name, words in named.items()
+        if scores and (value := scores.get(name)) is not None
+    ]
+    return ", ".join(words) or "none"
 
 
 def _warn_of_shadow_environment() -> None:

@@ -13,7 +13,7 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,22 @@ from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
 from pythonjsonlogger.json import JsonFormatter
 
+from fedsc import tensors
+from fedsc.clusters import CLUSTERS
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
+from fedsc.federated.harmony import HARMONY
+from fedsc.federated.marker_tables import as_csv
 from fedsc.files import replace
-from fedsc.model import CLUSTERS, Model, pack_centres
+from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
+from server_app.analysis import Analysis
 
 _PREPROCESSING = "preprocessing.json"
+_MARKERS = "markers.csv"
+_GENES = 500  # of each cluster in the table of markers
 _WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 # Whatever a call of log gives as ``extra`` (round, lab, reason, …) is a field of its own.
 _JSON = JsonFormatter(
@@ -164,9 +171,12 @@ class RunFolder:
         for name, content in model.files().items():
             replace(self.path / name, content)
 
-    def write_clusters(self, centres: np.ndarray, sizes: np.ndarray) -> None:
-        """Write the clusters of the pool: centres, and cells of each."""
-        replace(self.path / CLUSTERS, pack_centres(centres, sizes))
+    def write_analysis(self, analysis: Analysis, vocabulary: Sequence[str]) -> None:
+        """Write the clusters of the pool, their markers, and how labs were brought together."""
+        replace(self.path / CLUSTERS, analysis.clusters.pack())
+        replace(self.path / _MARKERS, as_csv(analysis.markers.first(_GENES), vocabulary).encode())
+        if analysis.integration.harmony is not None:
+            replace(self.path / HARMONY, tensors.pack(analysis.integration.harmony.arrays(), {}))
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""

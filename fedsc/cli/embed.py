@@ -37,9 +37,10 @@ def embed(
 ) -> None:
     """Embed a file with a trained encoder and cluster it, offline: nothing leaves this machine.
 
-    The copy has obsm["X_fedsc"], obs["fedsc_cluster"] and uns["fedsc"]. Clusters are those of the
-    run, under the names they have in every lab's copy. Where the run made none, or a resolution
-    is given, they are Leiden's on the embedding (resolution 0.5); no labels are looked at.
+    The copy has obsm["X_fedsc"] and obsm["X_fedsc_umap"], obs["fedsc_cluster"] and, where a lab of
+    the run was annotated, obs["fedsc_type"], and uns["fedsc"]. Clusters, types and map are those
+    of the run, as in every lab's copy. Where a resolution is given, clusters are Leiden's on the
+    embedding; no labels are looked at.
 
     **Examples**
 
@@ -49,13 +50,14 @@ def embed(
     """
     import numpy as np
 
-    from fedsc.data.annotated import add_clusters, write_annotated
+    from fedsc.clusters import load_clusters
+    from fedsc.data.annotated import Annotation, add_results, write_annotated
     from fedsc.data.coverage import coverage_warning
     from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
     from fedsc.evaluate import leiden
-    from fedsc.federated.kmeans import assign
-    from fedsc.model import load_centres, load_model, load_private_norm
+    from fedsc.federated.harmony import load_harmony
+    from fedsc.model import load_model, load_private_norm
 
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
@@ -75,7 +77,10 @@ def embed(
     hint = case_note(names) if covered.measured < covered.genes else None
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    centres = load_centres(model, embedding.shape[1]) if resolution is None else None
+    integration = load_harmony(model)
+    if integration is not None:
+        embedding = integration.correct_new_lab(embedding)
+    found = load_clusters(model, embedding.shape[1]) if resolution is None else None
     about: dict[str, Any] = {
         "model": str(model),
         "method": trained.method,
@@ -85,24 +90,34 @@ def embed(
         "weight-measured": covered.weight,
         "warning": warning,
     }
-    if centres is not None:
-        clusters, k = assign(centres, embedding), len(centres)
-        about["clusters"] = f"nearest of the run's {k} centres"
+    if integration is not None:
+        about["integrated"] = "as a lab that was not there: corrected towards the run's centres"
+    if found is not None:
+        about["clusters"] = f"the run's {found.k} clusters"
+        annotation = Annotation(
+            embedding,
+            found.assign(embedding),
+            found.k,
+            about,
+            found.types,
+            found.shares,
+            found.place(embedding),
+        )
     else:
         resolution = 0.5 if resolution is None else resolution
         clusters = leiden(embedding, resolution, seed)
-        k = int(clusters.max()) + 1
         about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
-    write_annotated(
-        file, output, expression, lambda cells: add_clusters(cells, embedding, clusters, k, about)
-    )
+        annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
+    write_annotated(file, output, expression, lambda cells: add_results(cells, annotation))
     said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
     if trained.scale == "lab":
         said.append("standardised within this file, as the run did within each lab")
+    if integration is not None:
+        said.append("integrated as a new lab: its correction is fitted to the run's centres")
     for sentence in said:
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(
-        f"{len(embedding)} cells in {len(np.unique(clusters))} clusters "
+        f"{len(embedding)} cells in {len(np.unique(annotation.clusters))} clusters "
         f"({about['clusters']}): {output}",
         highlight=False,
         soft_wrap=True,
@@ -111,7 +126,7 @@ def embed(
         from fedsc.plots import embedding_map
 
         groups = {name: expression.obs[name].astype(str).to_numpy() for name in colour or []}
-        groups["fedsc_cluster"] = clusters.astype(str)
+        groups["fedsc_cluster"] = annotation.clusters.astype(str)
         image = io.BytesIO()
         embedding_map(embedding, groups, seed).savefig(
             image, format=plot.suffix.removeprefix("."), dpi=150

@@ -176,14 +176,34 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
 
 def _report(folder: Path, console: Console) -> None:
     found = json.loads((folder / "scores.json").read_text())
-    table = Table("scored", "ARI", "NMI", "silhouette", "Calinski–Harabasz")
-    rows = {
-        "pooled": ("ari", "nmi", "silhouette", "calinski_harabasz"),
-        "federated": ("ari", "nmi", "simplified_silhouette", "calinski_harabasz"),
-    }
-    for where, names in rows.items():
-        if found[where] is not None:
-            values = [found[where][name] for name in names]
-            table.add_row(where, *("–" if v is None else f"{v:.4g}" for v in values))
+    floor = found["floor"] or {}
+    table = Table("clusters", "how many", "ARI", "NMI", "floor: ARI", "NMI")
+    for way, title in _WAYS.items():
+        if found[way] is not None:
+            names = ("clusters", "ari", "nmi")
+            values = [found[way].get(name) for name in names]
+            values += [(floor.get(way) or {}).get(name) for name in names[1:]]
+            table.add_row(title, *(_cell(value) for value in values))
     console.print(table)
-    console.print(f"run folder: {folder.resolve()}", highlight=False, soft_wrap=True)
+    if floor:
+        console.print("floor: the same without training, on principal components", markup=False)
+    for warning in found["warnings"]:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    here = folder.resolve()
+    console.print(f"run folder: {here}", highlight=False, soft_wrap=True)
+    console.print(
+        f"next: fedsc embed NEW.h5ad --model {here} -o OUT.h5ad", highlight=False, soft_wrap=True
+    )
+
+
+_WAYS = {
+    "graph": "graph, k unknown",
+    "kmeans": "k-means, from sums",
+    "pooled": "k-means, pooled (the papers)",
+}
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,6 +1,7 @@
 """Give results back to a file's owner: a copy of the file with more in it, scanpy style."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,37 +82,72 @@ def _pack(cells: "anndata.AnnData") -> bytes:
     return content
 
 
-def add_clusters(
-    cells: "anndata.AnnData",
-    embedding: np.ndarray,
-    clusters: np.ndarray | None,
-    k: int,
-    about: dict[str, Any],
-) -> None:
-    """Add FedSC's results to cells.
+@dataclass(frozen=True)
+class Annotation:
+    """FedSC's results for the cells of one file.
 
-    Parameters
+    Attributes
     ----------
-    cells
-        Gets ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``.
     embedding
-        float32 (cells, dimensions).
+        float (cells, dimensions).
     clusters
-        int (cells,), from 0 to k − 1; ``None`` where there are none, and an older column goes.
+        int (cells,), from 0 to k − 1.
     k
         Number of clusters: all of them are categories, also those with no cell here, so that
         they are the same in every lab.
     about
         What has to be known to use the results.
+    types
+        Cell type of every cluster, (k,); empty where none is known.
+    shares
+        Share of a cluster's annotated cells that are of its type, float (k,).
+    places
+        Of the cells on the map all labs share, float (cells, 2); ``None`` where there is none.
+    markers
+        In scanpy's own layout; ``None`` where there are none.
+    """
+
+    embedding: np.ndarray
+    clusters: np.ndarray
+    k: int
+    about: dict[str, Any]
+    types: Sequence[str] = ()
+    shares: np.ndarray | None = None
+    places: np.ndarray | None = None
+    markers: dict[str, Any] | None = None
+
+
+_COLUMNS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share")
+
+
+def add_results(cells: "anndata.AnnData", results: Annotation) -> None:
+    """Add FedSC's results to cells; what an older run added goes.
+
+    Parameters
+    ----------
+    cells
+        Gets ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; where they are
+        known also ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``,
+        ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``.
+    results
+        Of the same cells in the same order.
     """
     import pandas as pd
 
-    cells.obsm["X_fedsc"] = embedding.astype(np.float32, copy=False)
-    cells.obs = cells.obs.drop(columns="fedsc_cluster", errors="ignore")
-    if clusters is not None:
-        names = [str(cluster) for cluster in range(k)]
-        cells.obs["fedsc_cluster"] = pd.Categorical.from_codes(clusters, categories=names)
-    cells.uns["fedsc"] = storable(about)
+    cells.obsm["X_fedsc"] = results.embedding.astype(np.float32, copy=False)
+    cells.obs = cells.obs.drop(columns=list(_COLUMNS), errors="ignore")
+    cells.obsm.pop("X_fedsc_umap", None)
+    names = [str(cluster) for cluster in range(results.k)]
+    cells.obs["fedsc_cluster"] = pd.Categorical.from_codes(results.clusters, categories=names)
+    if len(results.types) and results.shares is not None:
+        of_cells = np.asarray(results.types, dtype=object)[results.clusters]
+        cells.obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
+        cells.obs["fedsc_type_share"] = results.shares[results.clusters]
+    if results.places is not None:
+        cells.obsm["X_fedsc_umap"] = results.places.astype(np.float32, copy=False)
+    if results.markers is not None:
+        cells.uns["rank_genes_groups"] = results.markers
+    cells.uns["fedsc"] = storable(results.about)
 
 
 def storable(value: Any) -> Any:

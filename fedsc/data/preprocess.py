@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
-from fedsc.data.expression import Expression
+from fedsc.data.expression import Expression, Kind
 from fedsc.data.genes import case_note, refuse_other_positions
 from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
@@ -44,6 +44,11 @@ class Preprocessing:
     target_sum: float
     max_value: float
     vocabulary: tuple[str, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What the labs hold: raw counts or log-normalised values."""
+        return "counts" if self.target_sum > 0 else "lognorm"
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def transform(
         If the cells are counts where log-normalised values are wanted or the reverse, none of
         the chosen genes was measured, or genes are named by other positions.
     """
-    wanted = "counts" if preprocessing.target_sum > 0 else "lognorm"
+    wanted = preprocessing.kind
     if expression.kind != wanted:
         raise DataError(
             f"the file holds {_KINDS[expression.kind]} but the model was trained on "

@@ -24,9 +24,11 @@ steps swing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated import micro
 from fedsc.federated.centres import grow, mean_and_variance
@@ -37,9 +39,12 @@ from fedsc.federated.harmony_lab import (
     INTERCEPT,
     HarmonyState,
     answer,
+    fit_later,
 )
 from fedsc.federated.micro import unit
 from fedsc.federated.query import Ask, Question, Sums, add
+
+HARMONY = "integration.safetensors"
 
 ROUNDS = 10  # at most, of clustering and correction
 CLUSTER_STEPS = 4  # in a round
@@ -104,6 +109,34 @@ class Harmony:
             return cls(asked, arrays["moved"])
         except (KeyError, ValueError) as error:
             raise RunError(f"the kept integration is damaged ({error})") from error
+
+    def correct_new_lab(self, x: np.ndarray) -> np.ndarray:
+        """Correct the cells of a lab that was not there, as one batch; the others' stay.
+
+        Parameters
+        ----------
+        x
+            Embedding before integration, float (cells, d).
+        """
+        cells = BatchedCells(x, np.zeros(len(x), dtype=np.int64))
+        return fit_later(cells, self.questions).corrected
+
+
+def load_harmony(folder: Path) -> Harmony | None:
+    """Load the integration of a finished run; ``None`` where it made none.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    path = folder / HARMONY
+    if not path.exists():
+        return None
+    try:
+        return Harmony.from_arrays(tensors.read(path)[0])
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: the integration cannot be read ({error})") from error
 
 
 def learn_start(ask: Ask, n_cells: int, seed: int) -> np.ndarray:

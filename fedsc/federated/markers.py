@@ -61,6 +61,10 @@ class Markers:
     labs_supporting: np.ndarray
     labs_measured: np.ndarray
 
+    def first(self, n_genes: int) -> "Markers":
+        """Keep the first genes of every cluster."""
+        return Markers(**{name: array[:, :n_genes] for name, array in vars(self).items()})
+
 
 def sum_by_cluster(lab: Clustered, question: Question) -> Sums:
     """Sum the log-normalised values of every gene by cluster.

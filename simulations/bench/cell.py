@@ -170,12 +170,12 @@ def _federated(cell: Cell, output: Path) -> Row:
         config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
-    scores = written["pooled"] or written["federated"]
+    scores = written["pooled"] or written["kmeans"]
     return {
         "k_is": "true k",
         "clusters": None,
         **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
-        "scored": "pooled" if written["pooled"] else "federated",
+        "scored": "pooled" if written["pooled"] else "kmeans",
         "warning": "; ".join(written["warnings"]),
         "bytes_to_labs": traffic.to_labs,
         "bytes_from_labs": traffic.from_labs,

@@ -1,0 +1,99 @@
+"""What a question is about: expression, prepared cells, embedding, clusters or integration."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flwr.app import RecordDict
+
+from client_app.labs import Lab
+from client_app.state import load_embedding, load_integration, save_integration
+from fedsc.errors import RunError
+from fedsc.federated.query import Question, Sums
+from fedsc.options import Scale
+from protocol import ask
+from protocol.records import unpack_names, unpack_preprocessing
+
+if TYPE_CHECKING:
+    from fedsc.federated.answers import Data
+
+
+def answer_of(
+    lab: Lab, question: Question, subject: str, content: RecordDict, folder: Path, scale: Scale
+) -> Sums:
+    """Answer a question about one lab in sums.
+
+    Parameters
+    ----------
+    lab
+        Whose cells are asked about.
+    question
+        Named for the statistic.
+    subject
+        What it is asked of: a constant of :mod:`protocol.ask`.
+    content
+        Of the message.
+    folder
+        Of the lab's private state of the run.
+    scale
+        How cells are standardised.
+
+    Raises
+    ------
+    RunError
+        If the lab has not embedded its cells, or its file has changed since.
+    """
+    from fedsc.federated.answers import answer
+
+    if subject == ask.INTEGRATION:
+        return _integration(question, ask.is_integrated(content), folder)
+    return answer(_data(lab, question, subject, content, folder, scale), question)
+
+
+def embedding_of(folder: Path, *, integrated: bool) -> np.ndarray:
+    """Give the embedding of a lab's cells as it is, or as the lab has corrected it."""
+    if not integrated:
+        return load_embedding(folder).x
+    state = load_integration(folder)
+    if state is None:
+        raise RunError("the lab has not integrated its cells: start the integration again")
+    return state.corrected
+
+
+def _data(
+    lab: Lab, question: Question, subject: str, content: RecordDict, folder: Path, scale: Scale
+) -> "Data":
+    from fedsc.federated import graph, metrics
+    from fedsc.federated.clustered import Clustered
+
+    if subject == ask.EXPRESSION:
+        return lab.aligned(unpack_names(content["vocabulary"]["names"]))
+    if subject == ask.CELLS:
+        return lab.cells(unpack_preprocessing(content), scale)
+    x = embedding_of(folder, integrated=ask.is_integrated(content))
+    x = x[:, : ask.dimensions_of(content, x.shape[1])]
+    if subject == ask.EMBEDDING and question.name not in (metrics.CONTINGENCY, graph.CONTINGENCY):
+        return metrics.Embedded(x, None)
+    # What follows goes cell by cell with the lab's file: they have to be the same cells.
+    load_embedding(folder).of(lab.expression.cells)
+    if subject == ask.EMBEDDING:
+        return metrics.Embedded(x, lab.expression.labels)
+    cells = lab.aligned(unpack_names(content["vocabulary"]["names"]))
+    return Clustered(cells, ask.clusters_of(content).assign(x), lab.expression.labels)
+
+
+def _integration(question: Question, corrected: bool, folder: Path) -> Sums:
+    """Take a step of Harmony, whose state the lab keeps before it answers; or say how labs mix."""
+    from fedsc.federated import harmony_lab, mixing
+    from fedsc.federated.correction import BatchedCells
+
+    kept = load_embedding(folder)
+    cells = BatchedCells(kept.x, kept.batches)
+    if question.name == mixing.MIXING:
+        after = embedding_of(folder, integrated=True) if corrected else None
+        return mixing.sum_mixing(cells, after, question)
+    before = load_integration(folder)
+    sums, after_step = harmony_lab.answer(cells, before, question)
+    if after_step is not None and after_step is not before:
+        save_integration(folder, after_step)
+    return sums

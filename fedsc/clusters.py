@@ -1,0 +1,188 @@
+"""The pool's clusters as a run keeps them: enough to find any cell's cluster and place, offline.
+
+The same bytes go to the labs and into the run folder (``clusters.safetensors``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsc import tensors
+from fedsc.data.reading.memory import memory_problem
+from fedsc.errors import DataError
+from fedsc.federated import graph, kmeans
+from fedsc.federated.centres import batches
+from fedsc.federated.micro import MicroCentres, weigh
+
+CLUSTERS = "clusters.safetensors"
+
+FORMAT = 1
+"""Version of the file; another number is refused."""
+
+_MOST_CLUSTERS = 100_000
+_MEMORY_PER_BYTE = 4  # what reading the file takes, with its copies
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of the pool, the largest first.
+
+    Attributes
+    ----------
+    micro
+        Micro-centres, nodes of the graph.
+    communities
+        Graph cluster of every node, int64 (M,).
+    centres
+        Of k-means, float64 (k, d), d at most that of the embedding, of which the first d columns
+        count; ``None`` where the graph's clusters are meant.
+    sizes
+        Cells of every cluster, int64 (k,).
+    places
+        Of every node on the map that all labs share, float64 (M, 2); ``None`` without a map.
+    types
+        Cell type of every cluster, ``"unknown"`` where none is known; empty where no lab is
+        annotated.
+    shares
+        Share of a cluster's annotated cells that are of its type, float64 (k,).
+    """
+
+    micro: MicroCentres
+    communities: np.ndarray
+    centres: np.ndarray | None
+    sizes: np.ndarray
+    places: np.ndarray | None
+    types: tuple[str, ...]
+    shares: np.ndarray
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return len(self.sizes)
+
+    def assign(self, x: np.ndarray) -> np.ndarray:
+        """Give every cell its cluster, int32 (cells,), from its embedding (cells, d)."""
+        if self.centres is not None:
+            return kmeans.assign(self.centres, x[:, : self.centres.shape[1]])
+        return graph.assign(self.micro, self.communities, x)
+
+    def place(self, x: np.ndarray) -> np.ndarray | None:
+        """Place every cell on the map among its nearest nodes, float32 (cells, 2)."""
+        if self.places is None:
+            return None
+        parts = [weigh(self.micro, batch) @ self.places for batch in batches(x)]
+        return np.concatenate([np.empty((0, 2)), *parts]).astype(np.float32)
+
+    def pack(self) -> bytes:
+        """Put everything into bytes; the same clusters give the same bytes."""
+        arrays = {
+            "nodes": self.micro.centres,
+            "sets": self.micro.sets,
+            "scale": np.array([self.micro.scale]),
+            "communities": self.communities,
+            "sizes": self.sizes,
+            "shares": self.shares,
+        }
+        arrays |= {
+            name: array
+            for name, array in (("centres", self.centres), ("places", self.places))
+            if array is not None
+        }
+        return tensors.pack(arrays, {"format": FORMAT, "types": list(self.types)})
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Clusters":
+        """Take clusters out of bytes, whoever wrote them.
+
+        Raises
+        ------
+        DataError
+            If they are damaged, or are not what :meth:`pack` makes.
+        """
+        try:
+            arrays, about = tensors.unpack_with_about(data)
+            return _checked(arrays, about)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"the clusters cannot be read ({error})") from error
+
+
+def load_clusters(folder: Path, dimensions: int) -> Clusters | None:
+    """Load the clusters of a finished run; ``None`` where it made none.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    dimensions
+        d of the model's embedding.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, too large, or its clusters are of another model.
+    """
+    path = folder / CLUSTERS
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise DataError(f"{path} is no file")
+    if problem := memory_problem(path.stat().st_size * _MEMORY_PER_BYTE):
+        raise DataError(f"{path}: {problem}")
+    try:
+        clusters = Clusters.unpack(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    found = clusters.micro.centres.shape[1]
+    if found != dimensions:
+        raise DataError(f"{path}: clusters of {found} dimensions, the model has {dimensions}")
+    return clusters
+
+
+def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clusters:
+    if about.get("format") != FORMAT:
+        raise ValueError(f"their format is {about.get('format', 'none')!r:.20}, not {FORMAT}")
+    nodes, sizes, centres = arrays["nodes"], arrays["sizes"], arrays.get("centres")
+    m, k = len(nodes), len(sizes)
+    shapes = {
+        "nodes": ("f", (m, nodes.shape[-1])),
+        "sets": ("i", (m,)),
+        "scale": ("f", (1,)),
+        "communities": ("i", (m,)),
+        "sizes": ("i", (k,)),
+        "shares": ("f", (k,)),
+    }
+    if "places" in arrays:
+        shapes["places"] = ("f", (m, 2))
+    if centres is not None:
+        shapes["centres"] = ("f", (k, centres.shape[-1]))
+    for name, (kind, shape) in shapes.items():
+        array = arrays[name]
+        if array.dtype.kind != kind or array.itemsize != 8 or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype}{array.shape}")
+        if kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    sets, communities = arrays["sets"], arrays["communities"]
+    if not (m and nodes.shape[1] and 0 < k <= _MOST_CLUSTERS and (sizes >= 0).all()):
+        raise ValueError(f"{m} nodes of {nodes.shape[1]} dimensions, {k} clusters")
+    steps = np.diff(sets, prepend=0)
+    if not (((steps == 0) | (steps == 1)).all() and arrays["scale"][0] > 0):
+        raise ValueError("its micro-centres are not in sets")
+    most = communities.max() + 1 if centres is not None else k
+    if not (communities.min() >= 0 and communities.max() < most):
+        raise ValueError("a node is in a cluster that is none")
+    if centres is not None and not 0 < centres.shape[1] <= nodes.shape[1]:
+        raise ValueError(f"centres of {centres.shape[1]} dimensions")
+    types = about.get("types")
+    if not isinstance(types, list) or len(types) not in (0, k):
+        raise ValueError("a type for each cluster is missing")
+    if not all(isinstance(name, str) for name in types):
+        raise ValueError("a type is no text")
+    micro = MicroCentres(nodes, sets, float(arrays["scale"][0]))
+    return Clusters(
+        micro, communities, centres, sizes, arrays.get("places"), tuple(types), arrays["shares"]
+    )
