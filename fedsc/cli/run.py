@@ -109,7 +109,6 @@ def run(
     folder = (
         Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
     )
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
     try:
         with RunProgress(folder, config.training.rounds, console):
             if engine is Engine.flower:
@@ -117,8 +116,9 @@ def run(
 
                 run_flower(config, nodes, gpus)
             else:
-                from simulations.inprocess import run_inprocess
+                from simulations.inprocess import run_inprocess, silence_flower
 
+                silence_flower()
                 run_inprocess(config, nodes)
     except KeyboardInterrupt:
         console.print(f"stopped; go on with: fedsc run --resume {folder}", soft_wrap=True)
