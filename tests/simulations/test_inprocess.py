@@ -480,7 +480,7 @@ def test_what_flower_prints_for_us_has_no_escapes_and_each_line_once(tiny, monke
     monkeypatch.setattr(console_handler, "colored", True)
     run_inprocess(tiny)
     lines = screen.getvalue().splitlines()
-    assert sum(line.startswith("INFO :      round ") for line in lines) == tiny.rounds
+    assert sum(line.startswith("INFO :      round ") for line in lines) == tiny.training.rounds
     assert "\x1b" not in screen.getvalue()
     assert len(set(lines)) == len(lines) - 1  # the run folder is said first and last
 

@@ -89,8 +89,8 @@ def test_a_run_ends_with_scores_and_its_folder(tiny):
 def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
     """Each line once, whole, rounds included, no escapes: what `fedsc run 2> log` leaves."""
     done = _run(_command(tiny), columns=40)
-    log = (Path(tiny.output) / "run" / "run.log").read_text()
-    assert sum(": loss " in line for line in log.splitlines()) == tiny.rounds
+    log = (Path(tiny.run.output) / "run" / "run.log").read_text()
+    assert sum(": loss " in line for line in log.splitlines()) == tiny.training.rounds
     assert done.stderr == log
     assert "\x1b" not in done.stderr + done.stdout
 

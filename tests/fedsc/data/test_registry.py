@@ -73,12 +73,12 @@ def test_a_path_wins(tmp_path, monkeypatch):
 
 
 def test_the_default_set_comes_with_fedsc():
-    from fedsc.data.io import read
+    from fedsc.data.reading.read import read
 
-    assert Config().dataset == "10x_pbmc"
+    assert Config().data.dataset == "10x_pbmc"
     source = resolve("10x_pbmc")
     assert source.path == Path(registry.__file__).parent / "10x_pbmc.h5ad"
-    assert source.subtypes_per_lab == Config().subtypes_per_lab == 2
+    assert source.subtypes_per_lab == Config().split.subtypes_per_lab == 2
     assert hashlib.sha256(source.path.read_bytes()).hexdigest() == (
         "e2fb6dec818c7ff2a3d62d566656f0cd0239fec39172fd6835818c3dd21baa98"
     )
