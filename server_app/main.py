@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Context
 from flwr.common import log
+from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
@@ -42,6 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     if method.objective:
         load_objective(method)  # a bad name stops the run here, before any lab works
     folder = RunFolder.open(config)
+    update_console_handler(colored=sys.stdout.isatty())
     with folder.led():
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)

@@ -113,6 +113,7 @@ class RunFolder:
         for name, formatter in (("run.log", _WORDS), ("log.jsonl", _JSON)):
             handlers.append(logging.FileHandler(self.path / name, encoding="utf-8"))
             handlers[-1].setFormatter(formatter)
+            handlers[-1].setLevel(logging.INFO)  # below it Flower and Ray talk of themselves
             FLOWER_LOGGER.addHandler(handlers[-1])
         try:
             yield

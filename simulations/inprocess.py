@@ -8,9 +8,11 @@ import copy
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from logging import CRITICAL
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.logger import update_console_handler
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -128,6 +130,11 @@ class InProcessGrid(Grid):
 
 def _bytes(message: Message) -> int:
     return int(recorddict_to_proto(message.content).ByteSize())
+
+
+def silence_flower() -> None:
+    """Keep what Flower logs off this process's screen: whoever runs it shows ``run.log`` there."""
+    update_console_handler(level=CRITICAL)
 
 
 def run_inprocess(config: Config, nodes: int = 1) -> Traffic:

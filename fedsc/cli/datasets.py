@@ -6,15 +6,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedsc.data.catalogue import DATASETS
+from fedsc.data.catalogue import DATASETS, Dataset
 from fedsc.data.registry import cache_folder, data_folder, find
 
 
 def datasets() -> None:
     """List the named data sets: size as published, and where each one is.
 
-    A set is looked for in the folder FEDSC_DATA names, then among earlier downloads; one that can
-    be downloaded is fetched when first used. Any other .h5ad in FEDSC_DATA goes by its file's name.
+    A set is looked for in the folder FEDSC_DATA names, then among those that come with FedSC and
+    scanpy, then among earlier downloads; one that can be downloaded is fetched when first used.
+    Any other .h5ad in FEDSC_DATA goes by its file's name.
 
     **Examples**
 
@@ -43,7 +44,7 @@ def datasets() -> None:
             f"{_number(entry.cells)} × {_number(entry.genes)}",
             _number(entry.types),
             _number(entry.subtypes_per_lab),
-            _where(path, folder, can_download=entry.url is not None),
+            _where(entry, path, folder),
             str(notes.index(note) + 1),
         )
     console = Console()
@@ -63,9 +64,9 @@ def _number(value: int | None) -> str:
     return "–" if value is None else str(value)
 
 
-def _where(path: Path | None, folder: Path | None, *, can_download: bool) -> str:
+def _where(entry: Dataset, path: Path | None, folder: Path | None) -> str:
     if path is None:
-        return "download" if can_download else "by hand"
+        return "download" if entry.url else "by hand"
     if path.parent == folder:
         return "FEDSC_DATA"
-    return "cache" if path.parent == cache_folder() else "with scanpy"
+    return "cache" if path.parent == cache_folder() else f"with {entry.file.partition('/')[0]}"

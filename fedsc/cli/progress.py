@@ -1,4 +1,7 @@
-"""Show how long work goes on: the one progress bar of all commands, and a run's, from its files."""
+"""Show how long work goes on: the one progress bar of all commands, and a run's, from its files.
+
+A bar is drawn on a terminal alone. A file gets lines, each once and as it is.
+"""
 
 import json
 import threading
@@ -35,6 +38,7 @@ class Bars:
             TextColumn("{task.fields[words]}"),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -47,7 +51,7 @@ class Bars:
 
     def print(self, line: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Bars":
         return self
@@ -62,7 +66,7 @@ class Bars:
 
 
 class RunProgress:
-    """A progress bar over the rounds, with the log's lines above it.
+    """Follow a run while the ``with`` block lasts.
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ class RunProgress:
         self._metrics = _Tail(folder / "metrics.jsonl")
         self._log = _Tail(folder / "run.log")
         self._bars = Bars(console)
+        self._plain = not console.is_terminal
         self._rounds = rounds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -104,7 +109,7 @@ class RunProgress:
 
     def _show(self) -> None:
         for line in self._log.lines():
-            if ": loss " not in line:  # the bar says it
+            if self._plain or ": loss " not in line:  # the bar says it
                 self._bars.print(line)
         rows = [json.loads(line) for line in self._metrics.lines()]
         if not rows:

@@ -40,7 +40,7 @@ def run(
         str | None, typer.Option(help="subtypes, iid, dirichlet or column.")
     ] = None,
     subtypes_per_lab: Annotated[
-        int | None, typer.Option(help="Cell types per lab; default: the known set's own, or 3.")
+        int | None, typer.Option(help="Cell types per lab; default: the known set's own, or 2.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Communication rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Moves split, weights and masks.")] = None,
@@ -70,7 +70,7 @@ def run(
 
     **Examples**
 
-    The embedded set, 4 labs with 3 cell types each:
+    The embedded set (4271 blood cells), 4 labs with 2 cell types each:
 
     `fedsc run`
 
@@ -109,7 +109,6 @@ def run(
     folder = (
         Path(config.run.resume) if config.run.resume else Path(config.run.output) / config.run.name
     )
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
     try:
         with RunProgress(folder, config.training.rounds, console):
             if engine is Engine.flower:
@@ -117,8 +116,9 @@ def run(
 
                 run_flower(config, nodes, gpus)
             else:
-                from simulations.inprocess import run_inprocess
+                from simulations.inprocess import run_inprocess, silence_flower
 
+                silence_flower()
                 run_inprocess(config, nodes)
     except KeyboardInterrupt:
         console.print(f"stopped; go on with: fedsc run --resume {folder}", soft_wrap=True)

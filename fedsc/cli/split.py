@@ -33,7 +33,7 @@ def split(
     ] = None,
     labs: Annotated[int | None, typer.Option(help="Number of labs.")] = None,
     subtypes_per_lab: Annotated[
-        int | None, typer.Option(help="subtypes: cell types per lab; default: the set's own, or 3.")
+        int | None, typer.Option(help="subtypes: cell types per lab; default: the set's own, or 2.")
     ] = None,
     cover: Annotated[
         str | None, typer.Option(help="subtypes: drop or all, for types no lab drew.")

@@ -1,13 +1,10 @@
-"""The data sets of the two papers, and one that comes with scanpy.
+"""The data sets of the two papers, and a tiny one for tests.
 
 Nothing here was guessed: where no public source could be verified a field is ``None`` and the note
 says so. No checksum of any download is known, so none is claimed.
 """
 
 from dataclasses import dataclass
-
-PACKAGED = "pbmc68k_reduced"
-"""The set that is always there."""
 
 # scDCC's repository, as it was when the sets were looked at: a name of a branch may move.
 _SCDCC = (
@@ -32,6 +29,9 @@ class Dataset:
         Size as published; ``None`` where it could not be verified.
     subtypes_per_lab
         Types per lab k in the paper's four-lab splits (FedSC §4.1); ``None`` if not split there.
+    file
+        Where the set lies in an installed package, as a path from ``site-packages``; ``""`` = in
+        none.
     url
         Direct download (HDF5 with ``X`` and ``Y``), or ``None``.
     sha256
@@ -54,6 +54,7 @@ class Dataset:
     genes: int | None
     types: int | None
     subtypes_per_lab: int | None = None
+    file: str = ""
     url: str | None = None
     sha256: str | None = None
     page: str | None = None
@@ -86,15 +87,16 @@ DATASETS: dict[str, Dataset] = {
     entry.name: entry
     for entry in (
         Dataset(
-            PACKAGED,
-            "human blood, 10x; comes with scanpy",
+            "pbmc68k_reduced",
+            "human blood, 10x",
             700,
             765,
             10,
+            file="scanpy/datasets/10x_pbmc68k_reduced.h5ad",
             licence="BSD-3-Clause (scanpy)",
             layer="raw",
             label_key="bulk_labels",
-            note="Log-normalised values of 765 genes; for trying things out.",
+            note="Log-normalised values of 765 genes; for tests.",
         ),
         Dataset(
             "10x_pbmc",
@@ -103,12 +105,13 @@ DATASETS: dict[str, Dataset] = {
             16653,
             8,
             subtypes_per_lab=2,
+            file="fedsc/data/10x_pbmc.h5ad",
             url=_SCDCC + "10X_PBMC_top2000.h5",
             page=_SCDEEPCLUSTER_PAGE,
-            licence=_APACHE,
+            licence=f"{_APACHE}, data CC BY 4.0 (10x Genomics)",
             aliases=("10x_pbmc_4271_top2000",),
-            note="The download and 10x_pbmc_4271_top2000 hold all cells, but only the 2000 genes "
-            "scDCC's authors chose.",
+            note="The file that comes with FedSC, the download and 10x_pbmc_4271_top2000 hold all "
+            "cells, but only the 2000 genes scDCC's authors chose.",
         ),
         Dataset(
             "mouse_bladder",

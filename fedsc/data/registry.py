@@ -2,13 +2,13 @@
 
 import difflib
 import hashlib
-import importlib.util
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsc.data.catalogue import DATASETS, PACKAGED, Dataset
+from fedsc.data.catalogue import DATASETS, Dataset
 from fedsc.errors import DataError
 
 LABEL_KEY = "cell_type"
@@ -45,9 +45,10 @@ class Source:
 def resolve(dataset: str) -> Source:
     """Find a data set by path or by name; no expression is read.
 
-    A path that exists wins; then a known name, looked for in ``$FEDSC_DATA``, then in the cache,
-    then downloaded; a name not known here is looked for in ``$FEDSC_DATA`` alone. pooch cannot
-    resume: a download that was cut off starts again from its first byte.
+    A path that exists wins; then a known name, looked for in ``$FEDSC_DATA``, then among the sets
+    that come with FedSC and scanpy, then in the cache, then downloaded; a name not known here is
+    looked for in ``$FEDSC_DATA`` alone. pooch cannot resume: a download that was cut off starts
+    again from its first byte.
 
     Parameters
     ----------
@@ -98,13 +99,12 @@ def find(dataset: str) -> Path | None:
     DataError
         If ``$FEDSC_DATA`` is set and is not a folder.
     """
-    if dataset == PACKAGED:
-        return _packaged()
     known = DATASETS.get(dataset)
     stems = (dataset, *known.aliases) if known else (dataset,)
     folder = data_folder()
     candidates = [folder / f"{stem}{end}" for stem in stems for end in _ENDINGS] if folder else []
     if known:
+        candidates += _installed(known)
         candidates.append(cache_folder() / f"{dataset}.h5")
     return next((path for path in candidates if path.is_file()), None)
 
@@ -127,18 +127,14 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("fedsc"))
 
 
-def _packaged() -> Path:
-    # importlib.resources would import scanpy, which takes seconds.
-    spec = importlib.util.find_spec("scanpy")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    for folder in folders:
-        path = Path(folder) / "datasets" / "10x_pbmc68k_reduced.h5ad"
-        if path.is_file():
-            return path
-    raise DataError(
-        f"dataset '{PACKAGED}' comes with scanpy, but the installed scanpy does not hold it: "
-        "install scanpy again"
-    )
+def _installed(entry: Dataset) -> list[Path]:
+    """List where a package may hold the set, in the order of imports.
+
+    All of ``sys.path`` counts: Flower runs its own copy of FedSC, which comes first and holds no
+    data, as Flower copies only code and text. ``importlib.resources`` would stop there, and would
+    import scanpy, which takes seconds.
+    """
+    return [Path(folder).absolute() / entry.file for folder in sys.path] if entry.file else []
 
 
 def _by_alias(stem: str) -> Dataset | None:
@@ -184,6 +180,12 @@ def _download(entry: Dataset) -> Path:
         f"{entry.name}.h5, with X (cells × genes) and Y (types), in a folder and set FEDSC_DATA "
         f"to that folder"
     )
+    if entry.file and entry.url is None:
+        package = entry.file.partition("/")[0]
+        raise DataError(
+            f"dataset '{entry.name}' comes with {package}, but the installed {package} does not "
+            f"hold it: install {package} again"
+        )
     if entry.url is None:
         raise DataError(
             f"dataset '{entry.name}' has no direct download: get it from {entry.page}, {by_hand}"

@@ -1,6 +1,5 @@
 """Run a suite's cells in parallel processes, one thread each; whatever is finished is kept."""
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,10 +92,9 @@ def run_cells(cells: Sequence[Cell], output: Path, jobs: int, watch: Watch) -> O
 
 def _work(cell: Cell, output: Path, reasons: Connection) -> None:
     """Run a cell in its own process; say why when it fails."""
-    from flwr.common.logger import FLOWER_LOGGER
+    from simulations.inprocess import silence_flower
 
-    for handler in FLOWER_LOGGER.handlers:  # a run has its run.log; here it would hide the bar
-        handler.setLevel(logging.CRITICAL)
+    silence_flower()
     try:
         run_cell(cell, output)
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 from datetime import datetime
-from logging import INFO, WARNING
+from logging import DEBUG, INFO, WARNING
 
 import numpy as np
 import pytest
@@ -56,6 +56,7 @@ def test_the_log_for_programs_has_a_line_a_record_and_fields(tmp_path):
     folder = _open(tmp_path, run_name="r")
     handlers = list(FLOWER_LOGGER.handlers)
     with folder.led():
+        log(DEBUG, "Flower and Ray talk of themselves")
         log(INFO, "lab %s: %d cells", "α\n", 3, extra={"lab": "α\n", "cells": 3})
         log(WARNING, "waiting", extra={"labs": ["A", "B"]})
     with pytest.raises(RunError), folder.led():

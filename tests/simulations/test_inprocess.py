@@ -1,6 +1,7 @@
 """The whole app, ServerApp and ClientApp, on the in-process grid."""
 
 import errno
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import safetensors.numpy
 import torch
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.logger import console_handler
 
 from client_app import app as client
 from client_app import state as client_state
@@ -469,6 +471,18 @@ def test_a_run_name_is_not_taken_twice(tiny):
 def test_run_inprocess_is_the_same_run(tiny, change):
     run_inprocess(tiny)
     assert model_bytes(folder_of(tiny)) == model_bytes(run(change(tiny, run_name="other")))
+
+
+def test_what_flower_prints_for_us_has_no_escapes_and_each_line_once(tiny, monkeypatch):
+    """As in the log of a SuperLink, a container, or `flwr run . --stream | cat`."""
+    screen = io.StringIO()
+    monkeypatch.setattr(console_handler, "stream", screen)
+    monkeypatch.setattr(console_handler, "colored", True)
+    run_inprocess(tiny)
+    lines = screen.getvalue().splitlines()
+    assert sum(line.startswith("INFO :      round ") for line in lines) == tiny.training.rounds
+    assert "\x1b" not in screen.getvalue()
+    assert len(set(lines)) == len(lines) - 1  # the run folder is said first and last
 
 
 def test_grid_answers_an_exception_with_an_error(tiny):

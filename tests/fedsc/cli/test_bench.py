@@ -32,7 +32,7 @@ def test_sets_that_are_not_there_are_left_out_in_words(cli, tmp_path, monkeypatc
     monkeypatch.setattr("fedsc.data.registry.cache_folder", lambda: tmp_path)
     monkeypatch.setattr("fedsc.data.registry._download", _offline)
     with pytest.raises(DataError, match="none of the suite's sets"):
-        cli("fedsc-table1", "-o", tmp_path / "out")
+        cli("fedsc-table1", "--dataset", "mouse_bladder", "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -29,7 +29,8 @@ def test_every_set_with_its_size_and_place(monkeypatch, tmp_path):
     for name in DATASETS:
         assert row(shown, name)
     assert "4271 × 16653" in row(shown, "10x_pbmc")
-    assert "download" in row(shown, "10x_pbmc")
+    assert "with fedsc" in row(shown, "10x_pbmc")
+    assert "download" in row(shown, "mouse_bladder")
     assert "with scanpy" in row(shown, "pbmc68k_reduced")
     assert "by hand" in row(shown, "adam")
     assert any("FEDSC_DATA is not set" in line for line in shown)

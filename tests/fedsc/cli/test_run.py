@@ -21,8 +21,8 @@ def _command(config, **options):
     return command
 
 
-def _run(command, **kwargs):
-    environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+def _run(command, columns=200, **kwargs):
+    environment = os.environ | {"COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, **kwargs
     )
@@ -84,6 +84,15 @@ def test_a_run_ends_with_scores_and_its_folder(tiny):
     assert f"run folder: {folder}" in done.stdout
     ari = json.loads((folder / "scores.json").read_text())["pooled"]["ari"]
     assert f"{ari:.4g}" in done.stdout
+
+
+def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
+    """Each line once, whole, rounds included, no escapes: what `fedsc run 2> log` leaves."""
+    done = _run(_command(tiny), columns=40)
+    log = (Path(tiny.run.output) / "run" / "run.log").read_text()
+    assert sum(": loss " in line for line in log.splitlines()) == tiny.training.rounds
+    assert done.stderr == log
+    assert "\x1b" not in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(

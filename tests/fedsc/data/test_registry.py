@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import anndata
 import h5py
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedsc.config import Config
 from fedsc.data import registry
 from fedsc.data.catalogue import DATASETS
 from fedsc.data.registry import resolve
@@ -29,7 +31,7 @@ def _own_folders(monkeypatch, tmp_path):
 
 
 def write(path, **columns):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     obs = pd.DataFrame(columns, index=["a", "b"])
     anndata.AnnData(np.ones((2, 3), dtype=np.float32), obs).write_h5ad(path)
     return path
@@ -58,9 +60,7 @@ def test_the_papers_sets_are_listed():
     assert all(
         re.fullmatch(r"\w+", name) and entry.name == name for name, entry in DATASETS.items()
     )
-    assert all(
-        entry.url or entry.page or name == "pbmc68k_reduced" for name, entry in DATASETS.items()
-    )
+    assert all(entry.url or entry.page or entry.file for entry in DATASETS.values())
 
 
 def test_a_path_wins(tmp_path, monkeypatch):
@@ -70,6 +70,46 @@ def test_a_path_wins(tmp_path, monkeypatch):
     assert resolve("worm_neuron").path.is_dir()
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/cells.h5ad").path == file
+
+
+def test_the_default_set_comes_with_fedsc():
+    from fedsc.data.reading.read import read
+
+    assert Config().data.dataset == "10x_pbmc"
+    source = resolve("10x_pbmc")
+    assert source.path == Path(registry.__file__).parent / "10x_pbmc.h5ad"
+    assert source.subtypes_per_lab == Config().split.subtypes_per_lab == 2
+    assert hashlib.sha256(source.path.read_bytes()).hexdigest() == (
+        "e2fb6dec818c7ff2a3d62d566656f0cd0239fec39172fd6835818c3dd21baa98"
+    )
+    cells = read(source.path, layer=source.layer, label_key=source.label_key)
+    assert (len(cells.cells), len(cells.genes)) == (4271, 2000)
+    assert np.unique(cells.labels, return_counts=True)[1].tolist() == [
+        1292, 702, 606, 459, 450, 332, 295, 135,
+    ]  # fmt: skip
+
+
+def test_a_copy_of_the_code_alone_finds_the_installed_set(tmp_path, monkeypatch):
+    """As Flower runs the app: its copy, without data, stands before the installed packages."""
+    copy = tmp_path / "copy"
+    (copy / "fedsc" / "data").mkdir(parents=True)
+    installed = tmp_path / "site-packages"
+    file = write(installed / "fedsc" / "data" / "10x_pbmc.h5ad", cell_type=["x", "y"])
+    monkeypatch.setattr(sys, "path", [str(copy), "nowhere", str(installed)])
+    assert resolve("10x_pbmc") == registry.Source("10x_pbmc", file, "", "cell_type", 2)
+
+    own = write(tmp_path / "data" / "10x_pbmc.h5ad", cell_type=["x", "y"])
+    monkeypatch.setenv("FEDSC_DATA", str(own.parent))
+    assert resolve("10x_pbmc").path == own  # a person's own copy of a set wins
+
+
+def test_a_package_that_lost_its_set(monkeypatch):
+    entry = dataclasses.replace(DATASETS["pbmc68k_reduced"], file="scanpy/no/such.h5ad")
+    monkeypatch.setitem(DATASETS, entry.name, entry)
+    with pytest.raises(
+        DataError, match=r"'pbmc68k_reduced' comes with scanpy.*install scanpy again"
+    ):
+        resolve("pbmc68k_reduced")
 
 
 def test_packaged_set_comes_without_importing_scanpy():

@@ -1,0 +1,42 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from fedsc.cli.progress import RunProgress
+
+ROWS = [
+    {"round": 1, "lab": lab, "loss": loss, "cells": 10, "d": None, "mu": 0.0}
+    for lab, loss in (("A", 3.0), ("B", 2.0))
+]
+LOG = ["10:00 INFO lab A: 10 cells", "10:01 INFO round 1/2: loss 2.5, 2 of 2 labs"]
+
+
+@pytest.fixture
+def show(tmp_path):
+    """Show a run of one round, whose files were there before when it is resumed."""
+
+    def shown(*, terminal, earlier=""):
+        (tmp_path / "run.log").write_text(earlier)
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=30, color_system=None)
+        with RunProgress(tmp_path, 2, console):
+            with (tmp_path / "run.log").open("a") as log:
+                log.write("".join(f"{line}\n" for line in LOG) + "10:02 INFO half a li")
+            rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+            (tmp_path / "metrics.jsonl").write_text(rows)
+        return screen.getvalue()
+
+    return shown
+
+
+def test_a_terminal_has_a_bar_and_the_log_but_for_the_rounds(show):
+    screen = show(terminal=True)
+    assert screen.count(LOG[0]) == 1
+    assert LOG[1] not in screen
+    assert "1/2" in screen
+
+
+def test_a_file_has_the_log_and_nothing_else(show):
+    assert show(terminal=False, earlier="09:00 INFO before\n") == "\n".join([*LOG, ""])
