@@ -114,12 +114,12 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(file, tmp_path, 
     whole, out = tmp_path / "whole", tmp_path / "out"
     call(*arguments, "--output", whole)
 
-    def interrupt(self, phase, done, total, figures):
+    def interrupt(self, phase, done, total, words):
         if done == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedsc.cli.fit._Bars.show", interrupt)
+        patch.setattr("fedsc.cli.fit.Bars.show", interrupt)
         stopped = call(*arguments, "--output", out)
     assert stopped.exit_code == 130
     assert "the same command goes on" in " ".join(stopped.output.split())
