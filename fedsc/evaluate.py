@@ -30,30 +30,6 @@ def kmeans(x: np.ndarray, k: int, seed: int) -> np.ndarray:
         return np.asarray(KMeans(k, n_init=10, random_state=seed).fit_predict(x))
 
 
-def leiden(x: np.ndarray, resolution: float, seed: int) -> np.ndarray:
-    """Cluster with Leiden (igraph, two iterations) on scanpy's neighbour graph of ``x``."""
-    import anndata
-    import scanpy as sc
-
-    cells = anndata.AnnData(np.empty((len(x), 0), dtype=np.float32), obsm={"X": x})
-    sc.pp.neighbors(
-        cells,
-        n_neighbors=min(15, len(x) - 1),
-        use_rep="X",
-        random_state=seed,
-        transformer="sklearn",  # scanpy 1.11.5's own search fails above 8192 cells
-    )
-    sc.tl.leiden(
-        cells,
-        resolution=resolution,
-        random_state=seed,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-    )
-    return np.asarray(cells.obs["leiden"].astype(int))
-
-
 def scores(
     x: np.ndarray, clusters: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, float | None]:

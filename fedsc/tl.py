@@ -8,9 +8,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from fedsc.baselines import METHODS
-from fedsc.baselines.method import Progress, Settings, silent
-from fedsc.baselines.outcome import annotate, expression_of, plain, require_device, resolve_k, score
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from fedsc.baselines.fitting import fit
+from fedsc.baselines.method import Progress, Settings
+from fedsc.baselines.outcome import annotate
+from fedsc.data.expression import Expression
+from fedsc.data.reading.validate import label_problems, name_problems, value_problems
+from fedsc.errors import DataError
 
 if TYPE_CHECKING:
     import anndata
@@ -60,7 +66,10 @@ def pca(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
 
 
 def leiden(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """Leiden on 50 principal components of 2000 genes; takes no ``k``."""
+    """Leiden on 50 principal components of 2000 genes; takes no ``k``.
+
+    ``preset="scanpy"`` is scanpy's own route, with igraph.
+    """
     _fit("leiden", adata, options)
 
 
@@ -95,28 +104,48 @@ def sczidesk(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
 
 
 def _fit(method: str, adata: "anndata.AnnData", options: Options) -> None:
-    require_device(options.get("device", "cpu"))
-    expression = expression_of(
-        adata, layer=options.get("layer", ""), label_key=options.get("label_key", "")
-    )
-    k, k_from = resolve_k(options.get("k", "auto"), expression)
-    settings = Settings(
-        k=k,
-        resolution=options.get("resolution", Settings.resolution),
-        seed=options.get("seed", 0),
-        preset=options.get("preset", ""),
-        overrides=options.get("overrides", {}),
-        device=options.get("device", "cpu"),
-        checkpoint=options.get("checkpoint"),
-        progress=options.get("progress", silent),
-    )
-    fitted = METHODS[method](expression, settings)
-    about = {
-        "method": method,
-        "seed": settings.seed,
-        "device": settings.device,
-        "layer": options.get("layer", ""),
-        "k is": k_from,
-        "scores": plain(score(fitted, expression)),
-    }
-    annotate(adata, method, fitted, about)
+    chosen: dict[str, Any] = dict(options)
+    k, layer = chosen.pop("k", "auto"), chosen.pop("layer", "")
+    expression = _expression_of(adata, layer, chosen.pop("label_key", ""))
+    annotate(adata, fit(method, expression, Settings(**chosen), k), {"layer": layer})
+
+
+def _expression_of(adata: "anndata.AnnData", layer: str, label_key: str) -> Expression:
+    """Validate an AnnData in memory as :func:`fedsc.data.reading.read.read` does a file.
+
+    Parameters
+    ----------
+    adata
+        Not modified.
+    layer
+        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
+    label_key
+        Column of ``obs`` with cell types, or ``""``.
+
+    Raises
+    ------
+    DataError
+        With one line per problem.
+    """
+    if layer == "raw" and adata.raw is None:
+        raise DataError("there is no adata.raw; leave layer = 'raw' out")
+    if layer not in ("", "raw") and layer not in adata.layers:
+        known = ", ".join(adata.layers) or "none"
+        raise DataError(f"there is no layer '{layer}'; adata.layers has: {known}")
+    values = adata.raw.X if layer == "raw" else adata.layers[layer] if layer else adata.X
+    if values is None:
+        raise DataError("adata.X is empty; name the layer that holds counts")
+    names = adata.raw.var_names if layer == "raw" else adata.var_names
+    genes, cells = names.to_numpy(dtype=object), adata.obs_names.to_numpy(dtype=object)
+    obs = adata.obs.copy()
+    problems = name_problems(genes, cells) + label_problems(obs, label_key)
+    matrix = csr_matrix(values, dtype=np.float32, copy=True)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    kind = None
+    if min(matrix.shape):
+        kind, found = value_problems(matrix, "adata", cells, genes, {})
+        problems += found
+    if problems or kind is None:
+        raise DataError("\n".join(problems))
+    return Expression(matrix, genes, cells, obs, kind, label_key)

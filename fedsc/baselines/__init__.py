@@ -1,15 +1,11 @@
-"""Centralised methods, one a file, one signature: what federated training is held against."""
+"""Centralised methods, one a file: what federated training is held against.
 
-from collections.abc import Mapping
-from importlib import import_module
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+A method's module has ``PRESETS``, its options by name, the default first, and
+``fit(expression, preset, settings)``, a :data:`~fedsc.baselines.method.Fit`. Everyone who runs a
+method does so through :func:`fedsc.baselines.fitting.fit`.
+"""
 
-if TYPE_CHECKING:
-    from fedsc.baselines.method import Fit, Fitted, Settings
-    from fedsc.data.expression import Expression
-
-MODULES = {
+METHODS = {
     "pca": "fedsc.baselines.pca",
     "leiden": "fedsc.baselines.leiden",
     "nmf": "fedsc.baselines.nmf",
@@ -19,20 +15,4 @@ MODULES = {
     "scdeepcluster": "fedsc.baselines.scdeepcluster",
     "sczidesk": "fedsc.baselines.sczidesk",
 }
-"""Module of every method; it has ``fit`` and ``PRESETS``."""
-
-
-def _lazily(module: str) -> "Fit":
-    """Import the method when it is called: torch and scikit-learn cost seconds."""
-
-    def fit(expression: "Expression", settings: "Settings") -> "Fitted":
-        fitted: Fitted = import_module(module).fit(expression, settings)
-        return fitted
-
-    return fit
-
-
-METHODS: Mapping[str, "Fit"] = MappingProxyType(
-    {name: _lazily(module) for name, module in MODULES.items()}
-)
-"""Every centralised method by name."""
+"""Module of every centralised method; imported when it is run, since torch costs seconds."""

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fedsc import files, tensors
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import RunError
 
@@ -57,24 +55,26 @@ def fingerprint(cells: CellMatrix, preset: Any, *choices: str | float | None) ->
 
 
 def save(path: Path, saved: Saved, of: str) -> None:
-    """Write the state, atomically: a reader finds the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"weights/{name}": tensor for name, tensor in saved.weights.items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in saved.optimizer.items()}
-    about = {
-        "fingerprint": of,
-        "losses": json.dumps(saved.losses),
-        "converged": json.dumps(saved.converged),
+    """Write the state in the place of an older one.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written, saying why.
+    """
+    files.make_folder(path.parent)
+    parts = {"weights": saved.weights, "optimizer": saved.optimizer}
+    arrays = {
+        f"{part}/{name}": tensor.detach().cpu().numpy()
+        for part, state in parts.items()
+        for name, tensor in state.items()
     }
-    unfinished = path.with_name(f"{path.name}.part")
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, unfinished, about
-    )
-    os.replace(unfinished, path)
+    about = {"fingerprint": of, "losses": saved.losses, "converged": saved.converged}
+    files.replace(path, tensors.pack(arrays, about))
 
 
-def load(path: Path, of: str, device: str) -> Saved | None:
-    """Read a state back.
+def load(path: Path, of: str) -> Saved | None:
+    """Read a state back, onto the CPU.
 
     Parameters
     ----------
@@ -82,8 +82,6 @@ def load(path: Path, of: str, device: str) -> Saved | None:
         Where :func:`save` wrote.
     of
         Fingerprint of the phase that wants to go on.
-    device
-        Where the weights shall lie.
 
     Returns
     -------
@@ -93,29 +91,27 @@ def load(path: Path, of: str, device: str) -> Saved | None:
     Raises
     ------
     RunError
-        If the file is broken, or is of other data or options.
+        If the file is broken or no checkpoint, or is of other data or options.
     """
     if not path.exists():
         return None
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata()
-            for key in file.keys():  # noqa: SIM118 (not a mapping)
-                part, name = key.split("/", 1)
-                parts[part][name] = file.get_tensor(key).to(device)
-    except SafetensorError as error:
+        arrays, about = tensors.read(path)
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
+        for key, array in arrays.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = torch.tensor(array)
+        fingerprint, losses, converged = (about[n] for n in ("fingerprint", "losses", "converged"))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{path} is not a readable checkpoint ({error}); delete it to start anew"
-        ) from None
-    if about["fingerprint"] != of:
+        ) from error
+    if fingerprint != of:
         raise RunError(
             f"{path} was written for other data or options; give them again, choose another "
             "output folder, or delete it to start anew"
         )
-    return Saved(
-        **parts, losses=json.loads(about["losses"]), converged=json.loads(about["converged"])
-    )
+    return Saved(**parts, losses=losses, converged=converged)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,20 +6,27 @@ import numpy as np
 
 from fedsc.baselines.method import Settings
 from fedsc.errors import ConfigError, DataError
-from fedsc.evaluate import kmeans, leiden
+from fedsc.evaluate import kmeans
+from fedsc.leiden import Flavor, leiden
 
 _LEAST_CELLS = 3  # a neighbour graph of fewer has nothing to tell
 
 
-def cluster(embedding: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
+def cluster(
+    embedding: np.ndarray, k: int | None, settings: Settings, flavor: Flavor = "graspologic"
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Cluster with k-means, or with Leiden where no k is given; labels are never looked at.
 
     Parameters
     ----------
     embedding
         float (cells, dimensions).
+    k
+        Number of clusters, or ``None``.
     settings
-        ``k``, ``resolution`` and ``seed`` count here.
+        ``resolution`` and ``seed`` count here.
+    flavor
+        Whose Leiden.
 
     Returns
     -------
@@ -33,16 +40,19 @@ def cluster(embedding: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict
     DataError
         If fewer than ``k`` cells differ in the embedding, or there are too few for Leiden.
     """
-    k = settings.k
     if k is None:
         if len(embedding) < _LEAST_CELLS:
             raise DataError(
                 f"k = 'auto' needs at least {_LEAST_CELLS} cells, the file has {len(embedding)}; "
                 "give k"
             )
-        clusters = leiden(embedding, settings.resolution, settings.seed)
-        found = int(clusters.max()) + 1
-        return clusters, {"by": "leiden", "resolution": settings.resolution, "k": found}
+        clusters = leiden(embedding, settings.resolution, settings.seed, flavor)
+        return clusters, {
+            "by": "leiden",
+            "flavor": flavor,
+            "resolution": settings.resolution,
+            "k": int(clusters.max()) + 1,
+        }
     require_k(k, len(embedding))
     different = len(np.unique(embedding, axis=0))
     if different < k:

@@ -5,9 +5,7 @@ paper leaves open (Adam, cosine of period 500 down to a thousandth, the last bat
 """
 
 import math
-import time
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,10 +13,10 @@ from torch import Tensor
 
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.clustering import cluster
+from fedsc.baselines.dense import all_dense, dense
 from fedsc.baselines.inputs import Clip, Genes, prepare
-from fedsc.baselines.loop import train
+from fedsc.baselines.loop import BatchLoss, Phase, Trained, train
 from fedsc.baselines.method import Fitted, Settings
-from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN, embed
@@ -26,12 +24,10 @@ from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive, Rate
 from fedsc.rng import torch_generator
 from fedsc.ssl.losses import nt_xent
-from fedsc.ssl.objective import Descend
 from fedsc.ssl.views import masked_view
-from fedsc.training import batches, one_thread
+from fedsc.training import one_thread
 
 _LEAST_RATE = 1e-3  # of the first learning rate, at the end of the cosine
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -69,38 +65,51 @@ PRESETS = {
 """``paper`` is the published one, without a clip; ``steady`` learns more slowly and for longer."""
 
 
-def fit(expression: Expression, settings: Settings) -> Fitted:
+def fit(expression: Expression, preset: Preset, k: int | None, settings: Settings) -> Fitted:
     """Train on one file, embed its cells (encoder output, L2-normalised) and cluster them."""
-    began = time.monotonic()
-    preset = choose(PRESETS, settings)
     cells, _ = prepare(expression, preset.n_genes, preset.max_value)
-    weights, losses = _train(cells, preset, settings)
-    embedding = embed_all(weights, cells, settings.device)
-    clusters, choice = cluster(embedding, settings)
-    record = {
-        "preset": asdict(preset),
-        "genes": cells.n_genes,
-        "losses": losses,
-        "clusters": choice,
-        "seconds": time.monotonic() - began,
-    }
+    trained = train_encoder(cells, preset, settings)
+    embedding = embed_all(trained.weights, cells, settings.device)
+    clusters, choice = cluster(embedding, k, settings)
+    record = {"genes": cells.n_genes, "losses": trained.losses, "clusters": choice}
     return Fitted(embedding, clusters, record)
 
 
-def train_encoder(cells: CellMatrix, settings: Settings) -> Weights:
-    """Train the network ``encoder`` on cells prepared elsewhere; on ``settings.device``."""
-    weights, _ = _train(cells, choose(PRESETS, settings), settings)
-    return weights
+def train_encoder(cells: CellMatrix, preset: Preset, settings: Settings) -> Trained:
+    """Train the network ``encoder`` on cells prepared elsewhere."""
+    seed, device = settings.seed, settings.device
+    start = torch_generator(seed, "contrastive-sc", "init")
+    weights = init_mlp("encoder", (cells.n_genes, *HIDDEN, EMBEDDING), "batch", start)
+
+    def loss_of_epoch(number: int) -> BatchLoss:
+        masks = torch_generator(seed, "contrastive-sc", "masks", number, device=device)
+
+        def loss(rows: np.ndarray) -> Tensor:
+            x = dense(cells, rows, device)
+            z_1, z_2 = (
+                mlp(weights, masked_view(x, preset.mask_rate, masks), "encoder", training=True)
+                for _ in range(2)
+            )
+            return nt_xent(z_1, z_2, preset.temperature)
+
+        return loss
+
+    phase = Phase(
+        "contrastive-sc",
+        ("contrastive-sc", "batches"),
+        cells.n_cells,
+        preset.batch_size,
+        preset.epochs,
+        lambda parameters: torch.optim.Adam(parameters, lr=preset.learning_rate, fused=True),
+        rate=lambda epoch, _: learning_rate(preset, epoch),
+    )
+    return train(phase, weights, loss_of_epoch, settings, fingerprint(cells, preset, seed))
 
 
 @one_thread()
 def embed_all(weights: Weights, cells: CellMatrix, device: str) -> np.ndarray:
-    """Embed every cell, float32 (cells, 60), rows of unit length."""
-    parts = [
-        embed(weights, torch.from_numpy(cells.batch(rows)).to(device)).cpu().numpy()
-        for rows in np.split(np.arange(cells.n_cells), range(_ROWS, cells.n_cells, _ROWS))
-    ]
-    return np.concatenate(parts)
+    """Embed every cell with the network ``encoder``, float32 (cells, 60), rows of unit length."""
+    return torch.cat([embed(weights, x) for x in all_dense(cells, device)]).cpu().numpy()
 
 
 def learning_rate(preset: Preset, epoch: int) -> float:
@@ -108,41 +117,3 @@ def learning_rate(preset: Preset, epoch: int) -> float:
     least = preset.learning_rate * _LEAST_RATE
     cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / preset.period))
     return least + (preset.learning_rate - least) * cosine
-
-
-def _train(cells: CellMatrix, preset: Preset, settings: Settings) -> tuple[Weights, list[float]]:
-    seed, device = settings.seed, settings.device
-    start = torch_generator(seed, "contrastive-sc", "init")
-    weights = init_mlp("encoder", (cells.n_genes, *HIDDEN, EMBEDDING), "batch", start)
-    weights = {name: tensor.to(device) for name, tensor in weights.items()}
-
-    def optimizer_of(parameters: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=preset.learning_rate, fused=True)
-
-    def epoch(number: int, descend: Descend) -> float:
-        order = torch_generator(seed, "contrastive-sc", "batches", number)
-        masks = torch_generator(seed, "contrastive-sc", "masks", number, device=device)
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for rows in batches(cells.n_cells, preset.batch_size, order):
-            x = torch.from_numpy(cells.batch(rows)).to(device)
-            z_1, z_2 = (
-                mlp(weights, masked_view(x, preset.mask_rate, masks), "encoder", training=True)
-                for _ in range(2)
-            )
-            loss = nt_xent(z_1, z_2, preset.temperature)
-            descend(loss)
-            total += loss.detach() * len(rows)
-        return float(total) / cells.n_cells
-
-    of = fingerprint(cells, preset, seed)
-    losses = train(
-        "contrastive-sc",
-        weights,
-        optimizer_of,
-        epoch,
-        preset.epochs,
-        settings,
-        of,
-        rate=partial(learning_rate, preset),
-    )
-    return weights, losses

@@ -1,5 +1,6 @@
 """What the centralised methods start from: encoder input, and raw counts of the same genes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -86,6 +87,11 @@ def counts_of(expression: Expression, preprocessing: Preprocessing, method: str)
             f"{method} models raw counts, and the file holds log-normalised values; "
             "name the layer with counts, e.g. --layer counts or --layer raw"
         )
-    matrix = vstack(list(align(expression, preprocessing.genes).blocks()), format="csr")
+    matrix = columns(expression, preprocessing.genes)
     sizes = align(expression, preprocessing.vocabulary).sizes
     return Counts(matrix, (np.maximum(sizes, 1.0) / preprocessing.target_sum).astype(np.float32))
+
+
+def columns(expression: Expression, genes: Sequence[str] | np.ndarray) -> csr_matrix:
+    """Give the values of some genes, in their order, float32 CSR, cells × genes."""
+    return vstack(list(align(expression, genes).blocks()), format="csr")

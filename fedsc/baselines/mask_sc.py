@@ -8,22 +8,16 @@ The rows of the paper's Table 2 are overrides of a preset: :data:`ABLATION`. Its
 ``side`` and ``mask_ratio``, its Fig. 5 is :func:`fedsc.plots.attention_map`.
 """
 
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedsc.baselines import contrastive_sc
 from fedsc.baselines.clustering import cluster, require_k
+from fedsc.baselines.dense import all_dense
 from fedsc.baselines.inputs import prepare
-from fedsc.baselines.mask_training import (
-    Preset,
-    layout_of,
-    shape_of,
-    train,
-)
+from fedsc.baselines.mask_training import Preset, layout_of, shape_of, train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
@@ -51,16 +45,26 @@ ABLATION: dict[str, dict[str, Any]] = {
 _INFERENCE_BATCH = 256
 
 
-def fit(expression: Expression, settings: Settings, *, teacher: Weights | None = None) -> Fitted:
+def fit(
+    expression: Expression,
+    preset: Preset,
+    k: int | None,
+    settings: Settings,
+    *,
+    teacher: Weights | None = None,
+) -> Fitted:
     """Train mask-sc on one file and cluster its cells.
 
     Parameters
     ----------
     expression
         Cells of one file.
+    preset
+        What and how to train.
+    k
+        Number of clusters; ``None``: Leiden chooses.
     settings
-        ``preset`` is a key of :data:`PRESETS`, ``overrides`` fields of
-        :class:`~fedsc.baselines.mask_training.Preset`.
+        Seed, device and so on.
     teacher
         Holds the network ``encoder``, for the genes the preprocessing chooses; ``None`` trains
         contrastive-sc on the same cells first.
@@ -75,49 +79,44 @@ def fit(expression: Expression, settings: Settings, *, teacher: Weights | None =
     Raises
     ------
     ConfigError
-        If preset or overrides are none of mask-sc's.
+        If values of the preset do not fit together, or k is impossible.
     DataError
         If there are too few cells or genes.
     RunError
         If the checkpoint is of something else.
     """
-    began = time.monotonic()
-    preset = _checked(choose(PRESETS, settings))
+    _check(preset)
     cells, preprocessing = prepare(expression, preset.side**2, preset.max_value)
     cells, preprocessing = _at_most(preset.side**2, cells, preprocessing)
-    if settings.k is not None:
-        require_k(settings.k, cells.n_cells)
+    if k is not None:
+        require_k(k, cells.n_cells)
     layout = layout_of(preset, cells.n_genes)
     _require_patches(layout, preset)
 
     if teacher is None and preset.target != "expression":
-        teacher = contrastive_sc.train_encoder(
-            cells, replace(settings, preset=preset.teacher, overrides={})
-        )
+        of_teacher = choose(contrastive_sc.PRESETS, preset.teacher, {})
+        teacher = contrastive_sc.train_encoder(cells, of_teacher, settings).weights
     trained = train(cells, layout, teacher or {}, preset, settings)
     embedding, extras = _embed(trained.weights, cells, layout, preset, settings.device)
     extras |= {"patch_places": layout.places.numpy(), "patch_genes": _names(preprocessing, layout)}
-    clusters, choice = cluster(embedding, settings)
+    clusters, choice = cluster(embedding, k, settings)
     record = {
-        "preset": asdict(preset),
         "genes": cells.n_genes,
         "patches": layout.n_patches,
         "losses": trained.losses,
         "clusters": choice,
-        "seconds": time.monotonic() - began,
         **_cost(preset, cells.n_cells, layout, trained.seconds),
     }
     return Fitted(embedding, clusters, record, extras)
 
 
-def _checked(preset: Preset) -> Preset:
+def _check(preset: Preset) -> None:
     if preset.side % PATCH_SIDE:
         raise ConfigError(f"option side = {preset.side}: must be a multiple of {PATCH_SIDE}")
     if preset.warmup >= preset.epochs:
         raise ConfigError(
             f"option warmup = {preset.warmup}: must be less than epochs = {preset.epochs}"
         )
-    return preset
 
 
 def _at_most(
@@ -149,9 +148,8 @@ def _embed(
     """Embed whole cells and look at the last attention; see :func:`fit`."""
     shape, layout = shape_of(preset), layout.to(device)
     found: dict[str, list[np.ndarray]] = {"embedding": [], "class": [], "mean": []}
-    for first in range(0, cells.n_cells, _INFERENCE_BATCH):
-        rows = np.arange(first, min(first + _INFERENCE_BATCH, cells.n_cells))
-        patches = patches_of(torch.from_numpy(cells.batch(rows)).to(device), layout)
+    for x in all_dense(cells, device, _INFERENCE_BATCH):
+        patches = patches_of(x, layout)
         seen = attention(weights, patches, layout, shape)[:, :, 1:]
         seen = seen / seen.sum(dim=2, keepdim=True)
         found["embedding"].append(embed(weights, patches, layout, shape).cpu().numpy())

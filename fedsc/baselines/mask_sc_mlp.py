@@ -6,30 +6,28 @@ The three-layer encoder of both papers sees a cell with most genes dropped; one 
 cell) and from contrastive-sc (a view drops single genes and scales up the others).
 """
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsc.baselines import loop
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.clustering import cluster, require_k
 from fedsc.baselines.contrastive_sc import embed_all
+from fedsc.baselines.dense import dense
 from fedsc.baselines.inputs import Clip, prepare
+from fedsc.baselines.loop import BatchLoss, Phase, Trained, train
 from fedsc.baselines.method import Fitted, Settings
-from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import torch_generator
-from fedsc.ssl.objective import Descend
 from fedsc.ssl.views import masked_view
-from fedsc.training import batches
 
 
 @dataclass(frozen=True)
@@ -58,67 +56,36 @@ class Preset:
 PRESETS = {"paper": Preset()}
 
 
-def fit(expression: Expression, settings: Settings) -> Fitted:
+def fit(expression: Expression, preset: Preset, k: int | None, settings: Settings) -> Fitted:
     """Train mask-sc-mlp on one file and cluster its cells.
-
-    Parameters
-    ----------
-    expression
-        Cells of one file.
-    settings
-        ``preset`` is a key of :data:`PRESETS`, ``overrides`` fields of :class:`Preset`.
 
     Raises
     ------
     ConfigError
-        If preset or overrides are none of mask-sc-mlp's.
+        If k is impossible.
     DataError
         If there are too few cells.
     RunError
         If the checkpoint is of something else.
     """
-    began = time.monotonic()
-    preset = choose(PRESETS, settings)
     cells, _ = prepare(expression, preset.n_genes, preset.max_value)
-    if settings.k is not None:
-        require_k(settings.k, cells.n_cells)
-    weights, losses = train(cells, preset, settings)
-    embedding = embed_all(weights, cells, settings.device)
-    clusters, choice = cluster(embedding, settings)
-    record = {
-        "preset": asdict(preset),
-        "genes": cells.n_genes,
-        "losses": losses,
-        "clusters": choice,
-        "seconds": time.monotonic() - began,
-    }
+    if k is not None:
+        require_k(k, cells.n_cells)
+    trained = train_autoencoder(cells, preset, settings)
+    embedding = embed_all(trained.weights, cells, settings.device)
+    clusters, choice = cluster(embedding, k, settings)
+    record = {"genes": cells.n_genes, "losses": trained.losses, "clusters": choice}
     return Fitted(embedding, clusters, record)
 
 
-def train(cells: CellMatrix, preset: Preset, settings: Settings) -> tuple[Weights, list[float]]:
-    """Train encoder and decoder.
-
-    Parameters
-    ----------
-    cells
-        Standardised expression of at least two cells.
-    preset
-        How to train.
-    settings
-        Seed, device, checkpoint folder, progress.
-
-    Returns
-    -------
-    tuple
-        Weights of the networks ``encoder`` and ``decoder``, and the mean loss of every epoch.
-    """
+def train_autoencoder(cells: CellMatrix, preset: Preset, settings: Settings) -> Trained:
+    """Train the networks ``encoder`` and ``decoder`` on at least two cells."""
     seed, device = settings.seed, settings.device
     init = torch_generator(seed, "mask-sc-mlp", "init")
     weights = {
         **init_mlp("encoder", (cells.n_genes, *HIDDEN, EMBEDDING), "batch", init),
         **init_mlp("decoder", (EMBEDDING, cells.n_genes), "none", init),
     }
-    weights = {name: weight.to(device) for name, weight in weights.items()}
 
     def optimizer_of(parameters: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -129,21 +96,25 @@ def train(cells: CellMatrix, preset: Preset, settings: Settings) -> tuple[Weight
             fused=True,
         )
 
-    def epoch(number: int, descend: Descend) -> float:
-        order = torch_generator(seed, "mask-sc-mlp", "batches", number)
+    def loss_of_epoch(number: int) -> BatchLoss:
         masks = torch_generator(seed, "mask-sc-mlp", "masks", number, device=device)
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for rows in batches(cells.n_cells, preset.batch_size, order):
-            x = torch.from_numpy(cells.batch(rows)).to(device)
-            scale = masked_view(torch.ones_like(x), preset.mask_ratio, masks)
-            loss = hidden_loss(weights, x, scale)
-            descend(loss)
-            total += loss.detach() * len(x)
-        return float(total) / cells.n_cells
 
-    of = fingerprint(cells, preset, seed)
-    losses = loop.train("mask-sc-mlp", weights, optimizer_of, epoch, preset.epochs, settings, of)
-    return weights, losses
+        def loss(rows: np.ndarray) -> Tensor:
+            x = dense(cells, rows, device)
+            scale = masked_view(torch.ones_like(x), preset.mask_ratio, masks)
+            return hidden_loss(weights, x, scale)
+
+        return loss
+
+    phase = Phase(
+        "mask-sc-mlp",
+        ("mask-sc-mlp", "batches"),
+        cells.n_cells,
+        preset.batch_size,
+        preset.epochs,
+        optimizer_of,
+    )
+    return train(phase, weights, loss_of_epoch, settings, fingerprint(cells, preset, seed))
 
 
 def hidden_loss(weights: Weights, x: Tensor, scale: Tensor) -> Tensor:

@@ -2,16 +2,17 @@
 
 import hashlib
 import math
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedsc.baselines import loop
 from fedsc.baselines.checkpoint import fingerprint
+from fedsc.baselines.dense import dense
 from fedsc.baselines.inputs import Clip
 from fedsc.baselines.method import Settings
 from fedsc.baselines.patch_targets import Features, features_of
@@ -30,8 +31,6 @@ from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, Layout, matrix_layout, patches_of, sequence_layout
 from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import torch_generator
-from fedsc.ssl.objective import Descend
-from fedsc.training import batches
 
 
 @dataclass(frozen=True)
@@ -78,25 +77,6 @@ class Preset:
     recompute: bool = False
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training gave.
-
-    Attributes
-    ----------
-    weights
-        The network.
-    losses
-        Mean loss of every epoch.
-    seconds
-        What each epoch of this call took; fewer than ``losses`` after a resumption.
-    """
-
-    weights: Weights
-    losses: list[float]
-    seconds: list[float]
-
-
 def layout_of(preset: Preset, n_genes: int) -> Layout:
     """Lay the chosen genes out as the preset says."""
     if preset.embedding == "sequence":
@@ -128,7 +108,7 @@ def learning_rate(preset: Preset, epoch: float) -> float:
 
 def train(
     cells: CellMatrix, layout: Layout, teacher: Weights, preset: Preset, settings: Settings
-) -> Trained:
+) -> loop.Trained:
     """Train, going on from a checkpoint if there is one.
 
     Every draw comes from (seed, epoch), so a run that goes on ends with the bits of one never
@@ -158,37 +138,30 @@ def train(
         preset.target, {name: weight.to(device) for name, weight in teacher.items()}, layout
     )
     weights = init_masked(shape_of(preset), torch_generator(seed, "mask-sc", "init"))
-    weights = {name: weight.to(device) for name, weight in weights.items()}
-    # The epoch sets the rate of the optimiser that the loop makes.
-    optimizers: list[torch.optim.Optimizer] = []
-    seconds: list[float] = []
 
-    def optimizer_of(parameters: list[Tensor]) -> torch.optim.Optimizer:
-        optimizers.append(_adamw(parameters, preset))
-        return optimizers[0]
-
-    def epoch(number: int, descend: Descend) -> float:
-        began = time.monotonic()
-        order = torch_generator(seed, "mask-sc", "batches", number)
+    def loss_of_epoch(number: int) -> loop.BatchLoss:
         masks = torch_generator(seed, "mask-sc", "masks", number)
-        rows = list(batches(cells.n_cells, preset.batch_size, order))
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for i, batch in enumerate(rows):
-            for group in optimizers[0].param_groups:
-                group["lr"] = learning_rate(preset, number + (i + 1) / len(rows))
-            x = torch.from_numpy(cells.batch(batch)).to(device)
-            visible, hidden = draw_masks(len(x), layout.n_patches, preset.mask_ratio, masks)
-            visible, hidden = visible.to(device), hidden.to(device)
-            loss = masked_loss(weights, x, features, layout, preset, visible, hidden)
-            descend(loss)
-            total += loss.detach() * len(x)
-        mean = float(total) / cells.n_cells
-        seconds.append(time.monotonic() - began)
-        return mean
 
+        def loss(rows: np.ndarray) -> Tensor:
+            x = dense(cells, rows, device)
+            visible, hidden = draw_masks(len(x), layout.n_patches, preset.mask_ratio, masks)
+            return masked_loss(
+                weights, x, features, layout, preset, visible.to(device), hidden.to(device)
+            )
+
+        return loss
+
+    phase = loop.Phase(
+        "mask-sc",
+        ("mask-sc", "batches"),
+        cells.n_cells,
+        preset.batch_size,
+        preset.epochs,
+        lambda parameters: _adamw(parameters, preset),
+        rate=lambda epoch, share: learning_rate(preset, epoch + share),
+    )
     of = fingerprint(cells, preset, seed, _digest(teacher))
-    losses = loop.train("mask-sc", weights, optimizer_of, epoch, preset.epochs, settings, of)
-    return Trained(weights, losses, seconds)
+    return loop.train(phase, weights, loss_of_epoch, settings, of)
 
 
 def masked_loss(

@@ -23,11 +23,9 @@ class Settings:
 
     Attributes
     ----------
-    k
-        Number of clusters; ``None`` lets Leiden on the embedding choose.
     resolution
-        Of that Leiden; more clusters when larger. scanpy's own 1.0 splits the types of sets of
-        a few thousand cells.
+        Of Leiden, where it chooses the clusters; more clusters when larger. scanpy's own 1.0
+        splits the types of sets of a few thousand cells.
     seed
         Moves every draw.
     preset
@@ -42,7 +40,6 @@ class Settings:
         Called as the fit goes on.
     """
 
-    k: int | None = None
     resolution: float = 0.5
     seed: int = 0
     preset: str = ""
@@ -63,7 +60,8 @@ class Fitted:
     clusters
         int (cells,).
     record
-        How it was found: preset, losses, seconds, choices; JSON-able.
+        How it was found, JSON-able: losses, choices and the like; the rest is put in by
+        :func:`fedsc.baselines.fitting.fit`.
     extras
         Arrays a method gives besides (attention maps, factors), by name.
     """
@@ -74,4 +72,5 @@ class Fitted:
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-Fit = Callable[[Expression, Settings], Fitted]
+Fit = Callable[[Expression, Any, int | None, Settings], Fitted]
+"""Cells, preset, number of clusters (``None``: Leiden on the embedding chooses), settings."""

@@ -6,20 +6,18 @@ belongs to its largest factor. Gene factors are scaled to sum 1, so that a cell'
 comparable: NMF leaves the scale between the two open.
 """
 
-import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
 from fedsc.baselines import leiden
 from fedsc.baselines.clustering import require_k
+from fedsc.baselines.inputs import columns
 from fedsc.baselines.method import Fitted, Settings
-from fedsc.baselines.presets import choose
-from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.genes import agree
 from fedsc.data.reading.read import read
@@ -50,17 +48,19 @@ class Preset:
 PRESETS = {"scrna": Preset()}
 
 
-def fit(expression: Expression, settings: Settings, *, source: Expression | None = None) -> Fitted:
+def fit(expression: Expression, preset: Preset, k: int | None, settings: Settings) -> Fitted:
     """Factorise, and assign every cell to its largest factor.
 
     Parameters
     ----------
     expression
         Cells of one file, raw counts or other non-negative values, as they are.
+    preset
+        How; the gene factors may come from another set.
+    k
+        Number of factors; without it, Leiden on principal components counts the clusters first.
     settings
-        Without ``k``, Leiden on principal components counts the clusters first.
-    source
-        Cells to learn the gene factors on; goes before the preset's ``source``.
+        ``seed`` and ``resolution`` count here.
 
     Returns
     -------
@@ -71,42 +71,33 @@ def fit(expression: Expression, settings: Settings, *, source: Expression | None
     Raises
     ------
     ConfigError
-        If preset, overrides or k are impossible.
+        If k is impossible.
     DataError
         If the source cannot be read or shares too few genes, or the values' kinds differ.
     """
-    began = time.monotonic()
-    preset = choose(PRESETS, settings)
-    if preset.source and source is None:
-        source = read(Path(preset.source), layer=preset.source_layer)
-    k = settings.k
     choice: dict[str, Any] = {"by": "largest factor"}
     if k is None:
-        counted = leiden.fit(
-            expression, Settings(seed=settings.seed, resolution=settings.resolution)
-        )
-        choice["k by"] = counted.record["clusters"]
-        k = int(counted.record["clusters"]["k"])
+        counted = leiden.fit(expression, leiden.Preset(), None, settings).record["clusters"]
+        choice["k by"], k = counted, int(counted["k"])
     require_k(k, len(expression.cells))
 
-    if source is None:
-        matrix, genes = expression.matrix, expression.genes
-        cell_factors, gene_factors, sweeps = _factorise(matrix, k, preset, settings.seed)
-    else:
+    if preset.source:
+        source = read(Path(preset.source), layer=preset.source_layer)
         matrix, of_source, genes = _shared(expression, source)
         require_k(k, of_source.shape[0])
         _, gene_factors, sweeps = _factorise(of_source, k, preset, settings.seed)
         cell_factors = _solve(matrix, gene_factors, preset)
+    else:
+        matrix, genes = expression.matrix, expression.genes
+        cell_factors, gene_factors, sweeps = _factorise(matrix, k, preset, settings.seed)
     cell_factors, gene_factors = comparable(cell_factors, gene_factors)
     record = {
-        "preset": asdict(preset),
         "genes": len(genes),
         "values": expression.kind,
-        "transfer": source is not None,
+        "transfer": bool(preset.source),
         "sweeps": sweeps,
         "converged": sweeps < preset.iterations,
         "clusters": choice | {"k": k},
-        "seconds": time.monotonic() - began,
     }
     return Fitted(
         cell_factors,
@@ -145,10 +136,7 @@ def _shared(target: Expression, source: Expression) -> tuple[csr_matrix, csr_mat
     least = DataOptions.model_fields["min_shared_genes"].default
     names = {"the file": list(target.genes), "the source": list(source.genes)}
     genes = agree(names, "intersection", None, least)
-    file, other = (
-        vstack(list(align(part, genes).blocks()), format="csr") for part in (target, source)
-    )
-    return file, other, genes
+    return columns(target, genes), columns(source, genes), genes
 
 
 def _factorise(

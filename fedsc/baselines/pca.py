@@ -4,8 +4,7 @@ The published row is two components of the raw counts (19.00 / 31.21 on PBMC), w
 use; fifty components of the preprocessed matrix are far stronger. Tables should print both.
 """
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ from scipy.sparse import csr_matrix
 from fedsc.baselines.clustering import cluster
 from fedsc.baselines.inputs import Clip, Genes, prepare
 from fedsc.baselines.method import Fitted, Settings
-from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import DataError
@@ -48,18 +46,16 @@ PRESETS = {
 }
 
 
-def fit(expression: Expression, settings: Settings) -> Fitted:
+def fit(expression: Expression, preset: Preset, k: int | None, settings: Settings) -> Fitted:
     """Embed by principal components and cluster.
 
     Raises
     ------
     ConfigError
-        If preset, overrides or k are impossible.
+        If k is impossible.
     DataError
         If counts are wanted and the file has none, or there is nothing that varies.
     """
-    began = time.monotonic()
-    preset = choose(PRESETS, settings)
     if preset.values == "counts":
         if expression.kind != "counts":
             raise DataError(
@@ -71,14 +67,12 @@ def fit(expression: Expression, settings: Settings) -> Fitted:
         cells, _ = prepare(expression, preset.n_genes, preset.max_value)
         matrix = dense(cells)
     embedding, explained = principal_components(matrix, preset.components, settings.seed)
-    clusters, choice = cluster(embedding, settings)
+    clusters, choice = cluster(embedding, k, settings)
     record = {
-        "preset": asdict(preset),
         "genes": matrix.shape[1],
         "components": embedding.shape[1],
         "variance explained": explained.tolist(),
         "clusters": choice,
-        "seconds": time.monotonic() - began,
     }
     return Fitted(embedding, clusters, record)
 

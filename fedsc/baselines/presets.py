@@ -7,13 +7,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedsc.baselines.method import Settings
 from fedsc.errors import ConfigError
 
 P = TypeVar("P")
 
 
-def choose(presets: Mapping[str, P], settings: Settings) -> P:
+def choose(presets: Mapping[str, P], name: str, overrides: Mapping[str, Any]) -> P:
     """Give the preset a person asked for, with the overrides applied.
 
     Parameters
@@ -21,19 +20,21 @@ def choose(presets: Mapping[str, P], settings: Settings) -> P:
     presets
         Frozen dataclasses by name, the default first. The types of their fields, pydantic's
         constraints included, say which values are allowed.
-    settings
-        ``preset`` and ``overrides`` count here; override names may be kebab-case.
+    name
+        Which; ``""`` = the first.
+    overrides
+        Single values to change; their names may be kebab-case.
 
     Raises
     ------
     ConfigError
         Naming every unknown or bad value and what is allowed.
     """
-    name = settings.preset or next(iter(presets))
+    name = name or next(iter(presets))
     if name not in presets:
         raise ConfigError(f"unknown preset '{name}'; known are {', '.join(presets)}")
     preset: Any = presets[name]
-    overrides = {key.replace("-", "_"): value for key, value in settings.overrides.items()}
+    overrides = {key.replace("-", "_"): value for key, value in overrides.items()}
     known = [field.name for field in fields(preset)]
     problems = []
     for key in overrides.keys() - set(known):

@@ -55,8 +55,8 @@ def embed(
     from fedsc.data.coverage import coverage_warning
     from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
-    from fedsc.evaluate import leiden
     from fedsc.federated.harmony import load_harmony
+    from fedsc.leiden import leiden
     from fedsc.model import load_model, load_private_norm
 
     console = Console(stderr=True)

@@ -10,16 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedsc.baselines import METHODS
+from fedsc.baselines import METHODS, fitting
 from fedsc.baselines.method import Fitted, Progress, Settings
-from fedsc.baselines.outcome import annotate, plain, require_device, resolve_k, score
+from fedsc.baselines.outcome import annotate, plain
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.data.annotated import write_annotated
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, RunError
-from fedsc.files import replace, replacing
+from fedsc.files import make_folder, replace, replacing
 
 _INTERRUPTED = 130
 _RECORD = "fit.json"
@@ -73,12 +73,11 @@ def fit(
     `fedsc fit scdeepcluster cells.h5ad --layer counts --set pretraining-epochs=100
     --output out/scdeepcluster`
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method '{method}'; known are {', '.join(METHODS)}")
+    fitting.require_method(method)
+    fitting.require_device(device)
     copy = output / f"{Path(file.name.removesuffix('.gz')).stem}.h5ad"
     if copy.resolve() == file.resolve():
         raise ConfigError(f"--output {output} holds {file.name} itself; choose another folder")
-    require_device(device)
     console = Console(stderr=True)
     overrides = parse_settings(set_ or [])
     request = {
@@ -98,12 +97,10 @@ def fit(
         _already_there(output, request, console)
         return
     expression = read(file, layer=layer, label_key=label_key)
-    clusters, k_from = resolve_k(k, expression)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     try:
         with Bars(console) as bars:
             settings = Settings(
-                k=clusters,
                 resolution=resolution,
                 seed=seed,
                 preset=preset,
@@ -112,7 +109,7 @@ def fit(
                 checkpoint=output / "checkpoint",
                 progress=_shower(bars),
             )
-            fitted = METHODS[method](expression, settings)
+            fitted = fitting.fit(method, expression, settings, k)
     except KeyboardInterrupt:
         kept = sorted((output / "checkpoint").glob("*.safetensors"))
         names = ", ".join(path.name for path in kept)
@@ -123,10 +120,9 @@ def fit(
             soft_wrap=True,
         )
         sys.exit(_INTERRUPTED)
-    found = score(fitted, expression)
-    about = {"request": request, "k is": k_from, "scores": plain(found)}
-    _write(copy, file, expression, method, fitted, about)
-    _report(found, k_from, fitted.record, Console())
+    about = {"request": request} | fitted.record
+    _write(copy, file, expression, fitted, about)
+    _report(about, Console())
     console.print(f"written: {copy}", highlight=False, soft_wrap=True)
 
 
@@ -151,19 +147,18 @@ def _already_there(output: Path, request: dict[str, Any], console: Console) -> N
             f"{output} holds another fit ({was}; asked for now: {now}); choose another --output"
         )
     console.print(f"{output} already holds this fit; delete it to fit again", soft_wrap=True)
-    _report(about["scores"], about["k is"], about, Console())
+    _report(about, Console())
 
 
 def _write(
     copy: Path,
     file: Path,
     expression: Expression,
-    method: str,
     fitted: Fitted,
     about: dict[str, Any],
 ) -> None:
     """Write everything; the record comes last, so that its presence means a whole fit."""
-    write_annotated(file, copy, expression, lambda cells: annotate(cells, method, fitted, about))
+    write_annotated(file, copy, expression, lambda cells: annotate(cells, fitted, about))
     if fitted.extras:
         extras = copy.with_name("extras.npz")
         with replacing(extras) as partial, partial.open("wb") as stream:
@@ -172,7 +167,7 @@ def _write(
         _draw_attention(copy.with_name("attention.png"), expression, fitted)
     if expression.label_key:
         _write_json(copy.with_name("scores.json"), about["scores"])
-    _write_json(copy.with_name(_RECORD), plain(about | fitted.record))
+    _write_json(copy.with_name(_RECORD), about)
 
 
 def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
@@ -190,13 +185,14 @@ def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    replace(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def _report(found: dict[str, Any], k_from: str, record: dict[str, Any], console: Console) -> None:
+def _report(record: dict[str, Any], console: Console) -> None:
+    found = record["scores"]
     table = Table("clusters", "ARI", "NMI", "silhouette", "Calinski–Harabasz", "seconds")
     names = ("ari", "nmi", "silhouette", "calinski_harabasz")
     figures = ["–" if found[name] is None else f"{found[name]:.4g}" for name in names]
     table.add_row(str(found["k"]), *figures, f"{record['seconds']:.0f}")
     console.print(table)
-    console.print(f"number of clusters: {k_from}", highlight=False)
+    console.print(f"number of clusters: {record['k is']}", highlight=False)

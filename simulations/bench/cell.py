@@ -8,12 +8,10 @@ from its last checkpoint.
 import fcntl
 import hashlib
 import json
-import platform
 import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from pydantic import BaseModel, ConfigDict
 import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
-from fedsc.files import replace
+from fedsc.files import make_folder, replace
+from fedsc.versions import versions
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
@@ -155,7 +154,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
             **found,
             **(dict.fromkeys(cost) if resumed else cost),
             "resumed": resumed,
-            **_versions(),
+            **versions(*_PACKAGES),
         }
         replace(folder / _ROW, (json.dumps(row, indent=2) + "\n").encode())
         return row
@@ -183,43 +182,37 @@ def _federated(cell: Cell, output: Path) -> Row:
 
 
 def _centralised(cell: Cell, folder: Path) -> Row:
+    from fedsc.baselines.fitting import fit
     from fedsc.baselines.method import Settings
-    from fedsc.baselines.outcome import resolve_k, score
     from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
 
     source = resolve(cell.dataset)
     expression = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
     options: dict[str, Any] = dict(cell.options)
-    k, _ = resolve_k(options.pop("k", "auto"), expression)
+    k = options.pop("k", "auto")
     settings = Settings(
-        k=k,
         resolution=options.pop("resolution", Settings.resolution),
         seed=cell.seed,
         preset=str(options.pop("preset", "")),
         overrides=options,
         checkpoint=folder / "checkpoint",
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    fitted = CENTRALISED[cell.method](expression, settings)
-    found = score(fitted, expression)
+    make_folder(folder)
+    fitted = fit(cell.method, expression, settings, k)
+    found = fitted.record["scores"]
     np.savez_compressed(
         folder / "embedding.npz",
         embedding=fitted.embedding.astype(np.float32),
         clusters=fitted.clusters,
     )
     return {
-        "k_is": "Leiden" if k is None else "true k",
+        "k_is": "Leiden" if k == "auto" else "true k",
         "clusters": int(found["k"]),
         **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
         "scored": "pooled",
         "warning": "",
     }
-
-
-def _versions() -> Row:
-    packages = {name.replace("-", "_"): version(name) for name in _PACKAGES}
-    return {"fedsc": fedsc.__version__, "python": platform.python_version(), **packages}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from fedsc.evaluate import METRICS, kmeans, leiden, scores
+from fedsc.evaluate import METRICS, kmeans, scores
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +32,6 @@ def test_kmeans_of_one_cluster(blobs):
 def test_kmeans_refuses_a_number_out_of_range(blobs, k):
     with pytest.raises(ValueError, match="n_clusters"):
         kmeans(blobs[0], k, seed=0)
-
-
-def test_leiden_is_deterministic_and_finds_blobs(blobs):
-    x, labels = blobs
-    clusters = leiden(x, resolution=0.1, seed=0)
-    assert clusters.shape == (300,)
-    assert np.issubdtype(clusters.dtype, np.integer)
-    assert metrics.adjusted_rand_score(labels, clusters) == 1
-    np.testing.assert_array_equal(leiden(x, resolution=0.1, seed=0), clusters)
-
-
-def test_leiden_gives_more_clusters_at_a_higher_resolution(blobs):
-    x, _ = blobs
-    coarse, fine = leiden(x, resolution=0.1, seed=0), leiden(x, resolution=3.0, seed=0)
-    assert len(np.unique(fine)) > len(np.unique(coarse))
-    assert set(fine) == set(range(len(np.unique(fine))))
-
-
-def test_leiden_of_fewer_cells_than_neighbours(blobs):
-    assert leiden(blobs[0][:6], resolution=0.5, seed=0).shape == (6,)
-
-
-def test_leiden_leaves_the_embedding_as_it_is(blobs):
-    x = blobs[0].copy()
-    leiden(x, resolution=0.5, seed=0)
-    np.testing.assert_array_equal(x, blobs[0])
 
 
 def test_scores_are_scikit_learns(blobs):

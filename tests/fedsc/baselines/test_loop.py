@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsc.baselines.checkpoint import Saved, load, save
-from fedsc.baselines.loop import train
+from fedsc.baselines.checkpoint import load
+from fedsc.baselines.loop import Phase, train
 from fedsc.baselines.method import Settings
 from fedsc.errors import RunError
 
@@ -12,23 +12,30 @@ def start():
     return {"a": torch.zeros(2), "count": torch.tensor([0]), "x.running_mean": torch.zeros(1)}
 
 
-def descent(weights, stop=None):
-    """Pull ``a`` to the number of the epoch, with an optimiser that remembers."""
-
-    def epoch(number, descend):
-        if number == stop:
-            return None
-        weights["count"] = weights["count"] + 1
-        loss = (weights["a"] - number).square().sum()
-        descend(loss)
-        return float(loss.detach())
-
-    return epoch
-
-
 def adam(parameters):
     assert len(parameters) == 1  # neither counts nor statistics are trained
     return torch.optim.Adam(parameters, lr=0.1, amsgrad=True, fused=True)
+
+
+def phase(n_epochs, optimizer_of=adam, *, n_cells=5, batch_size=5, rate=None):
+    return Phase("t", ("t", "batches"), n_cells, batch_size, n_epochs, optimizer_of, rate)
+
+
+def descent(weights, stop=None):
+    """Pull ``a`` to the number of the epoch, with an optimiser that remembers."""
+
+    def loss_of_epoch(number):
+        if number == stop:
+            return None
+        weights["count"] = weights["count"] + 1
+        return lambda rows: (weights["a"] - number).square().sum()
+
+    return loss_of_epoch
+
+
+def run(weights, n_epochs, of="same", *, optimizer_of=adam, stop=None, **settings):
+    losses = descent(weights, stop)
+    return train(phase(n_epochs, optimizer_of), weights, losses, Settings(**settings), of)
 
 
 @pytest.mark.parametrize(
@@ -36,99 +43,103 @@ def adam(parameters):
 )
 def test_an_interrupted_phase_ends_with_the_same_bits(tmp_path, optimizer_of):
     whole = start()
-    expected = train("t", whole, optimizer_of, descent(whole), 6, Settings(), "same")
+    expected = run(whole, 6, optimizer_of=optimizer_of)
+    assert len(expected.seconds) == 6
 
-    class Stop(KeyboardInterrupt):
-        pass
-
-    def interrupt(phase, done, total, figures):
+    def interrupt(name, done, total, figures):
+        assert (name, total) == ("t", 6)
         if done == 4:
-            raise Stop
+            raise KeyboardInterrupt
 
-    cut = start()
-    settings = Settings(checkpoint=tmp_path, progress=interrupt)
-    with pytest.raises(Stop):
-        train("t", cut, optimizer_of, descent(cut), 6, settings, "same")
-    resumed = start()
-    losses = train(
-        "t", resumed, optimizer_of, descent(resumed), 6, Settings(checkpoint=tmp_path), "same"
-    )
-    assert losses == expected
-    assert torch.equal(resumed["a"], whole["a"])
-    assert int(resumed["count"]) == 6
+    with pytest.raises(KeyboardInterrupt):
+        run(start(), 6, optimizer_of=optimizer_of, checkpoint=tmp_path, progress=interrupt)
+    resumed = run(start(), 6, optimizer_of=optimizer_of, checkpoint=tmp_path)
+    assert resumed.losses == expected.losses
+    assert len(resumed.seconds) < 6
+    assert torch.equal(resumed.weights["a"], whole["a"])
+    assert int(resumed.weights["count"]) == 6
 
 
 def test_a_finished_phase_is_not_trained_again(tmp_path):
-    settings = Settings(checkpoint=tmp_path)
-    first = start()
-    losses = train("t", first, adam, descent(first, stop=3), 10, settings, "same")
-    assert len(losses) == 3
-    second = start()
+    first = run(start(), 10, stop=3, checkpoint=tmp_path)
+    assert len(first.losses) == 3
 
-    def never(number, descend):
+    def never(number):
         raise AssertionError("trained again")
 
-    assert train("t", second, adam, never, 10, settings, "same") == losses
-    assert torch.equal(first["a"], second["a"])
+    again = train(phase(10), start(), never, Settings(checkpoint=tmp_path), "same")
+    assert (again.losses, again.seconds) == (first.losses, [])
+    assert torch.equal(first.weights["a"], again.weights["a"])
 
 
-def test_rate_is_set_before_every_epoch():
-    rates, weights = [], start()
-    made = []
+def test_every_cell_is_met_once_an_epoch_in_another_order_every_time():
+    seen, weights = {}, start()
+
+    def loss_of_epoch(number):
+        def loss(rows):
+            seen.setdefault(number, []).extend(rows)
+            return weights["a"].sum() + len(rows)
+
+        return loss
+
+    plan = phase(3, lambda p: torch.optim.SGD(p, lr=0.0), n_cells=11, batch_size=4)
+    trained = train(plan, weights, loss_of_epoch, Settings(), "")
+    assert all(sorted(rows) == list(range(11)) for rows in seen.values())
+    assert seen[0] != seen[1] != seen[2]
+    # A mean over cells: batches of 4, 4 and 3.
+    np.testing.assert_allclose(trained.losses, (4 * 4 + 4 * 4 + 3 * 3) / 11)
+
+
+def test_rate_is_set_before_every_step():
+    rates, made, weights = [], [], start()
 
     def sgd(parameters):
         made.append(torch.optim.SGD(parameters, lr=1.0))
         return made[0]
 
-    def epoch(number, descend):
-        rates.append(made[0].param_groups[0]["lr"])
-        return 0.0
+    def loss(rows):
+        return weights["a"].sum()
 
-    train("t", weights, sgd, epoch, 3, Settings(), "same", rate=lambda e: 0.5**e)
-    assert rates == [1.0, 0.5, 0.25]
+    step = torch.optim.SGD.step
+
+    def watched(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", watched)
+        plan = phase(2, sgd, n_cells=4, batch_size=2, rate=lambda epoch, share: epoch + share)
+        train(plan, weights, lambda number: loss, Settings(), "")
+    assert rates == [0.5, 1.0, 1.5, 2.0]
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    weights = start()
-    settings = Settings(checkpoint=tmp_path)
-    train("t", weights, adam, descent(weights), 1, settings, "one")
+    run(start(), 1, "one", checkpoint=tmp_path)
     with pytest.raises(RunError, match=r"t\.safetensors was written for other data or options"):
-        train("t", start(), adam, descent(weights), 1, settings, "two")
-
-
-def test_a_broken_checkpoint_is_named(tmp_path):
-    path = tmp_path / "t.safetensors"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(RunError, match="not a readable checkpoint"):
-        load(path, "x", "cpu")
-
-
-def test_save_and_load_round_trip(tmp_path):
-    path = tmp_path / "deep" / "t.safetensors"
-    assert load(path, "x", "cpu") is None
-    saved = Saved({"w": torch.ones(2, 3).T}, {"0/step": torch.tensor(3.0)}, [1.5], converged=True)
-    save(path, saved, "x")
-    found = load(path, "x", "cpu")
-    np.testing.assert_array_equal(found.weights["w"], saved.weights["w"])
-    assert float(found.optimizer["0/step"]) == 3.0
-    assert (found.losses, found.converged) == ([1.5], True)
-    assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]
+        run(start(), 1, "two", checkpoint=tmp_path)
 
 
 def test_training_uses_one_thread_and_gives_the_others_back():
-    before, seen = torch.get_num_threads(), []
+    before, seen, weights = torch.get_num_threads(), [], start()
     torch.set_num_threads(2)
+
+    def loss(rows):
+        seen.append(torch.get_num_threads())
+        return weights["a"].sum()
+
     try:
-        train(
-            "t", start(), adam, lambda *_: seen.append(torch.get_num_threads()), 3, Settings(), ""
-        )
+        train(phase(1), weights, lambda number: loss, Settings(), "")
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(tmp_path):
-    losses = iter([1.0, float("nan")])
+    weights, factors = start(), iter([1.0, float("nan")])
+
+    def loss_of_epoch(number):
+        return lambda rows: weights["a"].sum() * 0 + next(factors)
+
     with pytest.raises(RunError, match="t diverged: the loss of epoch 2 is nan; lower the"):
-        train("t", start(), adam, lambda *_: next(losses), 5, Settings(checkpoint=tmp_path), "")
-    assert load(tmp_path / "t.safetensors", "", "cpu").losses == [1.0]
+        train(phase(5), weights, loss_of_epoch, Settings(checkpoint=tmp_path), "")
+    assert load(tmp_path / "t.safetensors", "").losses == [1.0]

@@ -8,8 +8,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 from fedsc.baselines.inputs import prepare
-from fedsc.baselines.mask_sc import fit
+from fedsc.baselines.mask_sc import PRESETS, fit
 from fedsc.baselines.method import Settings
+from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 from fedsc.models.mlp import init_mlp
@@ -39,8 +40,8 @@ def teacher(n_genes=144):
 
 
 def quick(expression, *, k=2, seed=0, given=None, checkpoint=None, **overrides):
-    settings = Settings(k=k, seed=seed, overrides=QUICK | overrides, checkpoint=checkpoint)
-    return fit(expression, settings, teacher=given)
+    preset = choose(PRESETS, "", QUICK | overrides)
+    return fit(expression, preset, k, Settings(seed=seed, checkpoint=checkpoint), teacher=given)
 
 
 def test_result_has_embedding_clusters_attention_and_a_record():
@@ -54,7 +55,6 @@ def test_result_has_embedding_clusters_attention_and_a_record():
     assert found.extras["patch_places"].shape == (9, 2)
     assert len(set(found.extras["patch_genes"].ravel())) == 144
     record = json.loads(json.dumps(found.record))
-    assert record["preset"]["size"] == "tiny"
     assert record["genes"] == 144
     assert len(record["losses"]) == 2
     assert record["clusters"] == {"by": "k-means", "k": 2}
@@ -73,7 +73,7 @@ def test_teacher_is_trained_when_none_is_given_and_can_be_chosen():
     paper, steady = quick(file()), quick(file(), teacher="steady")
     assert np.isfinite(paper.embedding).all()
     assert paper.record["losses"] != steady.record["losses"]
-    with pytest.raises(ConfigError, match="unknown preset 'x'"):
+    with pytest.raises(ConfigError, match="unknown preset 'x'; known are paper, steady"):
         quick(file(), teacher="x")
 
 
@@ -136,11 +136,6 @@ def test_one_type_and_constant_genes_give_a_result():
 def test_bad_input_gets_a_clear_sentence(expression, overrides, error, message):
     with pytest.raises(error, match=message):
         quick(expression, **overrides)
-
-
-def test_unknown_preset_names_those_there_are():
-    with pytest.raises(ConfigError, match="unknown preset 'huge'; known are tiny, small, base"):
-        fit(file(), Settings(preset="huge"))
 
 
 def test_genes_tied_at_the_last_place_do_not_overfill_the_matrix():

@@ -3,10 +3,9 @@ from typing import Literal
 
 import pytest
 
-from fedsc.baselines.method import Settings
 from fedsc.baselines.presets import choose
-from fedsc.config import Count, Positive
 from fedsc.errors import ConfigError
+from fedsc.options import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ PRESETS = {"first": Preset(3), "second": Preset(7, kind="b")}
 
 
 def chosen(preset="", **overrides):
-    return choose(PRESETS, Settings(preset=preset, overrides=overrides))
+    return choose(PRESETS, preset, overrides)
 
 
 def test_first_is_the_default():

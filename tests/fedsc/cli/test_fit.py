@@ -8,7 +8,6 @@ import typer
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
-from fedsc.baselines import METHODS
 from fedsc.cli.fit import fit
 from fedsc.errors import ConfigError, DataError, RunError
 
@@ -115,18 +114,12 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(file, tmp_path, 
     whole, out = tmp_path / "whole", tmp_path / "out"
     call(*arguments, "--output", whole)
 
-    def interrupted(expression, settings):
-        def told(*what):
-            settings.progress(*what)
-            if what[1] == 2:
-                raise KeyboardInterrupt
-
-        return METHODS["scdeepcluster"](
-            expression, type(settings)(**vars(settings) | {"progress": told})
-        )
+    def interrupt(self, phase, done, total, words):
+        if done == 2:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedsc.cli.fit.METHODS", dict(METHODS) | {"scdeepcluster": interrupted})
+        patch.setattr("fedsc.cli.fit.Bars.show", interrupt)
         stopped = call(*arguments, "--output", out)
     assert stopped.exit_code == 130
     assert "the same command goes on" in " ".join(stopped.output.split())
