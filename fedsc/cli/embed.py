@@ -73,8 +73,10 @@ def embed(
         raise DataError(f"obs has no column '{missing[0]}' to colour by; it has: {known}")
     prepared = trained.prepare(expression)
     covered = trained.coverage(prepared)
-    names = {"the file": expression.genes, "the model": trained.preprocessing.genes}
-    hint = case_note(names) if covered.measured < covered.genes else None
+    hint = None
+    if covered.measured < covered.genes:
+        model_genes = trained.preprocessing.genes
+        hint = case_note({"the file": expression.genes, "the model": model_genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
     integration = load_harmony(model)
