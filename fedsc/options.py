@@ -96,8 +96,10 @@ class SplitOptions(_Group):
     )
     labs: Annotated[int, Field(ge=1, le=1000)] = _option(4, "Number of labs K [4.1].", unit="labs")
     subtypes_per_lab: Count = _option(2, "Cell types per lab k [4.1].", unit="types")
-    cover: Literal["drop", "all"] = _option(
-        "drop", "When k·K < types: leave types out (the paper) or deal them too."
+    cover: Literal["", "drop", "all"] = _option(
+        "",
+        "When k·K < types: leave types out (the paper) or deal them too; '' = drop for a known "
+        "set, all for a file of one's own.",
     )
     beta: Positive = _option(0.5, "Concentration of the dirichlet split.")
     min_cells: Count = _option(10, "Fewest cells a lab of the dirichlet split holds.", unit="cells")

@@ -76,7 +76,8 @@ def partition_obs(
         parts = dirichlet(labels, options.labs, options.beta, options.min_cells, rng)
     else:
         labels = _labels(obs, label_key, "subtypes")
-        parts = subtypes(labels, options.labs, options.subtypes_per_lab, options.cover, rng)
+        cover = options.cover or "all"
+        parts = subtypes(labels, options.labs, options.subtypes_per_lab, cover, rng)
     width = len(str(options.labs - 1))
     return {f"lab-{lab:0{width}d}": rows for lab, rows in enumerate(parts)}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
-from fedsc.data.registry import resolve
+from fedsc.data.registry import Source, resolve
 from fedsc.errors import ConfigError
 from fedsc.names import safe_names
 from fedsc.options import DataOptions, SplitOptions
@@ -48,13 +48,19 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
     if source.path.is_dir():
         return Simulation(_one_file_each(source.path, layer, label_key), None)
     whole = read(source.path, layer=layer, label_key=label_key)
-    parts = partition(whole, split, seed)
+    parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
     return Simulation(
         labs={lab: whole.subset(rows) for lab, rows in parts.items()},
         left_out=whole.subset(rest) if len(rest) else None,
     )
+
+
+def covering(split: SplitOptions, source: Source) -> SplitOptions:
+    """Leave types out only where the paper does: of a person's own file every cell counts."""
+    cover = split.cover or ("drop" if source.known else "all")
+    return split.model_copy(update={"cover": cover})
 
 
 def _one_file_each(folder: Path, layer: str, label_key: str) -> dict[str, Expression]:

@@ -67,6 +67,7 @@ def split(
     `fedsc split cells.h5ad -o labs --partition dirichlet --labs 8 --label-key cell_type`
     """
     from partitioning import partition_obs
+    from partitioning.simulation import covering
     from partitioning.table import plot, rich_table, table
 
     source = resolve(dataset)
@@ -85,7 +86,7 @@ def split(
     }
     config = Config.from_mapping({key: value for key, value in given.items() if value is not None})
     cells, label_key = _open(source.path, source.layer, label_key or source.label_key)
-    parts = partition_obs(cells.obs, label_key, config.split, config.run.seed)
+    parts = partition_obs(cells.obs, label_key, covering(config.split, source), config.run.seed)
     types = cells.obs[label_key].astype(str).to_numpy(dtype=str) if label_key else None
     counts = table(parts, types)
 

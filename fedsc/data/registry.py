@@ -33,6 +33,8 @@ class Source:
         Defaults for :func:`fedsc.data.reading.read.read`; ``""`` = ``X``, no cell types known.
     subtypes_per_lab
         The paper's k for this set; ``None`` if there is none.
+    known
+        Whether it was found by name: a set of the papers, not a file of one's own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Source:
     layer: str = ""
     label_key: str = ""
     subtypes_per_lab: int | None = None
+    known: bool = False
 
 
 def resolve(dataset: str) -> Source:
@@ -81,9 +84,9 @@ def resolve(dataset: str) -> Source:
         found = _download(known)
     known = known or _by_alias(dataset)
     if known is None:
-        return Source(dataset, found, "", _label_key(found))
+        return Source(dataset, found, "", _label_key(found), known=True)
     label_key = known.label_key or _label_key(found)
-    return Source(dataset, found, known.layer, label_key, known.subtypes_per_lab)
+    return Source(dataset, found, known.layer, label_key, known.subtypes_per_lab, known=True)
 
 
 def find(dataset: str) -> Path | None:

@@ -289,6 +289,7 @@ def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
     from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
     from partitioning import partition
+    from partitioning.simulation import covering
     from partitioning.table import plot, table
 
     seen: set[str] = set()
@@ -303,11 +304,14 @@ def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
         source = resolve(cell.dataset)
         whole = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
         path = into / f"split-{name}.png"
-        plot(table(partition(whole, config.split, config.run.seed), whole.labels), path)
+        plot(
+            table(partition(whole, covering(config.split, source), config.run.seed), whole.labels),
+            path,
+        )
         yield path
 
 
 def _split_in_words(split: SplitOptions) -> list[str]:
     if split.scheme == "subtypes":
-        return [f"k{split.subtypes_per_lab}", split.cover]
+        return [f"k{split.subtypes_per_lab}", split.cover or "drop"]
     return [split.scheme]

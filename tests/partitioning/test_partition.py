@@ -167,7 +167,7 @@ def test_twelve_parts_of_ten_types():
 
 def test_table_3_drops_types_and_cover_all_does_not():
     cells = cells_of(blocks([20] * 16))
-    dropped = partition(cells, Config.of(labs=4, subtypes_per_lab=1))
+    dropped = partition(cells, Config.of(labs=4, subtypes_per_lab=1, cover="drop"))
     assert [len(rows) for rows in dropped.values()] == [20] * 4
     dealt = partition(cells, Config.of(labs=4, subtypes_per_lab=1, cover="all"))
     assert [len(rows) for rows in dealt.values()] == [80] * 4

@@ -1,0 +1,47 @@
+"""The labs of a simulation: which cells of a set they hold."""
+
+import anndata
+import numpy as np
+import pytest
+
+from fedsc.config import Config
+from fedsc.data import registry
+from fedsc.errors import ConfigError
+from partitioning.simulation import simulated_labs
+
+
+def labs_of(**options):
+    config = Config.of(**options)
+    return simulated_labs(config.data, config.split, config.run.seed)
+
+
+def test_a_persons_own_file_loses_no_cell_unless_asked(tiny_set):
+    own = {"dataset": str(tiny_set), "label_key": "cell_type", "labs": 2, "subtypes_per_lab": 1}
+    everything = labs_of(**own)
+    assert everything.left_out is None
+    assert sum(len(lab.cells) for lab in everything.labs.values()) == 96
+    dropped = labs_of(**own, cover="drop")
+    assert len(dropped.left_out.cells) == 48
+
+
+def test_a_known_set_is_split_as_the_paper_does(tiny_set, monkeypatch):
+    monkeypatch.setenv("FEDSC_DATA", str(tiny_set.parent))
+    known = labs_of(dataset="tiny", label_key="cell_type", labs=2, subtypes_per_lab=1)
+    assert registry.resolve("tiny").known
+    assert len(known.left_out.cells) == 48
+
+
+def test_files_of_a_folder_may_be_called_anything(tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    for name, rows in (("lab c", slice(0, 50)), ("Charité (v2)", slice(50, 96))):
+        cells[rows].write_h5ad(tmp_path / f"{name}.h5ad")
+    found = labs_of(dataset=str(tmp_path), label_key="cell_type")
+    assert list(found.labs) == ["Charite-v2", "lab-c"]
+    np.testing.assert_array_equal(found.labs["lab-c"].cells, cells.obs_names[:50])
+
+
+def test_files_that_would_be_one_lab_are_refused(tiny_set, tmp_path):
+    for name in ("lab c", "lab-c"):
+        (tmp_path / f"{name}.h5ad").symlink_to(tiny_set)
+    with pytest.raises(ConfigError, match="would both be named 'lab-c'"):
+        labs_of(dataset=str(tmp_path))
