@@ -96,7 +96,7 @@ def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, l
     config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
     run_inprocess(config)
     folder = Path(config.output) / "run"
-    for lab, cells in simulated_labs(config).labs.items():
+    for lab, cells in simulated_labs(config.data, config.split, config.run.seed).labs.items():
         own = folder / "labs" / lab
         anndata.AnnData(
             cells.matrix, obs=pd.DataFrame(index=cells.cells), var=pd.DataFrame(index=cells.genes)
@@ -150,6 +150,16 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
     done, about = embedded(3, "--allow-low-coverage")
     assert done.exit_code == 0
     assert about["genes-measured"] == 3
+
+
+def test_a_file_of_another_species_is_told(run, tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    cells.var_names = [name.lower() for name in cells.var_names]
+    cells.write_h5ad(tmp_path / "mouse.h5ad")
+    done = _invoke(tmp_path / "mouse.h5ad", "--model", run, "-o", tmp_path / "out.h5ad")
+    assert isinstance(done.exception, DataError)
+    assert "measured none of the" in str(done.exception)
+    assert "gene names differ in case only (TP" in str(done.exception)
 
 
 def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
