@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,16 @@ app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(embed)
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_run, tmp_path_factory):
+    config = tiny_run.replace(output=str(tmp_path_factory.mktemp("runs")))
+    run_inprocess(config)
+    return Path(config.run.output) / "run"
+
+
 @pytest.fixture
-def run(tiny):
-    run_inprocess(tiny)
-    return Path(tiny.run.output) / "run"
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def _invoke(*arguments):
@@ -95,7 +102,7 @@ def test_refusals(run, tiny_set, tmp_path, arguments, words):
 def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, local_norm):
     config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
     run_inprocess(config)
-    folder = Path(config.output) / "run"
+    folder = Path(config.run.output) / "run"
     for lab, cells in simulated_labs(config.data, config.split, config.run.seed).labs.items():
         own = folder / "labs" / lab
         anndata.AnnData(
