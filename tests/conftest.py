@@ -65,8 +65,8 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny(tiny_set: Path, tmp_path: Path) -> Config:
+@pytest.fixture(scope="session")
+def tiny_run(tiny_set: Path) -> Config:
     """Give a config that trains 4 labs on the tiny set in a fraction of a second."""
     return Config.of(
         dataset=str(tiny_set),
@@ -78,9 +78,14 @@ def tiny(tiny_set: Path, tmp_path: Path) -> Config:
         local_epochs=1,
         rounds=3,
         draw_map=False,  # compiling UMAP takes longer than the rest of a run
-        output=str(tmp_path / "runs"),
         run_name="run",
     )
+
+
+@pytest.fixture
+def tiny(tiny_run: Config, tmp_path: Path) -> Config:
+    """Give the same config with a folder of its own for every test."""
+    return tiny_run.replace(output=str(tmp_path / "runs"))
 
 
 @pytest.fixture

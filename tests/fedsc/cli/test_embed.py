@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,16 @@ app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(embed)
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_run, tmp_path_factory):
+    config = tiny_run.replace(output=str(tmp_path_factory.mktemp("runs")))
+    run_inprocess(config)
+    return Path(config.run.output) / "run"
+
+
 @pytest.fixture
-def run(tiny):
-    run_inprocess(tiny)
-    return Path(tiny.run.output) / "run"
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def _invoke(*arguments):
@@ -95,8 +102,8 @@ def test_refusals(run, tiny_set, tmp_path, arguments, words):
 def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, local_norm):
     config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
     run_inprocess(config)
-    folder = Path(config.output) / "run"
-    for lab, cells in simulated_labs(config).labs.items():
+    folder = Path(config.run.output) / "run"
+    for lab, cells in simulated_labs(config.data, config.split, config.run.seed).labs.items():
         own = folder / "labs" / lab
         anndata.AnnData(
             cells.matrix, obs=pd.DataFrame(index=cells.cells), var=pd.DataFrame(index=cells.genes)
@@ -150,6 +157,16 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
     done, about = embedded(3, "--allow-low-coverage")
     assert done.exit_code == 0
     assert about["genes-measured"] == 3
+
+
+def test_a_file_of_another_species_is_told(run, tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    cells.var_names = [name.lower() for name in cells.var_names]
+    cells.write_h5ad(tmp_path / "mouse.h5ad")
+    done = _invoke(tmp_path / "mouse.h5ad", "--model", run, "-o", tmp_path / "out.h5ad")
+    assert isinstance(done.exception, DataError)
+    assert "measured none of the" in str(done.exception)
+    assert "gene names differ in case only (TP" in str(done.exception)
 
 
 def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):

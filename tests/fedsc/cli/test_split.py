@@ -97,7 +97,7 @@ def test_split_is_the_one_a_simulation_makes(tmp_path):
     run(tmp_path / "all.h5ad", "-o", tmp_path / "labs", "--partition", "dirichlet", "--label-key",
         "kind", "--beta", 1, "--min-cells", 3, "--labs", 5, "--seed", 9)  # fmt: skip
     config = Config.of(partition="dirichlet", beta=1.0, min_cells=3, labs=5, seed=9)
-    for lab, rows in partition_obs(whole.obs, "kind", config).items():
+    for lab, rows in partition_obs(whole.obs, "kind", config.split, 9).items():
         part = anndata.read_h5ad(tmp_path / "labs" / f"{lab}.h5ad")
         assert list(part.obs_names) == list(whole.obs_names[rows])
 

@@ -39,7 +39,7 @@ def test_columns_move_to_the_vocabulary(on_disk, block, monkeypatch):
     expected = np.zeros((4, 5), dtype=np.float32)
     expected[:, [0, 2, 3]] = DENSE[:, [1, 2, 0]]
     for source in (in_memory(), open_backed(on_disk, "counts")):
-        cells = align(source, ["A", "B", "c", "D", "E"])
+        cells = align(source, ["A", "B", "C", "D", "E"])
         np.testing.assert_array_equal(pooled(cells), expected)
         assert cells.measured.tolist() == [True, False, True, True, False]
         np.testing.assert_array_equal(cells.sizes, expected.sum(axis=1))

@@ -51,7 +51,7 @@ def test_library_size_counts_the_whole_vocabulary_and_nothing_else():
     assert (cells.n_cells, cells.n_genes) == (4, 2)
     np.testing.assert_allclose(cells.batch(np.arange(4)), by_hand(COUNTS), rtol=1e-6)
     wider = np.column_stack([np.full(4, 100), COUNTS[:, ::-1]])
-    cells = transform(expression(wider, ["X", "d", "c", "b", "a"]), LEARNT)
+    cells = transform(expression(wider, ["X", "D", "C", "B", "A"]), LEARNT)
     np.testing.assert_allclose(cells.batch(np.arange(4)), by_hand(COUNTS), rtol=1e-6)
 
 
