@@ -147,6 +147,8 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     if about.get("format") != FORMAT:
         raise ValueError(f"their format is {about.get('format', 'none')!r:.20}, not {FORMAT}")
     nodes, sizes, centres = arrays["nodes"], arrays["sizes"], arrays.get("centres")
+    if not nodes.ndim == 2 or not sizes.ndim == 1 or not (centres is None or centres.ndim == 2):
+        raise ValueError("nodes, sizes or centres of other dimensions")
     m, k = len(nodes), len(sizes)
     shapes = {
         "nodes": ("f", (m, nodes.shape[-1])),
@@ -169,8 +171,8 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     sets, communities = arrays["sets"], arrays["communities"]
     if not (m and nodes.shape[1] and 0 < k <= _MOST_CLUSTERS and (sizes >= 0).all()):
         raise ValueError(f"{m} nodes of {nodes.shape[1]} dimensions, {k} clusters")
-    steps = np.diff(sets, prepend=0)
-    if not (((steps == 0) | (steps == 1)).all() and arrays["scale"][0] > 0):
+    steps = np.diff(sets)
+    if not (sets[0] == 0 and ((steps == 0) | (steps == 1)).all() and arrays["scale"][0] > 0):
         raise ValueError("its micro-centres are not in sets")
     most = communities.max() + 1 if centres is not None else k
     if not (communities.min() >= 0 and communities.max() < most):

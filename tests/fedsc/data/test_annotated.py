@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedsc.data.annotated import add_clusters, storable, write_annotated
+from fedsc.data.annotated import Annotation, add_results, storable, write_annotated
 from fedsc.data.reading.read import read
 from fedsc.errors import DataError, RunError
 
@@ -14,8 +14,12 @@ def cells(tiny_set):
     return anndata.read_h5ad(tiny_set)
 
 
+def _results(clusters, k, about=None, dimensions=3, **more):
+    return Annotation(np.zeros((96, dimensions)), clusters, k, about or {}, **more)
+
+
 def test_all_clusters_are_categories_also_those_with_no_cell_here(cells, tmp_path):
-    add_clusters(cells, np.zeros((96, 3)), np.full(96, 2), 4, {"k": 4})
+    add_results(cells, _results(np.full(96, 2), 4, {"k": 4}))
     cells.write_h5ad(tmp_path / "out.h5ad")
     back = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert list(back.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2", "3"]
@@ -25,12 +29,17 @@ def test_all_clusters_are_categories_also_those_with_no_cell_here(cells, tmp_pat
 
 
 def test_results_of_an_earlier_run_are_replaced_or_go(cells):
-    add_clusters(cells, np.zeros((96, 3)), np.zeros(96, dtype=int), 4, {})
-    add_clusters(cells, np.ones((96, 5)), np.ones(96, dtype=int), 2, {"run": "b"})
-    assert list(cells.obs["fedsc_cluster"].cat.categories) == ["0", "1"]
+    zeros = np.zeros(96, dtype=int)
+    places, shares = np.ones((96, 2)), np.array([1.0, 0.5])
+    add_results(cells, _results(zeros, 2, types=("A", "B"), shares=shares, places=places))
+    assert set(cells.obs["fedsc_type"]) == {"A"}
+    assert set(cells.obs["fedsc_type_share"]) == {1.0}
+    assert cells.obsm["X_fedsc_umap"].shape == (96, 2)
+    add_results(cells, _results(zeros, 3, {"run": "b"}, dimensions=5))
+    assert list(cells.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2"]
     assert cells.obsm["X_fedsc"].shape == (96, 5)
-    add_clusters(cells, np.ones((96, 5)), None, 0, {})
-    assert "fedsc_cluster" not in cells.obs
+    assert "X_fedsc_umap" not in cells.obsm
+    assert not {"fedsc_type", "fedsc_type_share"} & set(cells.obs)
     assert "cell_type" in cells.obs
 
 
