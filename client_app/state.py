@@ -6,10 +6,12 @@ the state of that round, because the last two rounds are kept.
 
 import hashlib
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.common import log
 
 from fedsc import tensors
 from fedsc.errors import RunError
@@ -23,7 +25,10 @@ INTEGRATION = "integration.safetensors"
 
 
 def load_private(folder: Path, round_: int) -> Arrays:
-    """Load the newest state of a round before ``round_``; empty when there is none.
+    """Load the newest whole state of a round before ``round_``; empty when there is none.
+
+    A state that is damaged, or not finite, would be refused in every round to come. It is left
+    out, and the log says so: the lab goes on from the one before, or starts anew.
 
     Parameters
     ----------
@@ -31,14 +36,20 @@ def load_private(folder: Path, round_: int) -> Arrays:
         The lab's own folder.
     round_
         The round about to be trained, from 1.
-
-    Raises
-    ------
-    RunError
-        If the file is damaged.
     """
     earlier = [path for path in _files(folder) if _round(path) < round_]
-    return _read(earlier[-1])[0] if earlier else {}
+    for path in reversed(earlier):
+        try:
+            private, _ = tensors.read(path)
+            odd = [name for name, array in private.items() if not np.isfinite(array).all()]
+            if odd:
+                raise ValueError(f"{odd[0]} is not finite")
+            return private
+        except (ValueError, OSError) as error:
+            log(WARNING, "%s is left out (%s)", path.name, error)
+    if earlier:
+        log(WARNING, "no private state of this lab is whole: it starts anew from the global model")
+    return {}
 
 
 def save_private(folder: Path, round_: int, private: Arrays) -> None:
@@ -54,7 +65,7 @@ def save_private(folder: Path, round_: int, private: Arrays) -> None:
     if not private:
         return
     path = make_folder(folder) / f"private-{round_:06d}.safetensors"
-    replace(path, tensors.pack(private))
+    replace(path, tensors.pack(private, {}))
     files = _files(folder)
     current = [old for old in files if _round(old) <= round_]
     for old in set(files) - set(current[-_KEPT_ROUNDS:]):

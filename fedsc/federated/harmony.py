@@ -100,15 +100,23 @@ class Harmony:
         RunError
             If these are not such arrays.
         """
-        questions: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        told: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         try:
             for place in sorted(arrays.keys() - {"moved"}):
                 i, name, key = place.split(".")
-                questions.setdefault((i, name), {})[key] = arrays[place]
-            asked = tuple(Question(name, found) for (_, name), found in questions.items())
-            return cls(asked, arrays["moved"])
-        except (KeyError, ValueError) as error:
+                told.setdefault((i, name), {})[key] = arrays[place]
+            questions = tuple(Question(name, found) for (_, name), found in told.items())
+            k, d = questions[0].arrays["centres"].shape
+            for i, question in enumerate(questions):
+                _check(question, i + 1, k, d)
+            return cls(questions, arrays["moved"])
+        except (IndexError, KeyError, ValueError) as error:
             raise RunError(f"the kept integration is damaged ({error})") from error
+
+    @property
+    def dimensions(self) -> int:
+        """Columns of the embedding it is of."""
+        return int(self.centres.shape[1])
 
     def correct_new_lab(self, x: np.ndarray) -> np.ndarray:
         """Correct the cells of a lab that was not there, as one batch; the others' stay.
@@ -122,21 +130,53 @@ class Harmony:
         return fit_later(cells, self.questions).corrected
 
 
-def load_harmony(folder: Path) -> Harmony | None:
+def load_harmony(folder: Path, dimensions: int) -> Harmony | None:
     """Load the integration of a finished run; ``None`` where it made none.
+
+    Parameters
+    ----------
+    folder
+        Of the run; it may come from anybody.
+    dimensions
+        Columns of the model's embedding.
 
     Raises
     ------
     RunError
-        If the file is damaged.
+        If the file is damaged, or is of another model.
     """
     path = folder / HARMONY
     if not path.exists():
         return None
     try:
-        return Harmony.from_arrays(tensors.read(path)[0])
-    except (OSError, ValueError) as error:
+        harmony = Harmony.from_arrays(tensors.read(path)[0])
+    except (OSError, ValueError, RunError) as error:
         raise RunError(f"{path}: the integration cannot be read ({error})") from error
+    if harmony.dimensions != dimensions:
+        raise RunError(
+            f"{path}: it is of {harmony.dimensions} dimensions, the model has {dimensions}"
+        )
+    return harmony
+
+
+def _check(question: Question, step: int, k: int, d: int) -> None:
+    """Check that a kept question is one that :func:`learn_harmony` puts.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If it is not.
+    """
+    shapes = {
+        CLUSTER: {"centres": (k, d), "sizes": (k,)},
+        INTERCEPT: {"sizes": (k,)},
+        CORRECT: {"sizes": (k,), "intercepts": (k, d)},
+    }[question.name] | {"step": (1,), "cells": (1,)}
+    found = {name: array.shape for name, array in question.arrays.items()}
+    if found != shapes or question.arrays["step"][0] != step or question.arrays["cells"][0] < 1:
+        raise ValueError(f"step {step} is no question of an integration")
+    if not all(np.isfinite(array).all() for array in question.arrays.values()):
+        raise ValueError(f"step {step} is not finite")
 
 
 def learn_start(ask: Ask, n_cells: int, seed: int) -> np.ndarray:

@@ -323,6 +323,24 @@ def test_damaged_states_are_said():
         fit_later(one_batch(x), [])
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"001.foo.step": np.array([1])},
+        {"001.harmony-cluster.step": np.array([7])},
+        {"001.harmony-cluster.centres": np.ones((2, 2))},
+        {"001.harmony-cluster.sizes": np.array([np.nan])},
+        {"002.harmony-intercept.more": np.ones(3)},
+        {"0.1.2.3": np.ones(1)},
+    ],
+)
+def test_an_integration_from_anybody_is_checked_before_it_is_used(odd):
+    x, batch, _ = techniques()
+    harmony, _ = integrate_here(labs_of(x, batch), 0)
+    with pytest.raises(RunError, match="kept integration is damaged"):
+        Harmony.from_arrays(harmony.arrays() | odd)
+
+
 def test_no_question_tells_of_a_single_lab():
     """What is sent to all labs follows from totals: the same for any labs with these totals."""
     x, batch, _ = techniques()
