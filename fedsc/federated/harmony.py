@@ -167,11 +167,12 @@ def _check(question: Question, step: int, k: int, d: int) -> None:
     KeyError, ValueError
         If it is not.
     """
-    shapes = {
+    own: dict[str, dict[str, tuple[int, ...]]] = {
         CLUSTER: {"centres": (k, d), "sizes": (k,)},
         INTERCEPT: {"sizes": (k,)},
         CORRECT: {"sizes": (k,), "intercepts": (k, d)},
-    }[question.name] | {"step": (1,), "cells": (1,)}
+    }
+    shapes = own[question.name] | {"step": (1,), "cells": (1,)}
     found = {name: array.shape for name, array in question.arrays.items()}
     if found != shapes or question.arrays["step"][0] != step or question.arrays["cells"][0] < 1:
         raise ValueError(f"step {step} is no question of an integration")
