@@ -21,8 +21,8 @@ def answer(data: Aligned | CellMatrix | Embedded, question: Question) -> Sums:
     ----------
     data
         What is asked about: aligned expression (gene moments, library sizes), prepared cells
-        (principal components) or embedding and labels (k-means, graph
-        clusters, scores).
+        (principal components) or embedding and labels (k-means, graph clusters,
+        scores).
     question
         Named for the statistic.
 
