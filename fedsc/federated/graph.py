@@ -2,10 +2,9 @@
 
 The nodes are micro-centres; a link is the weight that cells share between two of them, S = ZᵀZ
 with Z the cells' soft weights (:mod:`fedsc.federated.micro`). Labs send their part of S, nothing
-of a single cell. The server maximises Newman's modularity of S at some resolution by the Leiden
-algorithm (Traag, Waltman & van Eck 2019, doi:10.1038/s41598-019-41695-z), and a cell belongs to
-the community that has most of its weight. Links of a node to itself count in its degree, which
-so is the number of cells it stands for.
+of a single cell. The server maximises Newman's modularity of S at some resolution
+(:mod:`fedsc.federated.leiden`), and a cell belongs to the community that has most of its weight.
+Links of a node to itself count in its degree, which so is the number of cells it stands for.
 
 The result does not depend on how cells lie in labs: see the unit of weights in ``micro``.
 """
@@ -18,16 +17,15 @@ import numpy as np
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated import metrics, micro
 from fedsc.federated.centres import batches
+from fedsc.federated.leiden import indicator, leiden, merge, number
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.micro import MicroCentres
 from fedsc.federated.query import Ask, Question, Sums
-from fedsc.rng import derive_seed
 
 LINKS = "graph-links"
 TALLY = "graph-tally"
 CONTINGENCY = "graph-contingency"
 
-_STARTS = 10  # of Leiden; they cost the server fractions of a second and no question
 _FEWEST = 10  # cells that a community stands for, unless nothing links it to another
 
 
@@ -80,7 +78,7 @@ def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) 
         int32 (cells,) or (resolutions, cells).
     """
     several = np.atleast_2d(communities)
-    members = [_indicator(row) for row in several]
+    members = [indicator(row) for row in several]
     labels = np.empty((len(several), len(x)), dtype=np.int32)
     start = 0
     for batch in batches(x):
@@ -164,61 +162,6 @@ def learn_agreement(
     ]
 
 
-def leiden(links: np.ndarray, resolution: float, seed: int) -> np.ndarray:
-    """Give the partition of highest modularity of several runs of the Leiden algorithm.
-
-    Parameters
-    ----------
-    links
-        Symmetric, ≥ 0, float64 (M, M).
-    resolution
-        γ in :func:`modularity`.
-    seed
-        Moves the order in which nodes are visited.
-
-    Returns
-    -------
-    np.ndarray
-        Community of every node, int64 (M,), numbered in order of appearance.
-    """
-    from scipy.sparse import csr_matrix
-    from sknetwork.clustering import Leiden
-
-    graph, runs = csr_matrix(links), []
-    for i in range(_STARTS):
-        algorithm = Leiden(
-            resolution,
-            "newman",
-            tol_optimization=0,
-            tol_aggregation=0,
-            shuffle_nodes=True,
-            return_probs=False,
-            return_aggregate=False,
-            random_state=derive_seed(seed, "leiden", i) % 2**32,
-        )
-        runs.append(_number(algorithm.fit_predict(graph)))
-    return max(runs, key=lambda run: modularity(links, run, resolution))
-
-
-def modularity(links: np.ndarray, communities: np.ndarray, resolution: float) -> float:
-    """Give Newman's modularity Σ_c (S_cc / w − γ (λ_c / w)²), with w = Σλ.
-
-    Parameters
-    ----------
-    links
-        S, symmetric, float64 (M, M); the diagonal counts once in the degrees λ = S·1.
-    communities
-        Of every node, int (M,).
-    resolution
-        γ.
-    """
-    of = _indicator(communities)
-    between = of.T @ links @ of
-    degrees = between.sum(axis=1)
-    total = degrees.sum()
-    return float(np.trace(between) / total - resolution * np.square(degrees / total).sum())
-
-
 def tidy(links: np.ndarray, communities: np.ndarray) -> np.ndarray:
     """Let each community of fewer than ten cells join the one it is most linked to.
 
@@ -238,16 +181,15 @@ def tidy(links: np.ndarray, communities: np.ndarray) -> np.ndarray:
     """
     communities = communities.copy()
     while True:
-        of = _indicator(communities)
-        between = of.T @ links @ of
+        between = merge(links, communities)
         cells = between.sum(axis=1)
         np.fill_diagonal(between, 0)
         small = np.flatnonzero((cells < _FEWEST) & between.any(axis=1))
         if not len(small):
-            return _number(communities)
+            return number(communities)
         smallest = small[cells[small].argmin()]
         communities[communities == smallest] = between[smallest].argmax()
-        communities = _number(communities)
+        communities = number(communities)
 
 
 def _links(lab: Embedded, question: Question) -> Sums:
@@ -308,13 +250,3 @@ ANSWERS: dict[str, Callable[[Embedded, Question], Sums]] = {
     CONTINGENCY: _contingency,
 }
 
-
-def _indicator(communities: np.ndarray) -> np.ndarray:
-    """Give 1 where a node is in a community, float64 (M, C)."""
-    return np.eye(int(communities.max()) + 1)[communities]
-
-
-def _number(communities: np.ndarray) -> np.ndarray:
-    """Number communities in order of appearance, int64."""
-    _, first, inverse = np.unique(communities, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.int64)

@@ -107,8 +107,8 @@ class Harmony:
                 told.setdefault((i, name), {})[key] = arrays[place]
             questions = tuple(Question(name, found) for (_, name), found in told.items())
             k, d = questions[0].arrays["centres"].shape
-            for i, question in enumerate(questions):
-                _check(question, i + 1, k, d)
+            for step, question in enumerate(questions, start=1):
+                _check(question, step, k, d)
             return cls(questions, arrays["moved"])
         except (IndexError, KeyError, ValueError) as error:
             raise RunError(f"the kept integration is damaged ({error})") from error

@@ -26,6 +26,8 @@ _STEPS = 3  # of Lloyd's algorithm, once all centres are there
 _FEWEST = 5  # cells of the pool that are nearest to a centre worth keeping
 _NEAREST = 3  # centres of a set that a cell belongs to
 
+_SMALLEST_SCALE = 1e-12  # of equal cells; squared distances of unit vectors err by some 1e-16
+
 _UNIT = 2.0**-15
 """Weights are multiples of this. Sums of products of two of them are then exact in float64 up to
 2²³ cells, so the graph is the same to the last bit however the cells lie in labs and batches."""
@@ -43,7 +45,7 @@ class MicroCentres:
         Which micro-clustering each is from, int64 (M,), ascending from 0 without a gap.
     scale
         Mean of d² − d₁², over cells and the nearest centres of each set, where d₁ is the distance
-        to the nearest; ≥ 0.
+        to the nearest; > 0.
     """
 
     centres: np.ndarray
@@ -62,6 +64,7 @@ class MicroCentres:
 
 def unit(x: np.ndarray) -> np.ndarray:
     """Divide every row by its length, float64 (cells, d); a row of zeros stays."""
+    x = np.asarray(x, dtype=np.float64)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, length, out=np.zeros(x.shape), where=length != 0)
 
@@ -85,8 +88,7 @@ def weigh(micro: MicroCentres, x: np.ndarray) -> csr_matrix:
         float64 (cells, M), rows sum to 1.
     """
     nearest, excess = _nearest(micro.centres, micro.sets, unit(x))
-    # Equal cells have no scale, and no excess either.
-    weights = np.exp(-excess / (micro.scale or 1.0))
+    weights = np.exp(-excess / micro.scale)
     weights /= weights.sum(axis=2, keepdims=True)
     weights = np.round(weights / _UNIT) * _UNIT
     weights[:, :, 0] += 1 - weights.sum(axis=2)
@@ -156,7 +158,8 @@ def learn_micro(ask: Ask, seed: int) -> MicroCentres:
     kept = sizes >= np.minimum(_FEWEST, sizes.max(axis=1, keepdims=True))
     sets, centres = np.nonzero(kept)[0], centres[kept]
     excess = ask(Question(SCALE, {"centres": centres, "sets": sets}))["excess"][0]
-    return MicroCentres(centres, sets, max(float(excess), 0.0) / (_NEAREST * _SETS * n_cells))
+    scale = float(excess) / (_NEAREST * _SETS * n_cells)
+    return MicroCentres(centres, sets, max(scale, _SMALLEST_SCALE))
 
 
 def _nearest(centres: np.ndarray, sets: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
