@@ -66,7 +66,7 @@ def merge(links: np.ndarray, communities: np.ndarray) -> np.ndarray:
 
 def indicator(communities: np.ndarray) -> np.ndarray:
     """Give 1 where a node is in a community, float64 (M, C)."""
-    return np.eye(int(communities.max()) + 1)[communities]
+    return np.asarray(np.eye(int(communities.max()) + 1)[communities])
 
 
 def number(communities: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def unit(x: np.ndarray) -> np.ndarray:
     """Divide every row by its length, float64 (cells, d); a row of zeros stays."""
     x = np.asarray(x, dtype=np.float64)
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, length, out=np.zeros(x.shape), where=length != 0)
+    return np.asarray(np.divide(x, length, out=np.zeros(x.shape), where=length != 0))
 
 
 def weigh(micro: MicroCentres, x: np.ndarray) -> csr_matrix:
