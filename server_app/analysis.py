@@ -8,7 +8,7 @@ writes them into a copy of its own file.
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 from typing import Any
 
@@ -164,13 +164,15 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     warnings = list(found.warnings)
     if types:
         named = learn_types(ask, types, clusters.k, config.analysis.type_threshold)
-        clusters = _typed(clusters, tuple(map(str, named.names)), named.shares)
+        names = tuple(map(str, named.names))
+        clusters = replace(clusters, types=names, shares=named.shares)
+        if set(names) == {UNKNOWN}:
+            warnings.append("no cluster has a type that enough of its annotated cells share")
         warnings += [
-            f"cell types that differ in spelling alone are counted apart: {', '.join(names)}"
-            for names in alike(types)
+            f"cell types that differ in spelling alone are counted apart: {', '.join(spellings)}"
+            for spellings in alike(types)
         ]
-    found = Found(found.graph, found.first, found.kmeans, found.scores, tuple(warnings))
-    return Analysis(found, integration, clusters, markers)
+    return Analysis(replace(found, warnings=tuple(warnings)), integration, clusters, markers)
 
 
 def integrate(federation: Federation, config: Config, dimensions: int) -> Integration:
@@ -277,14 +279,12 @@ def find_clusters(
             "cluster-by = kmeans, but k is neither given (clusters = K) nor told by labels: the "
             "cells' clusters are the graph's"
         )
-    for warning in warnings:
-        log(WARNING, "%s", warning)
     return Found(graph, at, centres, scores, tuple(warnings))
 
 
 def _without_empty(found: Centres) -> Centres:
     some = found.sizes > 0
-    return Centres(found.centres[some], found.sizes[some], found.inertia, found.iterations)
+    return replace(found, centres=found.centres[some], sizes=found.sizes[some])
 
 
 def finish(
@@ -402,20 +402,6 @@ def _clusters(found: Found, options: AnalysisOptions, seed: int) -> Clusters:
         sizes, centres = found.kmeans.sizes, found.kmeans.centres
     places = learn_map(graph.micro, seed) if options.draw_map else None
     return Clusters(graph.micro, communities, centres, sizes, places, (), np.zeros(len(sizes)))
-
-
-def _typed(clusters: Clusters, types: tuple[str, ...], shares: np.ndarray) -> Clusters:
-    if set(types) == {UNKNOWN}:
-        log(WARNING, "no cluster has a type that enough of its annotated cells share")
-    return Clusters(
-        clusters.micro,
-        clusters.communities,
-        clusters.centres,
-        clusters.sizes,
-        clusters.places,
-        types,
-        shares,
-    )
 
 
 def _reporter() -> Report:

@@ -76,7 +76,11 @@ def main(grid: Grid, context: Context) -> None:
         floor = _floor(federation, config, model) if method.objective else None
         analysis = _without_lost_labs(federation, lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
-        warnings = [*_left_out(federation, config), *_leaks(federation, config)]
+        warnings = [
+            *_left_out(federation, config),
+            *_leaks(federation, config),
+            *analysis.found.warnings,
+        ]
         for warning in warnings:
             log(WARNING, "%s", warning)
         scores: dict[str, Any] = {
@@ -86,10 +90,10 @@ def main(grid: Grid, context: Context) -> None:
             "integration": analysis.integration.about,
             "questions": dict(federation.questions),
             "config": config.to_mapping(),
-            "warnings": [*warnings, *analysis.found.warnings],
+            "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
-        finish(federation, config, model, analysis, scores["warnings"])
+        finish(federation, config, model, analysis, warnings)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
 

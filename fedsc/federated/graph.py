@@ -249,4 +249,3 @@ ANSWERS: dict[str, Callable[[Embedded, Question], Sums]] = {
     TALLY: _tally,
     CONTINGENCY: _contingency,
 }
-

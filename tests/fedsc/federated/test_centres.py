@@ -69,7 +69,10 @@ def test_how_cells_are_split_does_not_matter():
     whole, sizes = grow(step_of(x), x.mean(axis=0), 2, 9, 1)
     split, same = grow(
         lambda centres: add(sum_by_centre(centres, part) for part in parts),
-        x.mean(axis=0), 2, 9, 1,
+        x.mean(axis=0),
+        2,
+        9,
+        1,
     )
     np.testing.assert_allclose(split, whole, atol=1e-12)
     np.testing.assert_array_equal(same, sizes)

@@ -175,7 +175,9 @@ def test_cells_take_the_community_with_most_of_their_weight():
     found, clusters = clusters_of(x, x)
     z = weigh(found.micro, x).toarray()
     for communities, row in zip(found.communities, clusters, strict=True):
-        weight = np.stack([z[:, communities == c].sum(axis=1) for c in range(communities.max() + 1)])
+        weight = np.stack(
+            [z[:, communities == c].sum(axis=1) for c in range(communities.max() + 1)]
+        )
         np.testing.assert_array_equal(row, weight.argmax(axis=0))
 
 
