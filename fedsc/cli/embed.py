@@ -79,7 +79,7 @@ def embed(
         hint = case_note({"the file": expression.genes, "the model": model_genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    integration = load_harmony(model)
+    integration = load_harmony(model, embedding.shape[1])
     if integration is not None:
         embedding = integration.correct_new_lab(embedding)
     found = load_clusters(model, embedding.shape[1]) if resolution is None else None

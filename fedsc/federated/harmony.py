@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from fedsc import tensors
-from fedsc.errors import RunError
+from fedsc.data.reading.memory import refuse_large
+from fedsc.errors import DataError, RunError
 from fedsc.federated import micro
 from fedsc.federated.centres import grow, mean_and_variance
 from fedsc.federated.correction import BatchedCells
@@ -93,11 +94,11 @@ class Harmony:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Harmony":
-        """Undo :meth:`arrays`.
+        """Undo :meth:`arrays`, whoever made them.
 
         Raises
         ------
-        RunError
+        DataError
             If these are not such arrays.
         """
         questions: dict[tuple[str, str], dict[str, np.ndarray]] = {}
@@ -106,9 +107,10 @@ class Harmony:
                 i, name, key = place.split(".")
                 questions.setdefault((i, name), {})[key] = arrays[place]
             asked = tuple(Question(name, found) for (_, name), found in questions.items())
+            _check(asked, arrays["moved"])
             return cls(asked, arrays["moved"])
-        except (KeyError, ValueError) as error:
-            raise RunError(f"the kept integration is damaged ({error})") from error
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataError(f"the kept integration is damaged ({error})") from error
 
     def correct_new_lab(self, x: np.ndarray) -> np.ndarray:
         """Correct the cells of a lab that was not there, as one batch; the others' stay.
@@ -122,21 +124,59 @@ class Harmony:
         return fit_later(cells, self.questions).corrected
 
 
-def load_harmony(folder: Path) -> Harmony | None:
+def load_harmony(folder: Path, dimensions: int) -> Harmony | None:
     """Load the integration of a finished run; ``None`` where it made none.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    dimensions
+        d of the model's embedding.
 
     Raises
     ------
-    RunError
-        If the file is damaged.
+    DataError
+        If the file is damaged, too large, or of another model.
     """
     path = folder / HARMONY
     if not path.exists():
         return None
     try:
-        return Harmony.from_arrays(tensors.read(path)[0])
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: the integration cannot be read ({error})") from error
+        refuse_large(path)
+        harmony = Harmony.from_arrays(tensors.read(path)[0])
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
+    found = harmony.centres.shape[1]
+    if found != dimensions:
+        raise DataError(f"{path}: of {found} dimensions, the model has {dimensions}")
+    return harmony
+
+
+_ROUND = (CLUSTER,) * CLUSTER_STEPS + (INTERCEPT, CORRECT)
+
+
+def _check(questions: Sequence[Question], moved: np.ndarray) -> None:
+    """Refuse what :func:`learn_harmony` does not ask."""
+    rounds = len(moved)
+    if not (0 < rounds <= ROUNDS and [q.name for q in questions] == [*_ROUND] * rounds):
+        raise ValueError(f"{len(questions)} questions in {rounds} rounds")
+    k, d = questions[0].arrays["centres"].shape
+    if not (0 < k <= _MOST_CLUSTERS and d):
+        raise ValueError(f"{k} clusters of {d} dimensions")
+    named = {CLUSTER: ("centres",), INTERCEPT: (), CORRECT: ("intercepts",)}
+    for i, question in enumerate(questions, start=1):
+        shapes = {"step": (1,), "cells": (1,), "sizes": (k,)}
+        shapes |= dict.fromkeys(named[question.name], (k, d))
+        if {name: array.shape for name, array in question.arrays.items()} != shapes:
+            raise ValueError(f"step {i} has other arrays")
+        whole = question.arrays["step"], question.arrays["cells"]
+        if not all(array.dtype == np.int64 for array in whole) or whole[0][0] != i:
+            raise ValueError(f"step {i} is not numbered so")
+        for name, array in question.arrays.items():
+            least = {"cells": 1, "sizes": 0}.get(name, -np.inf)
+            if not (np.isfinite(array).all() and (array >= least).all()):
+                raise ValueError(f"step {i}: {name} is not finite, or too small")
 
 
 def learn_start(ask: Ask, n_cells: int, seed: int) -> np.ndarray:

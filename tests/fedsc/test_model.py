@@ -11,7 +11,7 @@ from fedsc.data.reading.read import read
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import load_objective, method_of
-from fedsc.model import Model, load_centres, load_model, load_private_norm, pack_centres
+from fedsc.model import Model, load_model, load_private_norm
 from fedsc.rng import torch_generator
 from fedsc.training import embed_cells
 
@@ -259,43 +259,6 @@ def test_a_hostile_folder_ends_in_a_sentence(model, tiny, tmp_path, name):
     with pytest.raises(DataError, match=words) as raised:
         load_model(tmp_path).embed(read(tiny.data.dataset))
     assert len(str(raised.value).splitlines()) == 1
-
-
-def test_centres_come_back_bit_for_bit_and_make_the_same_bytes(tmp_path):
-    centres, sizes = np.random.default_rng(0).normal(size=(3, 60)), np.array([5, 3, 1])
-    assert load_centres(tmp_path) is None
-    content = pack_centres(centres, sizes)
-    assert pack_centres(centres, sizes) == content
-    (tmp_path / "clusters.safetensors").write_bytes(content)
-    assert load_centres(tmp_path, 60).tobytes() == centres.tobytes()
-
-
-_TWO = np.ones(2, dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"rubbish" * 9,
-        pack_centres(np.empty((0, 3)), np.empty(0, dtype=np.int64)),
-        pack_centres(np.empty((2, 0)), _TWO),
-        pack_centres(np.full((2, 3), np.nan), _TWO),
-        pack_centres(np.ones(3), np.ones(3, dtype=np.int64)),
-        pack_centres(np.ones((2, 3)), _TWO)[:-30],
-        pack_centres(np.ones((2, 3)), -_TWO),
-        pack_centres(np.ones((2, 3)), np.ones(2)),
-        pack_centres(np.ones((2, 3)), np.ones(3, dtype=np.int64)),
-        pack_centres(np.ones((2, 3), dtype=np.float32), _TWO),
-        pack_centres(np.ones((2, 4)), _TWO),  # the model has three dimensions
-        tensors.pack({"centres": np.ones((2, 3)), "sizes": _TWO}),
-        tensors.pack({"centres": np.ones((2, 3))}, {"format": 1}),
-    ],
-)
-def test_damaged_centres_are_refused(tmp_path, content):
-    (tmp_path / "clusters.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match="the clusters cannot be read"):
-        load_centres(tmp_path, 3)
 
 
 # A model of labs with normalisation layers of their own

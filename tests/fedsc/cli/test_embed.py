@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -11,9 +12,9 @@ from typer.testing import CliRunner
 
 from fedsc import tensors
 from fedsc.cli.embed import embed
+from fedsc.clusters import load_clusters
 from fedsc.errors import DataError
-from fedsc.federated.kmeans import assign
-from fedsc.model import load_centres, load_model, pack_centres
+from fedsc.model import load_model
 from partitioning.simulation import simulated_labs
 from simulations.inprocess import run_inprocess
 
@@ -41,11 +42,15 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
     assert cells.obsm["X_fedsc"].shape == (96, 60)
     np.testing.assert_allclose(np.linalg.norm(cells.obsm["X_fedsc"], axis=1), 1, rtol=1e-5)
     assert cells.uns["fedsc"]["method"] == "fedsc"
-    # The run named four cell types, so these are its clusters, under its names.
-    assert list(cells.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2", "3"]
-    expected = assign(load_centres(run), cells.obsm["X_fedsc"])
+    # These are the run's clusters, under its names.
+    clusters = load_clusters(run, 60)
+    names = [str(cluster) for cluster in range(clusters.k)]
+    assert list(cells.obs["fedsc_cluster"].cat.categories) == names
+    expected = clusters.assign(cells.obsm["X_fedsc"])
     np.testing.assert_array_equal(cells.obs["fedsc_cluster"].cat.codes, expected)
-    assert "4 centres" in cells.uns["fedsc"]["clusters"]
+    assert list(cells.obs["fedsc_type"]) == [clusters.types[c] for c in expected]
+    np.testing.assert_array_equal(cells.obs["fedsc_type_share"], clusters.shares[expected])
+    assert f"the run's {clusters.k} clusters" in cells.uns["fedsc"]["clusters"]
     assert (cells.X != original.X).nnz == 0
     assert list(cells.obs["cell_type"]) == list(original.obs["cell_type"])
     assert tiny_set.read_bytes() == before
@@ -95,8 +100,8 @@ def test_refusals(run, tiny_set, tmp_path, arguments, words):
 def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, local_norm):
     config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
     run_inprocess(config)
-    folder = Path(config.output) / "run"
-    for lab, cells in simulated_labs(config).labs.items():
+    folder = Path(config.run.output) / "run"
+    for lab, cells in simulated_labs(config.data, config.split, config.run.seed).labs.items():
         own = folder / "labs" / lab
         anndata.AnnData(
             cells.matrix, obs=pd.DataFrame(index=cells.cells), var=pd.DataFrame(index=cells.genes)
@@ -153,10 +158,12 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
 
 
 def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
-    centres = pack_centres(np.ones((2, 5)), np.ones(2, dtype=np.int64))
-    (run / "clusters.safetensors").write_bytes(centres)
+    clusters = load_clusters(run, 60)
+    micro = replace(clusters.micro, centres=clusters.micro.centres[:, :5].copy())
+    (run / "clusters.safetensors").write_bytes(replace(clusters, micro=micro).pack())
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
-    assert "centres of 5 dimensions, the model has 60" in str(done.exception)
+    assert isinstance(done.exception, DataError)
+    assert "clusters of 5 dimensions, the model has 60" in str(done.exception)
 
 
 def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_path):
