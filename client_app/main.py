@@ -20,8 +20,8 @@ from flwr.common import log
 from client_app.labs import Lab, hosted_labs
 from client_app.state import (
     KeptEmbedding,
+    cells_digest,
     load_private,
-    names_digest,
     save_embedding,
     save_private,
 )
@@ -76,8 +76,8 @@ def embed(message: Message, context: Context) -> Message:
         private = load_private(folder, round_=config.training.rounds + 1)
         own = with_kept_norm(weights, private)
         x = embed_cells(own, cells, unit=unit, device=_device())
-        names = names_digest(lab.expression.cells)
-        save_embedding(folder, KeptEmbedding(x, lab.batches(config.analysis.batch_key), names))
+        batches, digest = lab.batches(config.analysis.batch_key), cells_digest(lab.expression)
+        save_embedding(folder, KeptEmbedding(x, batches, digest))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)

@@ -14,6 +14,7 @@ import numpy as np
 from flwr.common import log
 
 from fedsc import tensors
+from fedsc.data.expression import Expression
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.harmony_lab import HarmonyState
@@ -83,22 +84,22 @@ class KeptEmbedding:
     batches
         Batch of every cell within the lab, int64 (cells,).
     cells
-        Digest of the cells' names, in their order.
+        Of :func:`cells_digest`.
     """
 
     x: np.ndarray
     batches: np.ndarray
     cells: str
 
-    def of(self, names: np.ndarray) -> "KeptEmbedding":
-        """Give itself, for the cells of these names.
+    def of(self, expression: Expression) -> "KeptEmbedding":
+        """Give itself, for the cells it was made of.
 
         Raises
         ------
         RunError
-            If it is of other cells, or of the same in another order.
+            If it was made of other cells, or of the same in another order.
         """
-        if names_digest(names) != self.cells:
+        if cells_digest(expression) != self.cells:
             raise RunError(
                 "the lab's file has changed since its cells were embedded: it holds other cells, "
                 "or the same in another order; put the old file back, or resume the run, which "
@@ -107,9 +108,14 @@ class KeptEmbedding:
         return self
 
 
-def names_digest(names: np.ndarray) -> str:
-    """Name cells by their names and their order."""
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
+def cells_digest(expression: Expression) -> str:
+    """Tell cells from others by their names and totals, in their order.
+
+    Names alone do not: where a file has none, its cells are numbered from 0 whatever they are.
+    """
+    digest = hashlib.sha256("\n".join(map(str, expression.cells)).encode())
+    digest.update(np.asarray(expression.matrix.sum(axis=1, dtype=np.float64)).tobytes())
+    return digest.hexdigest()
 
 
 def save_embedding(folder: Path, kept: KeptEmbedding) -> None:

@@ -75,7 +75,7 @@ def _data(
     if subject == ask.EMBEDDING and question.name not in (metrics.CONTINGENCY, graph.CONTINGENCY):
         return metrics.Embedded(x, None)
     # What follows goes cell by cell with the lab's file: they have to be the same cells.
-    load_embedding(folder).of(lab.expression.cells)
+    load_embedding(folder).of(lab.expression)
     if subject == ask.EMBEDDING:
         return metrics.Embedded(x, lab.expression.labels)
     cells = lab.aligned(unpack_names(content["vocabulary"]["names"]))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedsc import tensors
-from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.memory import refuse_large
 from fedsc.errors import DataError
 from fedsc.federated import graph, kmeans
 from fedsc.federated.centres import batches
@@ -23,7 +23,6 @@ FORMAT = 1
 """Version of the file; another number is refused."""
 
 _MOST_CLUSTERS = 100_000
-_MEMORY_PER_BYTE = 4  # what reading the file takes, with its copies
 
 
 @dataclass(frozen=True)
@@ -127,15 +126,12 @@ def load_clusters(folder: Path, dimensions: int) -> Clusters | None:
     path = folder / CLUSTERS
     if not path.exists():
         return None
-    if not path.is_file():
-        raise DataError(f"{path} is no file")
-    if problem := memory_problem(path.stat().st_size * _MEMORY_PER_BYTE):
-        raise DataError(f"{path}: {problem}")
     try:
+        refuse_large(path)
         clusters = Clusters.unpack(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except DataError as error:
+    except (DataError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
     found = clusters.micro.centres.shape[1]
     if found != dimensions:
@@ -147,11 +143,9 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     if about.get("format") != FORMAT:
         raise ValueError(f"their format is {about.get('format', 'none')!r:.20}, not {FORMAT}")
     nodes, sizes, centres = arrays["nodes"], arrays["sizes"], arrays.get("centres")
-    if not nodes.ndim == 2 or not sizes.ndim == 1 or not (centres is None or centres.ndim == 2):
-        raise ValueError("nodes, sizes or centres of other dimensions")
-    m, k = len(nodes), len(sizes)
-    shapes = {
-        "nodes": ("f", (m, nodes.shape[-1])),
+    (m, d), k = _rows_and_columns(nodes), sizes.size
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "nodes": ("f", (m, d)),
         "sets": ("i", (m,)),
         "scale": ("f", (1,)),
         "communities": ("i", (m,)),
@@ -161,7 +155,7 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     if "places" in arrays:
         shapes["places"] = ("f", (m, 2))
     if centres is not None:
-        shapes["centres"] = ("f", (k, centres.shape[-1]))
+        shapes["centres"] = ("f", (k, _rows_and_columns(centres)[1]))
     for name, (kind, shape) in shapes.items():
         array = arrays[name]
         if array.dtype.kind != kind or array.itemsize != 8 or array.shape != shape:
@@ -169,15 +163,15 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
         if kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite")
     sets, communities = arrays["sets"], arrays["communities"]
-    if not (m and nodes.shape[1] and 0 < k <= _MOST_CLUSTERS and (sizes >= 0).all()):
-        raise ValueError(f"{m} nodes of {nodes.shape[1]} dimensions, {k} clusters")
+    if not (m and d and 0 < k <= _MOST_CLUSTERS and (sizes >= 0).all()):
+        raise ValueError(f"{m} nodes of {d} dimensions, {k} clusters")
     steps = np.diff(sets)
     if not (sets[0] == 0 and ((steps == 0) | (steps == 1)).all() and arrays["scale"][0] > 0):
         raise ValueError("its micro-centres are not in sets")
     most = communities.max() + 1 if centres is not None else k
     if not (communities.min() >= 0 and communities.max() < most):
         raise ValueError("a node is in a cluster that is none")
-    if centres is not None and not 0 < centres.shape[1] <= nodes.shape[1]:
+    if centres is not None and not 0 < centres.shape[1] <= d:
         raise ValueError(f"centres of {centres.shape[1]} dimensions")
     types = about.get("types")
     if not isinstance(types, list) or len(types) not in (0, k):
@@ -188,3 +182,10 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     return Clusters(
         micro, communities, centres, sizes, arrays.get("places"), tuple(types), arrays["shares"]
     )
+
+
+def _rows_and_columns(array: np.ndarray) -> tuple[int, int]:
+    if array.ndim != 2:
+        raise ValueError(f"an array of shape {array.shape}, not rows and columns")
+    rows, columns = array.shape
+    return rows, columns

@@ -20,7 +20,7 @@ from fedsc import tensors
 from fedsc.data.coverage import Coverage, coverage
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
-from fedsc.data.reading.memory import memory_problem
+from fedsc.data.reading.memory import refuse_large
 from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
 from fedsc.models.check import encoder_problem
@@ -34,7 +34,6 @@ FORMAT = 1
 
 _LAYER = re.compile(r"encoder\.\d+\.weight")
 _MOST_TEXT = 2**26  # bytes of a list of genes: a million long names
-_MEMORY_PER_BYTE = 4  # what reading a file takes, with its copies
 
 
 @dataclass(frozen=True)
@@ -258,24 +257,13 @@ def _told(about: Mapping[str, Any], key: str, *allowed: Any) -> Any:
 
 
 def _tensors(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    _refuse_large(path, None)
+    refuse_large(path)
     return tensors.read(path)
 
 
 def _bytes(path: Path, most: int) -> bytes:
-    _refuse_large(path, most)
+    refuse_large(path, most)
     return path.read_bytes()
-
-
-def _refuse_large(path: Path, most: int | None) -> None:
-    """Refuse what is no file (to read a pipe would wait for ever) or larger than can be read."""
-    if not path.is_file():
-        raise ValueError(f"{path.name} is no file")
-    size = path.stat().st_size
-    if most is not None and size > most:
-        raise ValueError(f"{path.name} has {size} bytes, more than {most}")
-    if problem := memory_problem(size * _MEMORY_PER_BYTE):
-        raise ValueError(problem)
 
 
 def _line(error: BaseException) -> str:

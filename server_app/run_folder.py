@@ -4,7 +4,8 @@
 ``run.log`` and, for programs, ``log.jsonl`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
-``clusters.safetensors`` centres and sizes of the pool's clusters ·
+``clusters.safetensors`` the pool's clusters, their types, the map · ``markers.csv`` ·
+``integration.safetensors`` how labs of different techniques were brought together ·
 ``scores.json`` ·
 ``checkpoint.safetensors`` and ``checkpoint.previous.safetensors`` the last two rounds ·
 ``labs/`` private state of simulated labs.
@@ -176,8 +177,11 @@ class RunFolder:
         """Write the clusters of the pool, their markers, and how labs were brought together."""
         replace(self.path / CLUSTERS, analysis.clusters.pack())
         replace(self.path / _MARKERS, as_csv(analysis.markers.first(_GENES), vocabulary).encode())
-        if analysis.integration.harmony is not None:
-            replace(self.path / HARMONY, tensors.pack(analysis.integration.harmony.arrays(), {}))
+        harmony, kept = analysis.integration.harmony, self.path / HARMONY
+        if harmony is None:
+            kept.unlink(missing_ok=True)  # of the run before it was resumed with other options
+        else:
+            replace(kept, tensors.pack(harmony.arrays(), {}))
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""

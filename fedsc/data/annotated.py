@@ -1,6 +1,6 @@
 """Give results back to a file's owner: a copy of the file with more in it, scanpy style."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,7 @@ class Annotation:
 
 
 _COLUMNS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share")
+_MARKERS = "rank_genes_groups"
 
 
 def add_results(cells: "anndata.AnnData", results: Annotation) -> None:
@@ -145,9 +146,17 @@ def add_results(cells: "anndata.AnnData", results: Annotation) -> None:
         cells.obs["fedsc_type_share"] = results.shares[results.clusters]
     if results.places is not None:
         cells.obsm["X_fedsc_umap"] = results.places.astype(np.float32, copy=False)
+    if _are_ours(cells.uns.get(_MARKERS)):
+        del cells.uns[_MARKERS]
     if results.markers is not None:
-        cells.uns["rank_genes_groups"] = results.markers
+        cells.uns[_MARKERS] = results.markers
     cells.uns["fedsc"] = storable(results.about)
+
+
+def _are_ours(markers: Any) -> bool:
+    """Tell markers of FedSC's clusters from those a person has made with scanpy."""
+    params = markers.get("params") if isinstance(markers, Mapping) else None
+    return isinstance(params, Mapping) and params.get("groupby") == "fedsc_cluster"
 
 
 def storable(value: Any) -> Any:

@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from fedsc import tensors
-from fedsc.errors import RunError
+from fedsc.data.reading.memory import refuse_large
+from fedsc.errors import DataError, RunError
 from fedsc.federated import micro
 from fedsc.federated.centres import grow, mean_and_variance
 from fedsc.federated.correction import BatchedCells
@@ -93,30 +94,23 @@ class Harmony:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Harmony":
-        """Undo :meth:`arrays`.
+        """Undo :meth:`arrays`, whoever made them.
 
         Raises
         ------
-        RunError
+        DataError
             If these are not such arrays.
         """
-        told: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        questions: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         try:
             for place in sorted(arrays.keys() - {"moved"}):
                 i, name, key = place.split(".")
-                told.setdefault((i, name), {})[key] = arrays[place]
-            questions = tuple(Question(name, found) for (_, name), found in told.items())
-            k, d = questions[0].arrays["centres"].shape
-            for step, question in enumerate(questions, start=1):
-                _check(question, step, k, d)
-            return cls(questions, arrays["moved"])
-        except (IndexError, KeyError, ValueError) as error:
-            raise RunError(f"the kept integration is damaged ({error})") from error
-
-    @property
-    def dimensions(self) -> int:
-        """Columns of the embedding it is of."""
-        return int(self.centres.shape[1])
+                questions.setdefault((i, name), {})[key] = arrays[place]
+            asked = tuple(Question(name, found) for (_, name), found in questions.items())
+            _check(asked, arrays["moved"])
+            return cls(asked, arrays["moved"])
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataError(f"the kept integration is damaged ({error})") from error
 
     def correct_new_lab(self, x: np.ndarray) -> np.ndarray:
         """Correct the cells of a lab that was not there, as one batch; the others' stay.
@@ -136,48 +130,53 @@ def load_harmony(folder: Path, dimensions: int) -> Harmony | None:
     Parameters
     ----------
     folder
-        Of the run; it may come from anybody.
+        Of the run.
     dimensions
-        Columns of the model's embedding.
+        d of the model's embedding.
 
     Raises
     ------
-    RunError
-        If the file is damaged, or is of another model.
+    DataError
+        If the file is damaged, too large, or of another model.
     """
     path = folder / HARMONY
     if not path.exists():
         return None
     try:
+        refuse_large(path)
         harmony = Harmony.from_arrays(tensors.read(path)[0])
-    except (OSError, ValueError, RunError) as error:
-        raise RunError(f"{path}: the integration cannot be read ({error})") from error
-    if harmony.dimensions != dimensions:
-        raise RunError(
-            f"{path}: it is of {harmony.dimensions} dimensions, the model has {dimensions}"
-        )
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
+    found = harmony.centres.shape[1]
+    if found != dimensions:
+        raise DataError(f"{path}: of {found} dimensions, the model has {dimensions}")
     return harmony
 
 
-def _check(question: Question, step: int, k: int, d: int) -> None:
-    """Check that a kept question is one that :func:`learn_harmony` puts.
+_ROUND = (CLUSTER,) * CLUSTER_STEPS + (INTERCEPT, CORRECT)
 
-    Raises
-    ------
-    KeyError, ValueError
-        If it is not.
-    """
-    own: dict[str, dict[str, tuple[int, ...]]] = {
-        CLUSTER: {"centres": (k, d), "sizes": (k,)},
-        INTERCEPT: {"sizes": (k,)},
-        CORRECT: {"sizes": (k,), "intercepts": (k, d)},
-    }
-    shapes = own[question.name] | {"step": (1,), "cells": (1,)}
-    found = {name: array.shape for name, array in question.arrays.items()}
-    if found != shapes or question.arrays["step"][0] != step or question.arrays["cells"][0] < 1:
-        raise ValueError(f"step {step} is no question of an integration")
-    if not all(np.isfinite(array).all() for array in question.arrays.values()):
-        raise ValueError(f"step {step} is not finite")
+
+def _check(questions: Sequence[Question], moved: np.ndarray) -> None:
+    """Refuse what :func:`learn_harmony` does not ask."""
+    rounds = len(moved)
+    if not (0 < rounds <= ROUNDS and [q.name for q in questions] == [*_ROUND] * rounds):
+        raise ValueError(f"{len(questions)} questions in {rounds} rounds")
+    k, d = questions[0].arrays["centres"].shape
+    if not (0 < k <= _MOST_CLUSTERS and d):
+        raise ValueError(f"{k} clusters of {d} dimensions")
+    named = {CLUSTER: ("centres",), INTERCEPT: (), CORRECT: ("intercepts",)}
+    for i, question in enumerate(questions, start=1):
+        shapes = {"step": (1,), "cells": (1,), "sizes": (k,)}
+        shapes |= dict.fromkeys(named[question.name], (k, d))
+        if {name: array.shape for name, array in question.arrays.items()} != shapes:
+            raise ValueError(f"step {i} has other arrays")
+        whole = question.arrays["step"], question.arrays["cells"]
+        if not all(array.dtype == np.int64 for array in whole) or whole[0][0] != i:
+            raise ValueError(f"step {i} is not numbered so")
+        for name, array in question.arrays.items():
+            least = {"cells": 1, "sizes": 0}.get(name, -np.inf)
+            if not (np.isfinite(array).all() and (array >= least).all()):
+                raise ValueError(f"step {i}: {name} is not finite, or too small")
 
 
 def learn_start(ask: Ask, n_cells: int, seed: int) -> np.ndarray:

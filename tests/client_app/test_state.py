@@ -1,6 +1,22 @@
-import numpy as np
+from dataclasses import replace
 
-from client_app.state import load_embedding, load_private, save_embedding, save_private
+import numpy as np
+import pytest
+
+from client_app.state import (
+    KeptEmbedding,
+    cells_digest,
+    load_embedding,
+    load_integration,
+    load_private,
+    save_embedding,
+    save_integration,
+    save_private,
+)
+from fedsc.data.reading.read import read
+from fedsc.errors import RunError
+from fedsc.federated.correction import BatchedCells
+from fedsc.federated.harmony import integrate_here
 
 
 def _private(value):
@@ -37,7 +53,62 @@ def test_methods_without_private_state_write_nothing(tmp_path):
     assert not (tmp_path / "lab").exists()
 
 
-def test_embedding_comes_back(tmp_path):
-    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    save_embedding(tmp_path / "lab", x)
-    np.testing.assert_array_equal(load_embedding(tmp_path / "lab"), x)
+@pytest.fixture
+def cells(tiny_set):
+    return read(tiny_set)
+
+
+def _kept(cells, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(len(cells.cells), 3)).astype(np.float32)
+    return KeptEmbedding(x, rng.integers(0, 2, len(x)), cells_digest(cells))
+
+
+def test_an_embedding_comes_back_for_the_cells_it_was_made_of(tmp_path, cells):
+    kept = _kept(cells)
+    save_embedding(tmp_path / "lab", kept)
+    back = load_embedding(tmp_path / "lab").of(cells)
+    np.testing.assert_array_equal(back.x, kept.x)
+    np.testing.assert_array_equal(back.batches, kept.batches)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cells: cells.subset(np.arange(96)[::-1]),
+        lambda cells: cells.subset(np.arange(95)),
+        lambda cells: replace(cells, cells=np.array([f"other{i}" for i in range(96)])),
+        # Names that are row numbers, of a file that was sorted anew:
+        lambda cells: replace(cells.subset(np.arange(96)[::-1]), cells=cells.cells),
+    ],
+    ids=["other order", "a cell less", "other names", "other cells of the same names"],
+)
+def test_it_is_not_taken_for_that_of_other_cells(tmp_path, cells, change):
+    save_embedding(tmp_path, _kept(cells))
+    with pytest.raises(RunError, match="the lab's file has changed since"):
+        load_embedding(tmp_path).of(change(cells))
+
+
+def test_no_or_a_damaged_embedding_is_said(tmp_path, cells):
+    with pytest.raises(RunError, match=r"embedding\.safetensors cannot be read"):
+        load_embedding(tmp_path)
+    save_embedding(tmp_path, _kept(cells))
+    path = tmp_path / "embedding.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RunError, match=r"embedding\.safetensors cannot be read"):
+        load_embedding(tmp_path)
+
+
+def test_an_integration_comes_back_and_goes_with_the_embedding_it_was_made_of(tmp_path, cells):
+    save_embedding(tmp_path, _kept(cells))
+    assert load_integration(tmp_path) is None
+    kept = load_embedding(tmp_path)
+    batched = BatchedCells(kept.x, kept.batches)
+    _, (state,) = integrate_here([batched], seed=0)
+    save_integration(tmp_path, state)
+    back = load_integration(tmp_path)
+    assert back.arrays().keys() == state.arrays().keys()
+    for name, array in back.arrays().items():
+        np.testing.assert_array_equal(array, state.arrays()[name], err_msg=name)
+    save_embedding(tmp_path, _kept(cells, seed=1))
+    assert load_integration(tmp_path) is None

@@ -2,115 +2,192 @@ import os
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsc import tensors
 from fedsc.clusters import CLUSTERS, Clusters, load_clusters
 from fedsc.errors import DataError
-from fedsc.federated.micro import MicroCentres
+from fedsc.federated import graph, kmeans
+from fedsc.federated.micro import MicroCentres, unit, weigh
 
-M, D, K = 6, 5, 3
+DIMENSIONS = 4
 
 
-@pytest.fixture
-def clusters():
+def _clusters(*, by_kmeans=False, places=True, types=True):
+    """Eight nodes in two micro-clusterings, three clusters."""
     rng = np.random.default_rng(0)
+    nodes = unit(rng.normal(size=(8, DIMENSIONS)))
     return Clusters(
-        MicroCentres(rng.normal(size=(M, D)), np.array([0, 0, 0, 1, 1, 1]), 0.5),
-        np.array([0, 1, 2, 0, 1, 2]),
-        rng.normal(size=(K, D)),
-        np.array([9, 4, 1]),
-        rng.normal(size=(M, 2)),
-        ("A", "B", "unknown"),
-        np.array([1.0, 0.5, 0.0]),
+        micro=MicroCentres(nodes, np.repeat([0, 1], 4), 0.3),
+        communities=np.array([0, 1, 2, 0, 1, 0, 2, 1]),
+        centres=rng.normal(size=(3, 2)) if by_kmeans else None,
+        sizes=np.array([5, 3, 1]),
+        places=rng.normal(size=(8, 2)) if places else None,
+        types=("T cell", "B cell", "unknown") if types else (),
+        shares=np.array([0.9, 0.6, 0.0]),
     )
 
 
-def test_clusters_come_back_bit_for_bit_and_make_the_same_bytes(clusters, tmp_path):
-    assert load_clusters(tmp_path, D) is None
-    (tmp_path / CLUSTERS).write_bytes(clusters.pack())
-    back = load_clusters(tmp_path, D)
-    assert back.pack() == clusters.pack()
-    x = np.random.default_rng(1).normal(size=(20, D)).astype(np.float32)
-    np.testing.assert_array_equal(back.assign(x), clusters.assign(x))
-    np.testing.assert_array_equal(back.place(x), clusters.place(x))
+@pytest.fixture
+def cells():
+    return np.random.default_rng(1).normal(size=(50, DIMENSIONS)).astype(np.float32)
 
 
-def _with(**changes):
-    """Change arrays (``None``: take away) or the record; the digest is made anew."""
-
-    def hostile(path):
-        arrays, about = tensors.read(path)
-        for name, value in changes.items():
-            if name in ("format", "types"):
-                about[name] = value
-            elif value is None:
-                arrays.pop(name)
-            else:
-                arrays[name] = value
-        path.write_bytes(tensors.pack(arrays, about))
-
-    return hostile
-
-
-def _bytes(change):
-    return lambda path: path.write_bytes(change(path.read_bytes()))
-
-
-def _folder(path):
-    path.unlink()
-    path.mkdir()
+@pytest.mark.parametrize("by_kmeans", [False, True])
+@pytest.mark.parametrize("places", [False, True])
+@pytest.mark.parametrize("types", [False, True])
+def test_they_come_back_bit_for_bit_and_make_the_same_bytes(
+    tmp_path, cells, by_kmeans, places, types
+):
+    clusters = _clusters(by_kmeans=by_kmeans, places=places, types=types)
+    content = clusters.pack()
+    assert clusters.pack() == content
+    (tmp_path / CLUSTERS).write_bytes(content)
+    back = load_clusters(tmp_path, DIMENSIONS)
+    assert back.pack() == content
+    assert (back.k, back.types) == (3, clusters.types)
+    np.testing.assert_array_equal(back.assign(cells), clusters.assign(cells))
+    if places:
+        assert back.place(cells).tobytes() == clusters.place(cells).tobytes()
+    else:
+        assert back.place(cells) is None
 
 
-def _pipe(path):
-    path.unlink()
-    os.mkfifo(path)
+def test_a_run_without_clusters_has_none(tmp_path):
+    assert load_clusters(tmp_path, DIMENSIONS) is None
 
 
-def _giant(path):
-    with path.open("r+b") as file:
-        file.truncate(2**42)
+def test_a_cell_has_the_cluster_of_the_graph_or_of_kmeans(cells):
+    by_graph, by_kmeans = _clusters(), _clusters(by_kmeans=True)
+    found = by_graph.assign(cells)
+    expected = graph.assign(by_graph.micro, by_graph.communities, cells)
+    np.testing.assert_array_equal(found, expected)
+    # k-means may look at the first columns alone.
+    nearest = [
+        np.square(by_kmeans.centres - x[: by_kmeans.centres.shape[1]]).sum(axis=1).argmin()
+        for x in cells
+    ]
+    np.testing.assert_array_equal(by_kmeans.assign(cells), nearest)
+    np.testing.assert_array_equal(kmeans.assign(by_kmeans.centres, cells[:, :2]), nearest)
 
 
+def test_a_cell_lies_among_the_nodes_it_belongs_to(cells):
+    clusters = _clusters()
+    places = clusters.place(cells)
+    assert places.dtype == np.float32
+    expected = [weigh(clusters.micro, x[None]).toarray()[0] @ clusters.places for x in cells]
+    np.testing.assert_allclose(places, expected, rtol=1e-5, atol=1e-6)
+    assert clusters.place(cells[:0]).shape == (0, 2)
+
+
+# Files from somebody else
+
+
+def _hostile(name, change, **made):
+    """Change one array; the digest is made anew, so that only the content is at fault."""
+    arrays, about = tensors.unpack_with_about(_clusters(**made).pack())
+    changed = change(arrays.pop(name).copy())
+    return tensors.pack(arrays | ({} if changed is None else {name: changed}), about)
+
+
+def _told(**changes):
+    arrays, about = tensors.unpack_with_about(_clusters().pack())
+    return tensors.pack(arrays, about | changes)
+
+
+def _set(value):
+    def change(array):
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+def _gone(array):
+    return None
+
+
+GOOD = _clusters().pack()
 HOSTILE = {
-    "empty": _bytes(lambda b: b""),
-    "rubbish": _bytes(lambda b: b"rubbish" * 9),
-    "cut": _bytes(lambda b: b[:-3]),
-    "flipped": _bytes(lambda b: b[:-3] + b"\xff" + b[-2:]),
-    "folder": _folder,
-    "pipe": _pipe,
-    "giant": _giant,
-    "format": _with(format=2),
-    "no-types": _with(types=None),
-    "few-types": _with(types=["A"]),
-    "types-of-numbers": _with(types=[1, 2, 3]),
-    "no-nodes": _with(nodes=None),
-    "no-sizes": _with(sizes=None),
-    "empty-nodes": _with(nodes=np.empty((0, D))),
-    "scalar-nodes": _with(nodes=np.array(1.0)),
-    "scalar-sizes": _with(sizes=np.array(3)),
-    "no-dimensions": _with(nodes=np.empty((M, 0))),
-    "other-dimensions": _with(nodes=np.ones((M, D + 1))),
-    "nan-nodes": _with(nodes=np.full((M, D), np.nan)),
-    "nan-centres": _with(centres=np.full((K, D), np.nan)),
-    "fewer-centres": _with(centres=np.ones((K - 1, D))),
-    "float32": _with(centres=np.ones((K, D), np.float32)),
-    "scalar-centres": _with(centres=np.array(1.0)),
-    "negative-sizes": _with(sizes=np.array([1, -1, 1])),
-    "gap-in-sets": _with(sets=np.array([0, 0, 0, 2, 2, 2])),
-    "sets-from-one": _with(sets=np.array([1, 1, 1, 2, 2, 2])),
-    "negative-sets": _with(sets=np.array([-1, 0, 0, 1, 1, 1])),
-    "no-scale": _with(scale=np.array([0.0])),
-    "far-cluster": _with(centres=None, communities=np.array([0, 1, 99, 0, 1, 2])),
-    "negative-cluster": _with(communities=np.array([0, 1, -2, 0, 1, 2])),
-    "short-map": _with(places=np.ones((M, 1))),
-    "inf-map": _with(places=np.full((M, 2), np.inf)),
+    "empty": (b"", "cannot be read"),
+    "rubbish": (b"rubbish" * 9, "cannot be read"),
+    "cut": (GOOD[:-30], "cannot be read"),
+    "flipped": (GOOD[:-9] + bytes([GOOD[-9] ^ 1]) + GOOD[-8:], "digest"),
+    "no-record": (safetensors.numpy.save(tensors.unpack(GOOD)), "format is 'none'"),
+    "new-format": (_told(format=2), "format is 2"),
+    "no-nodes": (_hostile("nodes", _gone), "nodes"),
+    "empty-nodes": (_hostile("nodes", lambda a: a[:0]), "sets is"),
+    "flat-nodes": (_hostile("nodes", np.ravel), "not rows and columns"),
+    "a-number-for-nodes": (_hostile("nodes", lambda a: a[0, 0]), "not rows and columns"),
+    "nodes-of-no-dimensions": (_hostile("nodes", lambda a: a[:, :0]), "0 dimensions"),
+    "nan-node": (_hostile("nodes", _set(np.nan)), "nodes is not finite"),
+    "single-precision": (_hostile("nodes", lambda a: a.astype("f4")), "nodes is float32"),
+    "other-model": (_hostile("nodes", lambda a: a[:, 1:].copy()), "3 dimensions"),
+    "gap-in-sets": (_hostile("sets", lambda a: a * 2), "not in sets"),
+    "sets-from-one": (_hostile("sets", lambda a: a + 1), "not in sets"),
+    "sets-unordered": (_hostile("sets", lambda a: a[::-1].copy()), "not in sets"),
+    "sets-of-fractions": (_hostile("sets", lambda a: a.astype("f8")), "sets is float64"),
+    "zero-scale": (_hostile("scale", _set(0.0)), "not in sets"),
+    "inf-scale": (_hostile("scale", _set(np.inf)), "scale is not finite"),
+    "two-scales": (_hostile("scale", lambda a: np.repeat(a, 2)), "scale is"),
+    "negative-community": (_hostile("communities", _set(-1)), "in a cluster that is none"),
+    "community-too-high": (_hostile("communities", _set(3)), "in a cluster that is none"),
+    "few-communities": (_hostile("communities", lambda a: a[1:]), "communities is"),
+    "no-cluster": (_hostile("sizes", lambda a: a[:0]), "shares is"),
+    "negative-size": (_hostile("sizes", _set(-1)), "3 clusters"),
+    "sizes-of-fractions": (_hostile("sizes", lambda a: a.astype("f8")), "sizes is float64"),
+    "nan-share": (_hostile("shares", _set(np.nan)), "shares is not finite"),
+    "map-in-space": (_hostile("places", lambda a: np.ones((8, 3))), "places is"),
+    "map-of-fewer": (_hostile("places", lambda a: a[1:]), "places is"),
+    "nan-place": (_hostile("places", _set(np.nan)), "places is not finite"),
+    "nan-centre": (_hostile("centres", _set(np.nan), by_kmeans=True), "centres is not finite"),
+    "centres-of-fewer": (_hostile("centres", lambda a: a[1:], by_kmeans=True), "centres is"),
+    "wide-centres": (
+        _hostile("centres", lambda a: np.ones((3, 5)), by_kmeans=True),
+        "centres of 5 dimensions",
+    ),
+    "empty-centres": (
+        _hostile("centres", lambda a: a[:, :0], by_kmeans=True),
+        "centres of 0 dimensions",
+    ),
+    "flat-centres": (
+        _hostile("centres", lambda a: a[:, 0].copy(), by_kmeans=True),
+        "not rows and columns",
+    ),
+    "no-types": (_told(types=None), "a type for each cluster"),
+    "types-for-two": (_told(types=["a", "b"]), "a type for each cluster"),
+    "types-of-numbers": (_told(types=[1, 2, 3]), "a type is no text"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_clusters_end_in_a_sentence(clusters, tmp_path, name):
-    (tmp_path / CLUSTERS).write_bytes(clusters.pack())
-    HOSTILE[name](tmp_path / CLUSTERS)
-    with pytest.raises(DataError) as raised:
-        load_clusters(tmp_path, D)
+def test_a_hostile_file_ends_in_a_sentence(tmp_path, name):
+    content, words = HOSTILE[name]
+    (tmp_path / CLUSTERS).write_bytes(content)
+    with pytest.raises(DataError, match=words) as raised:
+        load_clusters(tmp_path, DIMENSIONS)
+    assert str(raised.value).startswith(str(tmp_path / CLUSTERS))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
+    path = tmp_path / CLUSTERS
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="is no file"):
+        load_clusters(tmp_path, DIMENSIONS)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**42)  # takes no disk
+    with pytest.raises(DataError, match="GiB"):
+        load_clusters(tmp_path, DIMENSIONS)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_no_changed_byte_goes_unnoticed(at, by):
+    content = GOOD[:at] + bytes([GOOD[at] ^ by]) + GOOD[at + 1 :]
+    try:
+        assert Clusters.unpack(content).pack() == GOOD  # white space in the header
+    except DataError:
+        pass

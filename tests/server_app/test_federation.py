@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsc.errors import RunError
-from fedsc.federated.answers import no_embedding
+from fedsc.federated.answers import answer, no_embedding
 from fedsc.federated.query import Question
 from fedsc.options import FederationOptions
 from protocol import records
@@ -179,6 +179,10 @@ def _answering(name, sums, cells=5):
     return answer
 
 
+def _nothing(question):
+    return answer(no_embedding(2), question)
+
+
 def _mean(n, value, dimensions=2):
     return {
         "n": np.array([n]),
@@ -200,7 +204,7 @@ def _mean(n, value, dimensions=2):
 def test_a_lab_whose_sums_cannot_be_is_lost_not_the_run(federation, sums, words):
     labs = federation(Nodes(n1=_answering("A", _mean(5, 1.0)), n2=_answering("B", sums)))
     labs.gather()
-    ask = labs.ask("embedding", RecordDict(), no_embedding(2))
+    ask = labs.ask("embedding", RecordDict(), _nothing)
     with pytest.raises(LabsLost, match=words) as lost:
         ask(Question("kmeans-mean"))
     assert lost.value.labs == ["B"]
@@ -219,7 +223,7 @@ def test_a_node_speaks_for_its_own_labs_only(federation):
 
     labs = federation(Nodes(n1=both, n2=_answering("B", _mean(5, 2.0))))
     labs.gather()
-    ask = labs.ask("embedding", RecordDict(), no_embedding(2))
+    ask = labs.ask("embedding", RecordDict(), _nothing)
     assert ask(Question("kmeans-mean"))["sum"].tolist() == [3.0, 3.0]
 
 

@@ -427,7 +427,7 @@ def test_a_real_lab_may_join_late(tiny, tmp_path):
     assert not (folder / "labs").exists()
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["pooled"] is None
-    assert -1 <= scores["federated"]["ari"] <= 1
+    assert -1 <= scores["kmeans"]["ari"] <= 1
 
 
 def test_a_simulation_waits_for_all_its_nodes(tiny, change, monkeypatch):
@@ -511,7 +511,7 @@ def test_encoders_of_their_own_are_scored_in_the_labs_alone(tiny, change):
     folder = run(change(tiny, local_norm=True, partition="iid"))
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["pooled"] is None
-    assert -1 <= scores["federated"]["ari"] <= 1
+    assert -1 <= scores["kmeans"]["ari"] <= 1
 
 
 def test_a_folder_of_files_is_one_lab_each_also_with_other_genes(tiny, change, tmp_path):
@@ -538,14 +538,16 @@ def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, tmp_pat
     config = change(tiny, dataset=str(tmp_path / "part.h5ad"), partition="iid")
     scores = json.loads((run(config) / "scores.json").read_text())
     assert scores["pooled"]["ari"] is not None
-    assert scores["federated"]["ari"] is not None
+    assert scores["kmeans"]["ari"] is not None
 
 
 def test_without_labels_scores_are_null(tiny, change):
     folder = run(change(tiny, label_key="", partition="iid"))
     scores = json.loads((folder / "scores.json").read_text())
     assert set(scores["pooled"].values()) == {None}
-    assert scores["federated"] is None
+    assert scores["kmeans"] is None
+    assert scores["graph"]["ari"] is None
+    assert scores["graph"]["clusters"] > 0
 
 
 def test_a_reference_list_decides_the_genes(tiny, change, tmp_path):

@@ -7,6 +7,7 @@ _CGROUPS = (  # limit, use, and the name of what the kernel can drop from that u
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
+_PER_BYTE = 4  # what reading a file whole takes, with its copies
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
@@ -34,6 +35,30 @@ def memory_problem(needed: int) -> str | None:
         f"reading it needs about {needed / 2**30:,.1f} GiB of memory and {available / 2**30:,.1f} "
         "GiB are free: use a machine with more, or split the file into several with fewer cells"
     )
+
+
+def refuse_large(path: Path, most: int | None = None) -> None:
+    """Refuse what is no file (to read a pipe would wait for ever) or larger than can be read.
+
+    Parameters
+    ----------
+    path
+        Of a file that is read whole.
+    most
+        Bytes it may have; ``None`` = as many as memory takes.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name} is no file")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ValueError(f"{path.name} has {size} bytes, more than {most}")
+    if problem := memory_problem(size * _PER_BYTE):
+        raise ValueError(problem)
 
 
 def _container(root: Path) -> int | None:

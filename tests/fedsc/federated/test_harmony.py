@@ -8,12 +8,14 @@ from fedsc.errors import DataError, RunError
 from fedsc.federated.correction import MOST_BATCHES, BatchedCells, correct
 from fedsc.federated.harmony import (
     CLUSTER_STEPS,
+    HARMONY,
     ROUNDS,
     TOLERANCE,
     Harmony,
     integrate_here,
     learn_harmony,
     learn_start,
+    load_harmony,
 )
 from fedsc.federated.harmony_lab import HarmonyState, answer, fit_later
 from fedsc.federated.micro import unit
@@ -317,28 +319,77 @@ def test_damaged_states_are_said():
     del arrays["penalty"]
     with pytest.raises(RunError, match=r"state of the integration is damaged .*penalty"):
         HarmonyState.from_arrays(arrays)
-    with pytest.raises(RunError, match="kept integration is damaged"):
+    with pytest.raises(DataError, match="kept integration is damaged"):
         Harmony.from_arrays({"moved": harmony.moved, "1.odd": harmony.moved})
     with pytest.raises(RunError, match="no question"):
         fit_later(one_batch(x), [])
 
 
+def _hostile(name, change):
+    """Change one of the arrays the server keeps."""
+    return lambda arrays: arrays | {name: change(arrays[name].copy())}
+
+
+def _without(name):
+    return lambda arrays: {key: array for key, array in arrays.items() if key != name}
+
+
+def _set(value):
+    def change(array):
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+_FIRST, _LAST = "000.harmony-cluster", "005.harmony-correct"
+
+
 @pytest.mark.parametrize(
-    "odd",
+    ("change", "words"),
     [
-        {"001.foo.step": np.array([1])},
-        {"001.harmony-cluster.step": np.array([7])},
-        {"001.harmony-cluster.centres": np.ones((2, 2))},
-        {"001.harmony-cluster.sizes": np.array([np.nan])},
-        {"002.harmony-intercept.more": np.ones(3)},
-        {"0.1.2.3": np.ones(1)},
+        (lambda arrays: {}, "moved"),
+        (lambda arrays: {"moved": arrays["moved"]}, "0 questions in"),
+        (_hostile("moved", lambda a: a[:-1]), "rounds"),
+        (_without(f"{_FIRST}.centres"), "centres"),
+        (_without(f"{_LAST}.intercepts"), "step 6 has other arrays"),
+        (lambda arrays: arrays | {f"{_FIRST}.more": np.ones(2)}, "step 1 has other arrays"),
+        (_hostile(f"{_FIRST}.centres", lambda a: a[0]), "not enough values"),
+        (_hostile(f"{_FIRST}.centres", lambda a: a[:, :0]), "clusters of 0 dimensions"),
+        (_hostile(f"{_FIRST}.centres", lambda a: np.ones((10**4, 2))), "10000 clusters"),
+        (_hostile(f"{_FIRST}.centres", lambda a: a[1:]), "step 1 has other arrays"),
+        (_hostile(f"{_LAST}.intercepts", _set(np.nan)), "intercepts is not finite"),
+        (_hostile(f"{_LAST}.sizes", _set(-1.0)), "sizes is not finite, or too small"),
+        (_hostile(f"{_FIRST}.cells", _set(0)), "cells is not finite, or too small"),
+        (_hostile(f"{_LAST}.step", _set(5)), "step 6 is not numbered so"),
+        (_hostile(f"{_LAST}.step", lambda a: a.astype(float)), "step 6 is not numbered so"),
     ],
 )
-def test_an_integration_from_anybody_is_checked_before_it_is_used(odd):
+def test_a_hostile_integration_ends_in_a_sentence(tmp_path, change, words):
     x, batch, _ = techniques()
     harmony, _ = integrate_here(labs_of(x, batch), 0)
-    with pytest.raises(RunError, match="kept integration is damaged"):
-        Harmony.from_arrays(harmony.arrays() | odd)
+    (tmp_path / HARMONY).write_bytes(tensors.pack(change(harmony.arrays()), {}))
+    with pytest.raises(DataError, match=words) as raised:
+        load_harmony(tmp_path, 6)
+    assert str(raised.value).startswith(str(tmp_path / HARMONY))
+
+
+def test_the_integration_of_a_run_folder(tmp_path):
+    assert load_harmony(tmp_path, 6) is None
+    x, batch, _ = techniques()
+    harmony, _ = integrate_here(labs_of(x, batch), 0)
+    (tmp_path / HARMONY).write_bytes(tensors.pack(harmony.arrays(), {}))
+    new = load_harmony(tmp_path, 6).correct_new_lab(x)
+    np.testing.assert_array_equal(new, harmony.correct_new_lab(x))
+    with pytest.raises(DataError, match="of 6 dimensions, the model has 7"):
+        load_harmony(tmp_path, 7)
+    (tmp_path / HARMONY).write_bytes(b"rubbish" * 9)
+    with pytest.raises(DataError, match=HARMONY):
+        load_harmony(tmp_path, 6)
+    (tmp_path / HARMONY).unlink()
+    (tmp_path / HARMONY).mkdir()
+    with pytest.raises(DataError, match="is no file"):
+        load_harmony(tmp_path, 6)
 
 
 def test_no_question_tells_of_a_single_lab():

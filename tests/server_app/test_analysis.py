@@ -11,12 +11,13 @@ from flwr.app import Context, RecordDict
 
 from client_app import app as client
 from deployment.status import read_log
-from fedsc import tensors
+from fedsc.clusters import load_clusters
 from fedsc.errors import ConfigError, RunError
-from fedsc.federated.kmeans import assign
-from fedsc.model import load_centres, load_model
+from fedsc.model import load_model
 from server_app import app as server
 from simulations.inprocess import InProcessGrid, run_inprocess
+
+OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share"]
 
 
 def lead(config, nodes, app=client):
@@ -61,30 +62,32 @@ def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(tiny, files):
     before = {path.name: path.read_bytes() for path in files.iterdir()}
     folder = lead(tiny, nodes_of(files))
 
-    model, centres = load_model(folder), load_centres(folder)
-    assert centres.shape == (4, 60)
-    sizes = tensors.read(folder / "clusters.safetensors")[0]["sizes"]
-    assert sizes.sum() == 96
-    assert (np.diff(sizes) <= 0).all()  # the largest first
-    counted = np.zeros(4, dtype=int)
+    model, clusters = load_model(folder), load_clusters(folder, 60)
+    assert clusters.sizes.sum() == 96
+    assert (np.diff(clusters.sizes) <= 0).all()  # the largest first
+    names = [str(cluster) for cluster in range(clusters.k)]
+    counted = np.zeros(clusters.k, dtype=int)
     for name, n_cells in (("A", 40), ("B", 56)):
         copy, original = copy_of(files, name), anndata.read_h5ad(files / f"{name}.h5ad")
         assert copy.obsm["X_fedsc"].dtype == np.float32
         assert copy.obsm["X_fedsc"].shape == (n_cells, 60)
-        assert list(copy.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2", "3"]
+        assert list(copy.obs["fedsc_cluster"].cat.categories) == names
         codes = copy.obs["fedsc_cluster"].cat.codes.to_numpy()
-        np.testing.assert_array_equal(codes, assign(centres, copy.obsm["X_fedsc"]))
-        counted += np.bincount(codes, minlength=4)
+        np.testing.assert_array_equal(codes, clusters.assign(copy.obsm["X_fedsc"]))
+        counted += np.bincount(codes, minlength=clusters.k)
+        assert list(copy.obs["fedsc_type"]) == [clusters.types[code] for code in codes]
+        np.testing.assert_array_equal(copy.obs["fedsc_type_share"], clusters.shares[codes])
         # Nothing else has changed.
         assert (copy.X != original.X).nnz == 0
         assert copy.uns["mine"] == "kept"
-        assert copy.obs.drop(columns="fedsc_cluster").equals(original.obs)
+        assert copy.obs.drop(columns=OURS).equals(original.obs)
         about = copy.uns["fedsc"]
-        assert (about["run"], about["method"], about["k"], about["labs"]) == ("run", "fedsc", 4, 2)
+        told = (about["run"], about["method"], about["k"], about["labs"])
+        assert told == ("run", "fedsc", clusters.k, 2)
         assert about["file"] == f"{name}.h5ad"
-        assert about["k_from"] == "the 4 cell types the labs name"
+        assert (about["clusters"], about["resolution"]) == ("graph of the pool", "0.4")
         assert len(about["model"]) == 16
-    np.testing.assert_array_equal(counted, sizes)
+    np.testing.assert_array_equal(counted, clusters.sizes)
     assert copy_of(files, "A").uns["fedsc"]["model"] == copy_of(files, "B").uns["fedsc"]["model"]
     assert model.method == "fedsc"
     assert {path.name: path.read_bytes() for path in files.iterdir()} == before
@@ -97,19 +100,20 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     real = lead(tiny, nodes_of(files))
     simulated = change(tiny, dataset=str(files), run_name="simulated")
     run_inprocess(simulated)
-    names = ("model.safetensors", "genes.csv", "clusters.safetensors")
+    names = ("model.safetensors", "genes.csv", "clusters.safetensors", "markers.csv")
     for name in names:
         other = Path(tiny.run.output) / "simulated" / name
         assert (real / name).read_bytes() == other.read_bytes(), name
     both = scores_of(real), scores_of(Path(tiny.run.output) / "simulated")
-    assert both[0]["federated"] == both[1]["federated"]
+    for way in ("graph", "kmeans", "integration", "questions", "warnings"):
+        assert both[0][way] == both[1][way], way
     assert both[0]["pooled"] is None
     simulated = Path(tiny.run.output) / "simulated"
     assert not list(simulated.rglob("*.h5ad"))
 
 
 def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
-    monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr("server_app.analysis._SECONDS_OF_SILENCE", 0.0)
     folder = lead(tiny, nodes_of(files))
     said = (folder / "run.log").read_text()
     assert "embedding the cells of 2 labs" in said
@@ -117,10 +121,11 @@ def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
     assert read_log(said).kmeans == said.count("k-means: iteration ")
 
 
-def test_scores_are_those_of_the_copies(tiny, files):
+@pytest.mark.parametrize("by", ["graph", "kmeans"])
+def test_scores_are_those_of_the_copies(tiny, change, files, by):
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    scores = scores_of(lead(tiny, nodes_of(files)))["federated"]
+    scores = scores_of(lead(change(tiny, cluster_by=by), nodes_of(files)))[by]
     pool = pd.concat([copy_of(files, name).obs for name in "AB"])
     types, clusters = pool["cell_type"].astype(str), pool["fedsc_cluster"].astype(str)
     assert scores["ari"] == pytest.approx(adjusted_rand_score(types, clusters))
@@ -128,27 +133,35 @@ def test_scores_are_those_of_the_copies(tiny, files):
 
 
 def test_the_number_of_clusters_can_be_given_without_labels(tiny, change, files):
-    folder = lead(change(tiny, label_key="", clusters=3), nodes_of(files))
-    assert list(copy_of(files, "A").obs["fedsc_cluster"].cat.categories) == ["0", "1", "2"]
-    assert copy_of(files, "A").uns["fedsc"]["k_from"] == "given"
-    scores = scores_of(folder)["federated"]
+    config = change(tiny, label_key="", cluster_by="kmeans", clusters=3)
+    folder = lead(config, nodes_of(files))
+    copy = copy_of(files, "A")
+    assert list(copy.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2"]
+    assert (copy.uns["fedsc"]["clusters"], copy.uns["fedsc"]["k"]) == ("federated k-means", 3)
+    assert "fedsc_type" not in copy.obs
+    scores = scores_of(folder)["kmeans"]
+    assert scores["k_from"] == "given"
     assert scores["ari"] is None
     assert -1 <= scores["simplified_silhouette"] <= 1
 
 
-def test_without_labels_or_number_there_is_an_embedding_and_a_word_on_what_to_do(
-    tiny, change, files
-):
-    config = change(tiny, label_key="")
+def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, files):
+    config = change(tiny, label_key="", cluster_by="kmeans")
     folder = lead(config, nodes_of(files))
+    scores, clusters = scores_of(folder), load_clusters(folder, 60)
+    assert scores["kmeans"] is None
+    assert scores["graph"]["clusters"] == clusters.k
+    assert scores["graph"]["ari"] is None
+    assert scores["floor"] is None
+    (warning,) = scores["warnings"]
+    assert "k is neither given (clusters = K) nor told by labels" in warning
     copy = copy_of(files, "B")
-    assert copy.obsm["X_fedsc"].shape == (56, 60)
-    assert "fedsc_cluster" not in copy.obs
-    assert not (folder / "clusters.safetensors").exists()
-    assert scores_of(folder)["federated"] is None
-    assert "give their number with clusters = K" in (folder / "run.log").read_text()
+    np.testing.assert_array_equal(
+        copy.obs["fedsc_cluster"].cat.codes, clusters.assign(copy.obsm["X_fedsc"])
+    )
+    assert copy.uns["fedsc"]["warnings"] == warning
 
-    # As the log says: the same run again, with a number.
+    # As it says: the same run again, with a number.
     model = (folder / "model.safetensors").read_bytes()
     lead(change(config, clusters=2, resume=str(folder)), nodes_of(files))
     assert list(copy_of(files, "B").obs["fedsc_cluster"].cat.categories) == ["0", "1"]
@@ -184,7 +197,7 @@ def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(tiny,
     mine = files.parent / "A" / "run"
     old = (mine / "A.fedsc.h5ad").read_bytes()
     (mine / ".A.fedsc.h5ad.partial").write_bytes(b"killed while writing")
-    lead(change(tiny, resume=str(folder), clusters=2), nodes_of(files))
+    lead(change(tiny, resume=str(folder), cluster_by="kmeans", clusters=2), nodes_of(files))
     assert (mine / "A.fedsc.h5ad").read_bytes() != old
     assert list(copy_of(files, "A").obs["fedsc_cluster"].cat.categories) == ["0", "1"]
     assert not list(mine.glob(".*partial"))
@@ -194,7 +207,7 @@ def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(tiny, files
     nodes = nodes_of(files)
     nodes[0]["output"] = str(full_disk)
     folder = lead(tiny, nodes)
-    assert scores_of(folder)["federated"]["ari"] is not None
+    assert scores_of(folder)["graph"]["ari"] is not None
     log = (folder / "run.log").read_text()
     assert "lab A could not write its results" in log
     assert "No space left on device; free some space" in log
@@ -221,7 +234,7 @@ def test_a_lab_that_is_lost_while_clustering_is_left_out_and_told(tiny, files):
         return reply
 
     folder = lead(tiny, nodes_of(files), app)
-    assert scores_of(folder)["federated"] is not None
+    assert scores_of(folder)["graph"]["ari"] is not None
     assert "going on without lab A" in (folder / "run.log").read_text()
     assert copy_of(files, "B").uns["fedsc"]["labs"] == 1
 
