@@ -12,10 +12,33 @@ from pathlib import Path
 
 from fedsc.errors import ConfigError
 
-_SECONDS_TO_STOP = 15.0
-_FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
-_STEADY = 60.0
-"""A process that lived so long failed for a new reason: its delay starts over."""
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a supervisor waits, in seconds.
+
+    Attributes
+    ----------
+    first, longest
+        Before a restart: the first time, and at most; each failure in a row doubles it.
+    steady
+        A process that lived so long failed for a new reason: its failures start over.
+    stop
+        For processes that were told to stop, before they are killed.
+    """
+
+    first: float = 1.0
+    longest: float = 30.0
+    steady: float = 60.0
+    stop: float = 15.0
+
+    def failures(self, before: int, lived: float) -> int:
+        """Count the failures in a row after one more."""
+        return 1 if lived > self.steady else before + 1
+
+    def delay(self, failures: int) -> float:
+        """Give the time before the restart after so many failures in a row."""
+        return min(self.first * 2 ** (failures - 1), self.longest)
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ class _Running:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
-    delay: float = _FIRST_DELAY
+    failures: int = 0  # in a row
     due: float = 0.0
 
 
@@ -54,10 +77,13 @@ class Supervisor:
     ----------
     logs
         Folder for ``NAME.log``, appended to.
+    patience
+        How long it waits.
     """
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, patience: Patience = Patience()) -> None:
         self._logs = logs
+        self._patience = patience
         self._running: dict[str, _Running] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -100,7 +126,7 @@ class Supervisor:
         processes = [r.process for r in reversed(self._running.values()) if r.process is not None]
         for process in processes:
             _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + _SECONDS_TO_STOP
+        deadline = time.monotonic() + self._patience.stop
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -120,10 +146,8 @@ class Supervisor:
             if running.process.poll() is None:
                 return
             _signal(running.process, signal.SIGKILL)
-            if now - running.started > _STEADY:
-                running.delay = _FIRST_DELAY
-            running.process, running.due = None, now + running.delay
-            running.delay = min(2 * running.delay, _LONGEST_DELAY)
+            running.failures = self._patience.failures(running.failures, now - running.started)
+            running.process, running.due = None, now + self._patience.delay(running.failures)
         elif now >= running.due:
             running.restarts += 1
             self._launch(running)
@@ -142,9 +166,9 @@ class Supervisor:
 
 
 @contextmanager
-def supervised(logs: Path) -> Iterator[Supervisor]:
+def supervised(logs: Path, patience: Patience = Patience()) -> Iterator[Supervisor]:
     """Give a supervisor whose processes end with the block, however it ends."""
-    supervisor = Supervisor(logs)
+    supervisor = Supervisor(logs, patience)
     try:
         yield supervisor
     finally:

@@ -18,7 +18,7 @@ from protocol.checks import BadReply, last_line, reason_of
 from protocol.describe import About, read_about
 from protocol.records import ASK, DESCRIBE, key
 from protocol.replies import Answers, sort_replies
-from server_app.post import Post
+from server_app.post import Clock, Post
 
 _TRIES = 3  # before a run gives up on labs that cannot use their data
 
@@ -47,6 +47,8 @@ class Federation:
         Labs that take part, sorted by name.
     questions
         How many have been put, by what they were about.
+    clock
+        Tells the time and waits.
     """
 
     grid: Grid
@@ -54,13 +56,14 @@ class Federation:
     run: dict[str, str]
     labs: dict[str, About] = field(default_factory=dict)
     questions: Counter[str] = field(default_factory=Counter)
+    clock: Clock = time
     _present: set[int] = field(default_factory=set)
     _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
     _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
     _turn: int = 0
 
     def __post_init__(self) -> None:
-        self._post = Post(self.grid)
+        self._post = Post(self.grid, self.clock)
 
     @property
     def min_labs(self) -> int:
@@ -77,7 +80,7 @@ class Federation:
         DataError
             If labs bring different kinds of values.
         """
-        deadline = time.monotonic() + self.options.round_timeout
+        deadline = self.clock.monotonic() + self.options.round_timeout
         while True:
             refused = self.welcome()
             # A simulation's nodes come up one by one; its result must not depend on how fast.
@@ -86,12 +89,12 @@ class Federation:
                 break
             if refused and min(self._refused.get(node, 0) for node in self._present) >= _TRIES:
                 raise RunError(f"no lab can take part: {'; '.join(refused)}")
-            if time.monotonic() > deadline:
+            if self.clock.monotonic() > deadline:
                 raise RunError(
                     f"{len(self.labs)} labs present after {self.options.round_timeout:.0f} s, "
                     f"min-labs = {self.options.min_labs}: start more labs or lower min-labs"
                 )
-            time.sleep(1.0)
+            self.clock.sleep(1.0)
         kinds = {about.kind for about in self.labs.values()}
         if len(kinds) > 1:
             sides = "; ".join(
@@ -110,19 +113,19 @@ class Federation:
         RunError
             If too few are after ``round-timeout`` seconds.
         """
-        deadline = time.monotonic() + self.options.round_timeout
+        deadline = self.clock.monotonic() + self.options.round_timeout
         while True:
             self.welcome()
             away = [lab for lab, about in self.labs.items() if about.node not in self._present]
             if len(self.labs) - len(away) >= self.min_labs:
                 return
-            if time.monotonic() > deadline:
+            if self.clock.monotonic() > deadline:
                 raise RunError(
                     f"{len(self.labs) - len(away)} of {len(self.labs)} labs are connected, "
                     f"{self.min_labs} needed; not connected: {', '.join(away)}"
                 )
             log(WARNING, "waiting for %s: not connected", ", ".join(away), extra={"labs": away})
-            time.sleep(5.0)
+            self.clock.sleep(5.0)
 
     def welcome(self) -> list[str]:
         """Ask connected nodes for their labs; a lab may join or come back in any round.

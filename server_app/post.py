@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import httpx
 from flwr.app import Error, Message
@@ -11,6 +12,14 @@ from flwr.superlink.grid import HttpGrid
 
 _NO_REPLY = 0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
+
+
+class Clock(Protocol):
+    """What tells the time and waits; the module :mod:`time` is one."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,13 @@ class Post:
     ----------
     grid
         Flower's connection to the nodes.
+    clock
+        Tells the time and waits.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, clock: Clock = time) -> None:
         self._grid = grid
+        self._clock = clock
         self._debts: dict[int, _Debt] = {}  # by node
 
     def present(self) -> set[int]:
@@ -77,7 +89,7 @@ class Post:
         ]
 
     def _exchange(self, sent: dict[int, Message], timeout: float) -> dict[int, Message]:
-        started = time.monotonic()
+        started = self._clock.monotonic()
         self._collect()
         busy = {
             node: message
@@ -108,14 +120,14 @@ class Post:
                 if (reply := self._pull(message_id, sent[node])) is not None:
                     replies[node] = reply
                     del owed[message_id]
-            waited = time.monotonic() - started
+            waited = self._clock.monotonic() - started
             if not owed or waited >= timeout:
                 break
             pause = min(_LONGEST_WAIT, _SHORTEST_WAIT + waited / 20)
-            time.sleep(min(pause, timeout - waited))
+            self._clock.sleep(min(pause, timeout - waited))
             self._collect()  # a node that is gone for a moment only is seen now or never
         for node in owed.values():
-            until = time.monotonic() + patience[node]
+            until = self._clock.monotonic() + patience[node]
             self._debts[node] = _Debt(sent[node], patience[node], until)
         return replies
 

@@ -1,5 +1,6 @@
 """What tests share: real data, a tiny set, how hypothesis runs."""
 
+import json
 import os
 
 # Test processes share the cores: threads of one would wait for those of another.
@@ -8,14 +9,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
-from scipy.sparse import csr_matrix
 
 from fedsc.config import Config
 
@@ -44,6 +44,10 @@ def real_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 96 cells of 4 types with marker genes, 60 genes, raw counts."""
+    import anndata
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
     rng = np.random.default_rng(0)
     types = np.arange(96) % 4
     rates = rng.gamma(1.0, 2.0, size=60)[None, :] * np.ones((4, 1))
@@ -88,7 +92,97 @@ def tiny(tiny_run: Config, tmp_path: Path) -> Config:
     return tiny_run.replace(output=str(tmp_path / "runs"))
 
 
-@pytest.fixture
+@dataclass(frozen=True)
+class Left:
+    """What a run has left in its folder."""
+
+    folder: Path
+
+    @property
+    def model(self) -> bytes:
+        """The bytes of the model."""
+        return (self.folder / "model.safetensors").read_bytes()
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The tensors of the model, by name."""
+        import safetensors.numpy
+
+        return safetensors.numpy.load(self.model)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def by_round(self) -> dict[tuple[int, str], dict[str, Any]]:
+        """The same rows, by round and lab."""
+        return {(row["round"], row["lab"]): row for row in self.rows}
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What is in ``scores.json``."""
+        return dict(json.loads((self.folder / "scores.json").read_text()))
+
+    @property
+    def log(self) -> str:
+        """The run's log."""
+        return (self.folder / "run.log").read_text()
+
+
+def _left_by(config: Config) -> Left:
+    run = config.run
+    return Left(Path(run.resume) if run.resume else Path(run.output) / run.name)
+
+
+@pytest.fixture(scope="session")
+def left_by() -> Callable[[Config], Left]:
+    """Give what a run of a config has left, also where it failed."""
+    return _left_by
+
+
+@pytest.fixture(scope="session")
+def lead() -> Callable[..., Left]:
+    """Lead a run of the whole app, ServerApp and ClientApp, in this process."""
+    from flwr.app import Context, RecordDict
+
+    from client_app import app as client
+    from server_app import app as server
+    from simulations.inprocess import InProcessGrid
+
+    def lead(
+        config: Config,
+        nodes: int | list[dict[str, Any]] = 2,
+        *,
+        app: Any = client,
+        grid: type[InProcessGrid] = InProcessGrid,
+        **options: Any,
+    ) -> Left:
+        """Run on so many simulated nodes, or on nodes of these configs; give what it left."""
+        if isinstance(nodes, int):
+            nodes = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
+        context = Context(
+            run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
+        )
+        server(grid(app, nodes, config, **options), context)
+        return _left_by(config)
+
+    return lead
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tiny_run: Config,
+    lead: Callable[..., Left],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Left:
+    """Give the one run of the tiny config that others are held against; only read it."""
+    return lead(tiny_run.replace(output=str(tmp_path_factory.mktemp("undisturbed"))))
+
+
+@pytest.fixture(scope="session")
 def change() -> Callable[..., Config]:
     """Copy a config with some options changed, validated anew."""
     return lambda config, **options: config.replace(**options)

@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from deployment import supervisor
-from deployment.supervisor import Program, supervised
+from deployment.supervisor import Patience, Program, supervised
 from fedsc.errors import ConfigError
 
 _FOREVER = "import time; print('up', flush=True); time.sleep(600)"
@@ -45,37 +44,26 @@ def test_what_is_killed_is_started_again(tmp_path):
     assert not _alive(second)
 
 
-def test_while_it_is_down_it_has_no_pid(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 1000.0)
-    with supervised(tmp_path) as processes:
+def test_while_it_is_down_it_has_no_pid(tmp_path):
+    with supervised(tmp_path, Patience(first=1000.0, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
         _wait_for(lambda: processes.states()["a"] == "down, starts again soon")
         assert processes.pid("a") is None
 
 
-def test_each_failure_doubles_the_delay_up_to_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "_LONGEST_DELAY", 4.0)
-    clock = [0.0]
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock[0])
-    running = supervisor._Running(_program("a"), delay=1.0)
+def test_each_failure_doubles_the_delay_up_to_a_bound_and_a_steady_life_starts_over():
+    patience = Patience(first=1.0, longest=4.0, steady=60.0)
+    failures, delays = 0, []
+    for lived in (0.0, 0.0, 0.0, 0.0, 61.0, 59.0):
+        failures = patience.failures(failures, lived)
+        delays.append(patience.delay(failures))
+    assert delays == [1.0, 2.0, 4.0, 4.0, 1.0, 2.0]
 
-    class Ended:
-        pid = 2**31 - 1
 
-        def poll(self):
-            return 1
-
-    processes = supervisor.Supervisor(tmp_path)
-    processes.stop()  # its thread; the steps are taken by hand
-    monkeypatch.setattr(processes, "_launch", lambda running: None)
-    monkeypatch.setattr(supervisor, "_signal", lambda *_: None)
-    delays = []
-    for lived in (0.0, 0.0, 0.0, 0.0, 61.0):
-        running.process, running.started = Ended(), clock[0]
-        clock[0] += lived
-        processes._revive(running)
-        delays.append(running.due - clock[0])
-    assert delays == [1.0, 2.0, 4.0, 4.0, 1.0]
+def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_path):
+    with supervised(tmp_path, Patience(first=0.01, longest=1000.0)) as processes:
+        processes.start([_program("a", "raise SystemExit(3)")])
+        _wait_for(lambda: "(restarts: 2)" in processes.states()["a"])
 
 
 def test_stopping_takes_along_what_a_process_started(tmp_path):
@@ -103,10 +91,9 @@ def _is_zombie(pid):
         return True
 
 
-def test_what_ignores_sigterm_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "_SECONDS_TO_STOP", 0.2)
+def test_what_ignores_sigterm_is_killed(tmp_path):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + _FOREVER
-    with supervised(tmp_path) as processes:
+    with supervised(tmp_path, Patience(stop=0.2)) as processes:
         processes.start([_program("a", stubborn)])
         _wait_for(lambda: "up" in (tmp_path / "a.log").read_text())
         pid = processes.pid("a")

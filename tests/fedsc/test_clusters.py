@@ -1,4 +1,5 @@
 import os
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -187,7 +188,5 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_no_changed_byte_goes_unnoticed(at, by):
     content = GOOD[:at] + bytes([GOOD[at] ^ by]) + GOOD[at + 1 :]
-    try:
+    with suppress(DataError):
         assert Clusters.unpack(content).pack() == GOOD  # white space in the header
-    except DataError:
-        pass

@@ -45,9 +45,9 @@ def refusing(reason="no file"):
 
 
 @pytest.fixture
-def federation(tiny, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    return lambda grid: Federation(grid, tiny.federation, {"name": "run", "folder": "/run"})
+def federation(tiny, clock):
+    run = {"name": "run", "folder": "/run"}
+    return lambda grid: Federation(grid, tiny.federation, run, clock=clock)
 
 
 def test_a_lab_that_failed_to_describe_itself_is_asked_again_later(federation):
@@ -118,31 +118,26 @@ def test_a_lab_that_left_has_failed_at_once_and_in_words(federation):
     assert grid.asked[-1] == 1
 
 
-def test_a_round_waits_for_as_many_labs_as_it_needs(federation, tiny, change, monkeypatch):
+def test_a_round_waits_for_as_many_labs_as_it_needs(federation, clock):
     grid = Nodes(n1=lab("A"), n2=lab("B"))
     labs = federation(grid)
     labs.options = FederationOptions(min_labs=2)
     labs.gather()
-    away, waits = grid.nodes.pop(2), []
-
-    def sleep(seconds):
-        waits.append(seconds)
-        if len(waits) == 4:
-            grid.nodes[2] = away
-
-    monkeypatch.setattr("time.sleep", sleep)
+    away = grid.nodes.pop(2)
+    clock.at_wait[4] = lambda: grid.nodes.update({2: away})
     labs.await_labs()
-    assert len(waits) == 4
+    assert len(clock.waits) == 4
 
 
-def test_a_round_waits_no_longer_than_its_timeout(federation, tiny, change):
+def test_a_round_waits_no_longer_than_its_timeout(federation, clock):
     grid = Nodes(n1=lab("A"), n2=lab("B"))
     labs = federation(grid)
-    labs.options = FederationOptions(min_labs=2, round_timeout=0.01)
+    labs.options = FederationOptions(min_labs=2, round_timeout=60.0)
     labs.gather()
     del grid.nodes[2]
     with pytest.raises(RunError, match="1 of 2 labs are connected, 2 needed; not connected: B"):
         labs.await_labs()
+    assert 60 < clock.now <= 65
 
 
 @pytest.mark.parametrize(

@@ -5,33 +5,12 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from server_app import post
 from server_app.post import Post
 
 
 @pytest.fixture(autouse=True)
 def _identity():
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        assert seconds > 0
-        self.now += max(seconds, 1e-6)  # as real time does, also past what a float can add
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(post, "time", clock)
-    return clock
 
 
 class Network(HttpGrid):
@@ -95,26 +74,26 @@ def _outcome(replies):
 
 def test_every_node_is_heard(clock):
     network = Network(clock, {7: 0, 8: 3})
-    replies = Post(network).deliver(_messages(7, 8), timeout=60)
+    replies = Post(network, clock).deliver(_messages(7, 8), timeout=60)
     assert _outcome(replies) == {7: "replied", 8: "replied"}
     assert 3 <= clock.now < 4  # not Flower's next 3 s
 
 
 def test_a_reply_is_asked_for_less_often_the_longer_it_takes(clock):
     network = Network(clock, {7: 3600})
-    Post(network).deliver(_messages(7), timeout=4000)
+    Post(network, clock).deliver(_messages(7), timeout=4000)
     assert len(network.pulled) < 3700
 
 
 def test_a_node_that_never_answers_is_waited_for_until_the_timeout_and_no_longer(clock):
-    replies = Post(Network(clock, {7: 0, 8: None})).deliver(_messages(7, 8), timeout=60)
+    replies = Post(Network(clock, {7: 0, 8: None}), clock).deliver(_messages(7, 8), timeout=60)
     assert _outcome(replies) == {7: "replied", 8: "did not answer within 60 s"}
     assert clock.now == pytest.approx(60)
 
 
 def test_a_busy_node_is_sent_nothing_and_costs_no_time_until_its_late_reply_is_there(clock):
     network = Network(clock, {7: 0, 8: 90})
-    office = Post(network)
+    office = Post(network, clock)
     office.deliver(_messages(7, 8, group="1"), timeout=60)
     second = office.deliver(_messages(7, 8, group="2"), timeout=60)
     assert _outcome(second) == {7: "replied", 8: "is still busy with an earlier message"}
@@ -132,7 +111,7 @@ def test_a_busy_node_is_sent_nothing_and_costs_no_time_until_its_late_reply_is_t
 
 def test_a_busy_node_that_left_and_came_back_owes_nothing(clock):
     network = Network(clock, {7: None})
-    office = Post(network)
+    office = Post(network, clock)
     office.deliver(_messages(7), timeout=60)
     network.behaviour = {}
     assert office.present() == set()
@@ -144,7 +123,7 @@ def test_a_node_that_is_gone_for_a_moment_is_seen_while_others_are_waited_for(cl
     """A SuperNode that is restarted: offline for 3 s, then there again without its message."""
     network = Network(clock, {7: 50, 8: lambda now: "gone" if 80 < now < 83 else 0})
     network.lost = {"m1"}
-    office = Post(network)
+    office = Post(network, clock)
     first = office.deliver(_messages(7, 8, group="1"), timeout=60)
     assert _outcome(first)[8] == "did not answer within 60 s"
     second = office.deliver(_messages(7, 8, group="2"), timeout=60)
@@ -157,7 +136,7 @@ def test_a_node_that_is_gone_for_a_moment_is_seen_while_others_are_waited_for(cl
 def test_a_node_that_lost_its_message_unnoticed_is_sent_another_in_time(clock):
     network = Network(clock, {7: 0, 8: 0})
     network.lost = {"m1"}
-    office = Post(network)
+    office = Post(network, clock)
     office.deliver(_messages(7, 8, group="1"), timeout=60)
     clock.now = 119
     assert "busy" in _outcome(office.deliver(_messages(7, 8, group="2"), timeout=60))[8]
@@ -175,7 +154,7 @@ def test_a_node_that_lost_its_message_unnoticed_is_sent_another_in_time(clock):
 
 def test_a_node_that_hangs_is_tried_less_and_less_often(clock):
     network = Network(clock, {7: 10, 8: None})
-    office = Post(network)
+    office = Post(network, clock)
     while clock.now < 4000:
         office.deliver(_messages(7, 8), timeout=60)
     tried = [then for then, m in network.sent.values() if m.metadata.dst_node_id == 8]
@@ -187,7 +166,7 @@ def test_a_node_that_hangs_is_tried_less_and_less_often(clock):
 
 def test_what_the_superlink_says_of_a_node_is_that_nodes_failure(clock):
     network = Network(clock, {7: 0, 8: "gone"})
-    outcome = _outcome(Post(network).deliver(_messages(7, 8), timeout=60))
+    outcome = _outcome(Post(network, clock).deliver(_messages(7, 8), timeout=60))
     assert outcome == {7: "replied", 8: "Error: Node Unavailable"}
 
 
@@ -195,7 +174,9 @@ def test_what_the_superlink_says_of_a_node_is_that_nodes_failure(clock):
     ("how", "words"), [("rubbish", "sent what is no reply"), ("refused", "could not be reached")]
 )
 def test_one_odd_node_takes_no_other_with_it(clock, how, words):
-    outcome = _outcome(Post(Network(clock, {7: how, 8: 0})).deliver(_messages(7, 8), timeout=60))
+    outcome = _outcome(
+        Post(Network(clock, {7: how, 8: 0}), clock).deliver(_messages(7, 8), timeout=60)
+    )
     assert outcome[8] == "replied"
     assert words in outcome[7]
 

@@ -1,0 +1,267 @@
+"""Each lab's reply may be late, wrong or missing, and disks full: what a run does about it."""
+
+import errno
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from client_app import app as client
+from fedsc.errors import ConfigError, RunError
+from protocol import records
+from server_app.checkpoint import load_checkpoint
+from simulations.inprocess import InProcessGrid
+
+
+def failing(faults):
+    """Make a client that spoils updates: ``faults`` maps (round, lab) to how."""
+
+    def app(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type == "train":
+            round_ = int(message.content["run"]["round"])
+            for lab in records.labs_in(reply.content, "update"):
+                if how := faults.get((round_, lab)):
+                    _spoil(reply.content, lab, how)
+        return reply
+
+    return app
+
+
+def crashing(round_):
+    """Make a client whose node dies in a round."""
+
+    def app(message, context):
+        if message.metadata.message_type == "train" and message.metadata.group_id == str(round_):
+            raise RuntimeError("out of memory")
+        return client(message, context)
+
+    return app
+
+
+def _spoil(content, lab, how):
+    key = records.key("update", lab)
+    arrays = records.unpack_arrays(content[key])
+    name = "encoder.1.weight"
+    if how == "nan":
+        arrays[name] = np.full_like(arrays[name], np.nan)
+    elif how == "shape":
+        arrays[name] = arrays[name][:, :-1]
+    elif how == "dtype":
+        arrays[name] = arrays[name].astype(np.float64)
+    elif how == "missing":
+        del arrays[name]
+    elif how == "extra":
+        arrays["target.encoder.0.weight"] = arrays[name]
+    elif how == "no-metrics":
+        del content[records.key("metrics", lab)]
+    elif how == "silent":
+        del content[key], content[records.key("metrics", lab)]
+        return
+    content[key] = records.pack_arrays(arrays)
+
+
+BAD = {
+    (2, "lab-1"): ("nan", "encoder.1.weight holds NaN"),
+    (2, "lab-2"): ("shape", "encoder.1.weight is float32"),
+    (3, "lab-1"): ("dtype", "encoder.1.weight is float64"),
+    (3, "lab-2"): ("missing", "arrays ['encoder.1.weight'] do not fit"),
+    (4, "lab-1"): ("extra", "arrays ['target.encoder.0.weight'] do not fit"),
+    (4, "lab-2"): ("no-metrics", "the metrics is missing"),
+    (5, "lab-1"): ("silent", "did not answer"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_replies(tiny_run, change, lead, tmp_path_factory):
+    """Lead a run of six rounds through every kind of bad reply."""
+    config = change(tiny_run, output=str(tmp_path_factory.mktemp("bad")), rounds=6)
+    return lead(config, app=failing({at: how for at, (how, _) in BAD.items()}))
+
+
+@pytest.mark.parametrize("at", BAD, ids=[how for how, _ in BAD.values()])
+def test_a_bad_reply_is_refused_and_the_lab_comes_back(bad_replies, at):
+    rows, (round_, lab) = bad_replies.by_round, at
+    assert BAD[at][1] in rows[at]["failed"]
+    assert "loss" not in rows[at]
+    others = {f"lab-{i}" for i in range(4)} - {name for r, name in BAD if r == round_}
+    assert all("loss" in rows[round_, other] for other in others)
+    # It is sent weights again, pulled from its last known ones.
+    later = min(r for r in range(round_ + 1, 7) if (r, lab) not in BAD)
+    assert rows[later, lab]["loss"] > 0
+    assert rows[later, lab]["d"] > 0
+
+
+def test_nothing_bad_gets_into_the_model(bad_replies):
+    assert all(np.isfinite(array).all() for array in bad_replies.weights.values())
+    assert not [name for name in bad_replies.weights if name.startswith("target.")]
+
+
+def test_a_failed_lab_takes_no_part_in_the_average(tiny, change, lead):
+    sent = {}
+
+    def watch(message, context):
+        reply = failing({(1, "lab-1"): "nan"})(message, context)
+        for lab in records.labs_in(reply.content, "update"):
+            sent[lab] = records.unpack_arrays(reply.content[records.key("update", lab)])
+        return reply
+
+    left = lead(change(tiny, rounds=1), app=watch)
+    rows = [row for row in left.rows if "loss" in row]
+    assert [row["lab"] for row in rows] == ["lab-0", "lab-2", "lab-3"]
+    cells = sum(row["cells"] for row in rows)
+    for name, array in left.weights.items():
+        slow = sum(row["cells"] / cells * sent[row["lab"]][name].astype(float) for row in rows)
+        np.testing.assert_allclose(array, slow, rtol=1e-6, atol=1e-7)
+
+
+def test_when_every_lab_fails_the_run_fails_and_the_checkpoint_is_intact(
+    tiny, change, lead, left_by, undisturbed
+):
+    with pytest.raises(RunError, match=r"round 2: 0 valid updates.*checkpoint of round 1"):
+        lead(tiny, app=crashing(2))
+    left = left_by(tiny)
+    assert not (left.folder / "scores.json").exists()
+    assert "the run failed" in left.log
+    assert lead(change(tiny, resume=str(left.folder))).model == undisturbed.model
+
+
+def test_a_full_disk_at_the_server_stops_the_run_in_words_and_resume_loses_nothing(
+    tiny, change, lead, left_by, undisturbed, monkeypatch
+):
+    original, rounds = os.replace, []
+
+    def replace(source, target):
+        if str(target).endswith("checkpoint.safetensors"):
+            rounds.append(target)
+            if len(rounds) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return original(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    left = left_by(tiny)
+    with pytest.raises(RunError, match=r"cannot write .*checkpoint.*No space left on device"):
+        lead(tiny)
+    assert not list(left.folder.glob(".*partial"))
+    assert load_checkpoint(left.folder / "checkpoint.safetensors", tiny.fingerprint()).round == 1
+    assert "No space left on device" in left.log
+
+    resumed = lead(change(tiny, resume=str(left.folder)))
+    assert resumed.model == undisturbed.model
+    assert len(resumed.rows) == 12  # the lines of round 2 are not there twice
+
+
+def test_a_full_disk_at_a_lab_is_its_failure_in_words(tiny, lead, monkeypatch):
+    original = os.replace
+
+    def replace(source, target):
+        if "lab-1" in str(target) and str(target).endswith("private-000002.safetensors"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    rows = lead(tiny).by_round
+    assert "No space left on device" in rows[2, "lab-1"]["failed"]
+    assert rows[3, "lab-1"]["loss"] > 0
+
+
+def test_below_min_labs_the_run_stops(tiny, change, lead):
+    config = change(tiny, min_labs=4)
+    with pytest.raises(RunError, match=r"3 valid updates, 4 needed.*lab-1"):
+        lead(config, app=failing({(2, "lab-1"): "nan"}))
+
+
+def test_too_few_labs_from_the_start(tiny, change, lead):
+    config = change(tiny, min_labs=5, round_timeout=0.01)
+    with pytest.raises(RunError, match=r"4 labs present.*min-labs = 5"):
+        lead(config)
+
+
+def test_a_lab_lost_during_statistics_is_left_out(tiny, change, lead):
+    def app(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type == "query.ask":
+            for name in [n for n in reply.content if n.endswith(":lab-2")]:
+                del reply.content[name]
+        return reply
+
+    rows = lead(change(tiny, rounds=1), app=app).rows
+    assert {row["lab"] for row in rows} == {"lab-0", "lab-1", "lab-3"}
+
+
+def test_an_unusable_set_fails_with_its_own_words(tiny, change, lead, tmp_path):
+    with pytest.raises(RunError, match=r"none\.h5ad"):
+        lead(change(tiny, dataset=str(tmp_path / "none.h5ad")))
+
+
+@pytest.mark.parametrize("method", ["fedsc2", "no.such:THING", "fedsc.ssl.byol:init"])
+def test_an_unknown_method_stops_before_any_work(tiny, change, lead, left_by, method):
+    config = change(tiny, method=method)
+    with pytest.raises(ConfigError, match="option method"):
+        lead(config)
+    assert not left_by(config).folder.exists()
+
+
+# Nodes that come late
+
+
+def late(kind):
+    """Make a grid whose second node comes once messages of a kind were answered."""
+
+    class SlowNodes(InProcessGrid):
+        answered = False
+
+        def get_node_ids(self):
+            nodes = super().get_node_ids()
+            return nodes if self.answered else nodes[:1]
+
+        def send_and_receive(self, messages, *, timeout=None):
+            sent = list(messages)
+            self.answered |= any(m.metadata.message_type == kind for m in sent)
+            return super().send_and_receive(sent, timeout=timeout)
+
+    return SlowNodes
+
+
+def test_a_real_lab_may_join_late(tiny, lead, tmp_path):
+    nodes = [
+        {"lab": name, "data": tiny.data.dataset, "state": str(tmp_path / name)}
+        for name in ("A", "B")
+    ]
+    left = lead(tiny, nodes, grid=late("train"))
+    rows = left.by_round
+    assert (1, "B") not in rows
+    assert rows[2, "B"]["mu"] == 0  # new labs take the global model
+    assert rows[3, "B"]["mu"] > 0
+    # A real lab keeps its private state on its own disk; the server scores from sums alone.
+    assert list((tmp_path / "A" / "run").glob("private-*.safetensors"))
+    assert not (left.folder / "labs").exists()
+    assert left.scores["pooled"] is None
+    assert -1 <= left.scores["kmeans"]["ari"] <= 1
+
+
+def test_a_simulation_waits_for_all_its_nodes(tiny, lead, undisturbed):
+    assert lead(tiny, grid=late("query.describe")).model == undisturbed.model
+
+
+# Resuming
+
+
+@pytest.fixture
+def finished(undisturbed, left_by, tiny, tmp_path):
+    """Give a copy of the finished run, to be resumed."""
+    shutil.copytree(undisturbed.folder, tmp_path / "runs" / "run")
+    return left_by(tiny)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tiny, change, lead, finished, undisturbed):
+    again = lead(change(tiny, resume=str(finished.folder)))
+    assert again.folder == finished.folder
+    assert again.model == undisturbed.model
+    assert again.rows == undisturbed.rows
+
+
+def test_resume_with_other_options_is_refused(tiny, change, lead, finished):
+    with pytest.raises(RunError, match="other options"):
+        lead(change(tiny, resume=str(finished.folder), seed=3))
