@@ -135,9 +135,9 @@ def test_no_method_sees_labels(method, tiny_set, poisoned, tmp_path, monkeypatch
     """Poison the labels of the same cells and the same labs: only ARI and NMI may change."""
     labs = {}
 
-    def same_labs(whole, config):
+    def same_labs(whole, options, seed):
         if not labs:
-            labs.update(partition(whole, config))
+            labs.update(partition(whole, options, seed))
         return labs
 
     monkeypatch.setattr(partitioning.simulation, "partition", same_labs)
