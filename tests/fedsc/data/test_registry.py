@@ -96,7 +96,7 @@ def test_a_copy_of_the_code_alone_finds_the_installed_set(tmp_path, monkeypatch)
     installed = tmp_path / "site-packages"
     file = write(installed / "fedsc" / "data" / "10x_pbmc.h5ad", cell_type=["x", "y"])
     monkeypatch.setattr(sys, "path", [str(copy), "nowhere", str(installed)])
-    assert resolve("10x_pbmc") == registry.Source("10x_pbmc", file, "", "cell_type", 2)
+    assert resolve("10x_pbmc") == registry.Source("10x_pbmc", file, "", "cell_type", 2, known=True)
 
     own = write(tmp_path / "data" / "10x_pbmc.h5ad", cell_type=["x", "y"])
     monkeypatch.setenv("FEDSC_DATA", str(own.parent))
@@ -133,12 +133,12 @@ def test_data_folder_by_name_alias_and_stem(tmp_path, monkeypatch):
     xy = write_xy(folder / "klein_mouse_es.h5")
 
     assert resolve("mouse_bladder") == registry.Source(
-        "mouse_bladder", alias, "", "cell_type", subtypes_per_lab=4
+        "mouse_bladder", alias, "", "cell_type", subtypes_per_lab=4, known=True
     )
     by_stem = resolve("mouse_bladder_2746_top2003")
     assert (by_stem.path, by_stem.subtypes_per_lab) == (alias, 4)
     assert resolve("mine") == registry.Source("mine", other, "", "")
-    assert resolve("klein_mouse_es") == registry.Source("klein_mouse_es", xy, "", "Y")
+    assert resolve("klein_mouse_es") == registry.Source("klein_mouse_es", xy, "", "Y", known=True)
 
     exact = write(folder / "mouse_bladder.h5ad", cell_type=["x", "y"])
     assert resolve("mouse_bladder").path == exact
@@ -248,7 +248,7 @@ def test_download_is_verified_or_its_checksum_said(tmp_path, serve, caplog, pinn
     serve(content, sha256=digest if pinned else None)
     source = resolve("worm_neuron")
     assert source == registry.Source(
-        "worm_neuron", tmp_path / "cache" / "worm_neuron.h5", "", "Y", None
+        "worm_neuron", tmp_path / "cache" / "worm_neuron.h5", "", "Y", None, known=True
     )
     assert source.path.read_bytes() == content
     assert (f"sha256='{digest}'" in caplog.text) is not pinned
