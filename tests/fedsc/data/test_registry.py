@@ -137,7 +137,7 @@ def test_data_folder_by_name_alias_and_stem(tmp_path, monkeypatch):
     )
     by_stem = resolve("mouse_bladder_2746_top2003")
     assert (by_stem.path, by_stem.subtypes_per_lab) == (alias, 4)
-    assert resolve("mine") == registry.Source("mine", other, "", "")
+    assert resolve("mine") == registry.Source("mine", other, "", "", known=True)
     assert resolve("klein_mouse_es") == registry.Source("klein_mouse_es", xy, "", "Y", known=True)
 
     exact = write(folder / "mouse_bladder.h5ad", cell_type=["x", "y"])
