@@ -240,7 +240,7 @@ def find_clusters(
         If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, types_of(federation)
-    ask = _ask_embedding(federation, model.dimensions, integrated=integrated)
+    ask = _ask_embedding(federation, model.dimensions, integrated, "graph")
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
@@ -259,7 +259,7 @@ def find_clusters(
     if k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, columns, integrated=integrated)
+        narrow = _ask_embedding(federation, columns, integrated, "kmeans")
         centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
         k_from = "given" if options.k else f"the {k} cell types the labs name"
         log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
@@ -357,11 +357,14 @@ def _answers(nothing: Any) -> Callable[[Question], Sums]:
     return lambda question: answer(nothing, question)
 
 
-def _ask_embedding(federation: Federation, dimensions: int, *, integrated: bool) -> Ask:
+def _ask_embedding(
+    federation: Federation, dimensions: int, integrated: bool, purpose: str
+) -> Ask:
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(integrated=integrated, dimensions=dimensions),
         _answers(no_embedding(dimensions)),
+        purpose,
     )
 
 

@@ -46,7 +46,7 @@ class Federation:
     labs
         Labs that take part, sorted by name.
     questions
-        How many have been put, by what they were about.
+        How many have been put, by what they were for.
     clock
         Tells the time and waits.
     """
@@ -209,7 +209,13 @@ class Federation:
             raise RunError(f"too few labs are left ({len(self.labs)} of {needed}): {lost}")
         log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
 
-    def ask(self, subject: str, records: RecordDict, expect: Callable[[Question], Sums]) -> Ask:
+    def ask(
+        self,
+        subject: str,
+        records: RecordDict,
+        expect: Callable[[Question], Sums],
+        purpose: str = "",
+    ) -> Ask:
         """Give an ``Ask`` over all labs about one subject (see ``fedsc.federated.query``).
 
         Parameters
@@ -220,6 +226,8 @@ class Federation:
             What the labs need besides the question.
         expect
             What a lab without cells answers: it shows what an answer looks like.
+        purpose
+            Under which questions are counted; ``""`` = the subject.
 
         Returns
         -------
@@ -231,7 +239,7 @@ class Federation:
             content = pack_question(question, subject)
             content.update(records)
             expected = expect(question)
-            self.questions[subject] += 1
+            self.questions[purpose or subject] += 1
             sums, failures = [], {}
             for lab, reply in self.tell_all(ASK, content).records.items():
                 record = reply.get(key("sums", lab))

@@ -108,13 +108,15 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
     Returns
     -------
     dict or None
-        ``graph``, ``kmeans`` and ``pooled`` as for the run itself; ``None`` where no lab names
-        cell types, since there is nothing to hold clusters against.
+        ``graph``, ``kmeans``, ``pooled`` and ``questions`` as for the run itself, which counts its
+        own without these; ``None`` where no lab names cell types, since there is nothing to hold
+        clusters against.
     """
     if not types_of(federation):
         log(INFO, "no floor: no lab names cell types to hold clusters against")
         return None
     log(INFO, "floor: the same without training, on principal components")
+    before = federation.questions.copy()
     components = Model(
         _pca(federation, model.preprocessing),
         model.preprocessing,
@@ -130,7 +132,10 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
         found = find_clusters(federation, config, components, integrated=integrated)
         return {**found.scores, "pooled": pooled_scores(federation, config, components)}
 
-    return _without_lost_labs(federation, scored)
+    scores = _without_lost_labs(federation, scored)
+    scores["questions"] = dict(federation.questions - before)
+    federation.questions = before
+    return scores
 
 
 def _left_out(federation: Federation, config: Config) -> list[str]:
@@ -267,7 +272,8 @@ def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
     """Say in the last lines how the run went and what can be done next."""
     lines = [f"scores, {way}: {_in_words(scores[way])}" for way in ("graph", "kmeans", "pooled")]
     if floor := scores["floor"]:
-        lines += [f"floor (no training), {way}: {_in_words(floor[way])}" for way in floor]
+        ways = ("graph", "kmeans", "pooled")
+        lines += [f"floor (no training), {way}: {_in_words(floor[way])}" for way in ways]
     return [*lines, f"run folder: {folder}"]
 
 
