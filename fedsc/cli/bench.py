@@ -42,18 +42,19 @@ def bench(
         typer.Option("--set", metavar="KEY=VALUE", help="An option of all federated lines."),
     ] = None,
     tables_only: Annotated[
-        bool, typer.Option("--tables-only", help="Run nothing; write the tables of what is there.")
+        bool,
+        typer.Option("--tables-only", help="Run nothing; write tables of finished runs."),
     ] = False,
 ) -> None:
     """Run a table of the papers, or a grid of your own, over several seeds.
 
-    Every run (one method, set and seed) is kept in OUTPUT/cells once it is done; Ctrl-C or a crash
-    loses nothing, and the same command goes on. OUTPUT/SUITE gets table.md, rows.parquet and the
-    figures, of what is done, also after Ctrl-C.
+    Every run (one method, set and seed) that is done is kept in OUTPUT/cells. After Ctrl-C or a
+    crash the same command continues. OUTPUT/SUITE gets table.md, rows.parquet and the figures of
+    the runs that are done, also after Ctrl-C.
 
     **Examples**
 
-    What there is:
+    List the suites:
 
     `fedsc bench`
 
@@ -65,7 +66,7 @@ def bench(
 
     `fedsc bench fedsc-table1 --dataset mouse_bladder --seeds 2 --set rounds=20`
 
-    A grid of your own; the files in simulations/bench/suites are models:
+    A grid of your own; the files in simulations/bench/suites are examples:
 
     `fedsc bench my.toml --jobs 8`
     """

@@ -27,19 +27,19 @@ def check(
     layer: Annotated[
         str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")
     ] = "",
-    label_key: Annotated[str, typer.Option(help="Column with cell types.")] = "",
+    label_key: Annotated[str, typer.Option(help="Column of obs with cell types.")] = "",
 ) -> None:
-    """Say whether a file can be used, why not, and what it holds; the file is only read.
+    """Say whether a file can be used, if not why, and what it holds. The file is only read.
 
-    Exit code 0 when it can be used, 2 when not.
+    The exit code is 0 if it can be used, else 2.
 
-    Examples
-    --------
-    fedsc check lab.h5ad --label-key cell_type
+    **Examples**
 
-    fedsc check lab.h5ad --layer raw
+    `fedsc check lab.h5ad --label-key cell_type`
 
-    fedsc check filtered_feature_bc_matrix/
+    `fedsc check lab.h5ad --layer raw`
+
+    `fedsc check filtered_feature_bc_matrix/`
     """
     examination = examine(file, layer=layer, label_key=label_key)
     for line in describe(file, examination):

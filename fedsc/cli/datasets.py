@@ -13,9 +13,9 @@ from fedsc.data.registry import cache_folder, data_folder, find
 def datasets() -> None:
     """List the named data sets: size as published, and where each one is.
 
-    A set is looked for in the folder FEDSC_DATA names, then among those that come with FedSC and
-    scanpy, then among earlier downloads; one that can be downloaded is fetched when first used.
-    Any other .h5ad in FEDSC_DATA goes by its file's name.
+    FedSC looks for a set in the folder that FEDSC_DATA names, then among the sets that come with
+    FedSC and scanpy, then among earlier downloads. A set that can be downloaded is fetched when it
+    is first used. Any other .h5ad in FEDSC_DATA has its file's name.
 
     **Examples**
 

@@ -35,17 +35,17 @@ def init(
     host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or address of the server, as labs reach it; may be repeated, the first is "
-            "what labs are told. Default: localhost."
+            help="Name or address at which labs reach the server; may be repeated, labs use the "
+            "first. Default: localhost."
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="TCP port for the labs.")] = 8443,
     control_port: Annotated[
         int, typer.Option(help="TCP port for `flwr` on the server's own machine.")
     ] = 8444,
-    name: Annotated[str, typer.Option(help="Flower's name for it: `flwr run . NAME`.")] = "fedsc",
+    name: Annotated[str, typer.Option(help="Flower's name of it: `flwr run . NAME`.")] = "fedsc",
 ) -> None:
-    """Make certificates, keys, files for containers and instructions, one folder a site.
+    """Make certificates, keys, compose files and instructions, one folder for each site.
 
     **Examples**
 
@@ -71,7 +71,7 @@ def init(
 
 @deploy.command()
 def add(folder: Folder, labs: Labs) -> None:
-    """Add labs to a deployment; where the authority's key is."""
+    """Add labs to a deployment. Needs the authority's key."""
     from deployment import init as making
 
     new = _names(labs)
@@ -83,7 +83,7 @@ def add(folder: Folder, labs: Labs) -> None:
 
 @deploy.command()
 def renew(folder: Folder) -> None:
-    """Issue a new certificate for the server; labs need nothing new."""
+    """Issue a new certificate for the server. Labs need nothing new."""
     from deployment import init as making
     from deployment.certificates import SERVER_DAYS
 
@@ -95,7 +95,7 @@ def renew(folder: Folder) -> None:
 
 @deploy.command()
 def register(folder: Folder) -> None:
-    """Make the labs' keys known to the running server; on its own machine."""
+    """Register the labs' keys with the running server, on the server's machine."""
     new = registration.register(load(folder))
     typer.echo(f"registered: {', '.join(new)}" if new else "every lab is registered already")
 
@@ -104,12 +104,12 @@ def register(folder: Folder) -> None:
 def check(
     folder: Annotated[Path, typer.Argument(help="The deployment's folder, or one lab's.")],
     data: Data = None,
-    layer: Annotated[str, typer.Option(help="As in the run to come.")] = "",
-    label_key: Annotated[str, typer.Option(help="As in the run to come.")] = "",
+    layer: Annotated[str, typer.Option(help="As the run will have it.")] = "",
+    label_key: Annotated[str, typer.Option(help="As the run will have it.")] = "",
 ) -> None:
-    """Say all that is wrong: certificates, keys, files, data, ports, disk.
+    """List all problems with certificates, keys, files, data, ports and disk.
 
-    Exit code 0 when nothing is, else 2.
+    The exit code is 0 if there is none, else 2.
     """
     from deployment.check import problems_of
 
@@ -125,7 +125,8 @@ def check(
 def local(folder: Folder, data: Data = None) -> None:
     """Run server and labs on this machine, without containers, until Ctrl-C.
 
-    What dies is started again; runs and registered labs are kept in the folder. In another shell:
+    A process that dies is started again. The folder keeps runs and registered labs. Then, in
+    another shell:
 
     `FLWR_HOME=DIR/flwr flwr run . NAME --run-config 'output="/abs/runs" min-labs=2'`
 

@@ -1,4 +1,4 @@
-"""``fedsc embed``: put the cells of a file into the space of a trained model."""
+"""``fedsc embed``: embed and cluster a new file with the model of a run."""
 
 import io
 from pathlib import Path
@@ -15,18 +15,18 @@ def embed(
     file: Annotated[Path, typer.Argument(help="File of cells; it is not changed.")],
     model: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the copy goes (.h5ad).")],
-    layer: Annotated[str, typer.Option(help="'' = X, 'raw' = .raw, else a layer.")] = "",
+    layer: Annotated[str, typer.Option(help="'' = X, 'raw' = .raw, else a layer's name.")] = "",
     resolution: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's own."),
+        typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the Leiden clusters.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Leiden and of --plot.")] = 0,
     private: Annotated[
         Path | None,
         typer.Option(help="One lab's private state, for a model trained with local-norm."),
     ] = None,
     allow_low_coverage: Annotated[
-        bool, typer.Option(help="Embed though the file has under 20 % of the model's genes.")
+        bool, typer.Option(help="Embed even if the file has under 20 % of the model's genes.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw a t-SNE map of the cells here (.png, .svg).")
@@ -35,12 +35,14 @@ def embed(
         list[str] | None, typer.Option(help="Columns of obs to colour the map by.")
     ] = None,
 ) -> None:
-    """Embed a file with a trained encoder and cluster it, offline: nothing leaves this machine.
+    """Embed a file with a trained encoder and cluster it. Nothing leaves this machine.
 
-    The copy has obsm["X_fedsc"] and obsm["X_fedsc_umap"], obs["fedsc_cluster"] and, where a lab of
-    the run was annotated, obs["fedsc_type"], and uns["fedsc"]. Clusters, types and map are those
-    of the run, as in every lab's copy. Where a resolution is given, clusters are Leiden's on the
-    embedding; no labels are looked at.
+    The copy has obsm["X_fedsc"], obsm["X_fedsc_umap"], obs["fedsc_cluster"], uns["fedsc"] and, if
+    some lab of the run was annotated, obs["fedsc_type"]. Clusters, types and map are those of the
+    run, as in every lab's copy. With --resolution, the clusters are Leiden's on the embedding. The
+    cell types in the file are not used.
+
+    It says how many of the model's genes the file has, warns below 80 % and refuses below 20 %.
 
     **Examples**
 

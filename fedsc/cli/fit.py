@@ -28,8 +28,8 @@ _RECORD = "fit.json"
 def fit(
     method: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
     file: Annotated[Path, typer.Argument(help="File, or a 10x matrix folder.")],
-    output: Annotated[Path, typer.Option(help="Folder for the results; made when missing.")],
-    label_key: Annotated[str, typer.Option(help="Column with cell types, for scores.")] = "",
+    output: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with cell types, for scores.")] = "",
     layer: Annotated[
         str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")
     ] = "",
@@ -38,26 +38,25 @@ def fit(
         typer.Option(
             "--k",
             metavar="K|auto|true",
-            help="Clusters: a number; auto = Leiden chooses; true = as many as labels.",
+            help="Clusters: a number; auto = Leiden decides; true = as many as cell types.",
         ),
     ] = "auto",
-    resolution: Annotated[float, typer.Option(min=0.0, help="Of Leiden, for k = auto.")] = 0.5,
-    preset: Annotated[str, typer.Option(help="'' = the method's first.")] = "",
+    resolution: Annotated[float, typer.Option(min=0.0, help="Leiden's, for k = auto.")] = 0.5,
+    preset: Annotated[str, typer.Option(help="Named values; '' = the method's first.")] = "",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value of the preset; may repeat."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Moves every draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Cluster one file with one centralised method.
 
-    Writes into the output folder: a copy of the file with the embedding in
-    `obsm["X_<method>"]`, the clusters in `obs["<method>"]` and the record in `uns["<method>"]`;
-    `fit.json`, the record; `scores.json` when there are labels; `extras.npz` where a method has
-    more to give (for mask-sc also `attention.png`); `checkpoint/` for the trained methods.
-    Ctrl-C stops a fit; the same command goes on with it. A folder that already holds this fit is
-    left as it is.
+    The output folder gets a copy of the file with the embedding in `obsm["X_<method>"]`, the
+    clusters in `obs["<method>"]` and the record in `uns["<method>"]`; `fit.json`, the record;
+    `scores.json` if cell types are known; `extras.npz` if a method has more results (mask-sc also
+    draws `attention.png`); `checkpoint/` if it trains. Ctrl-C stops a fit; the same command
+    continues it. A folder that already holds this fit is left as it is.
 
     **Examples**
 

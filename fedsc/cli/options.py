@@ -36,7 +36,7 @@ def options(
         typer.Option("--as", help="A table, Markdown for the docs, or Flower's section of TOML."),
     ] = Form.table,
 ) -> None:
-    """List every option of a run: its default, what is allowed, its unit and what it means.
+    """List every option of a run: default, allowed values, unit and meaning.
 
     **Examples**
 

@@ -29,7 +29,7 @@ class Engine(StrEnum):
 def run(
     dataset: Annotated[
         str | None,
-        typer.Option(help="Known set, .h5ad file, or folder with one file per lab."),
+        typer.Option(help="Name of a known set, a file, or a folder with one file per lab."),
     ] = None,
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with cell types, for splits and scores.")
@@ -37,13 +37,13 @@ def run(
     method: Annotated[str | None, typer.Option(help="See `fedsc methods`.")] = None,
     labs: Annotated[int | None, typer.Option(help="Number of labs.")] = None,
     partition: Annotated[
-        str | None, typer.Option(help="subtypes, iid, dirichlet or column.")
+        str | None, typer.Option(help="How a set is split: subtypes, iid, dirichlet or column.")
     ] = None,
     subtypes_per_lab: Annotated[
         int | None, typer.Option(help="Cell types per lab; default: the known set's own, or 2.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Communication rounds.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Moves split, weights and masks.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split, weights and masks.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder in which the run folder is made.")
     ] = None,
@@ -52,13 +52,17 @@ def run(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other option; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other option (see `fedsc options`); may be repeated.",
+        ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Flower's simulation (Ray), or this process: same bits.")
+        Engine, typer.Option(help="Flower with Ray, or this process alone; same bits.")
     ] = Engine.flower,
     nodes: Annotated[
-        int, typer.Option(min=1, help="Simulated nodes the labs are spread over.")
+        int, typer.Option(min=1, help="Simulated nodes that the labs are spread over.")
     ] = 2,
     gpus: Annotated[
         float, typer.Option(min=0, help="Share of a GPU each node gets (Flower engine).")
@@ -66,17 +70,22 @@ def run(
 ) -> None:
     """Train one encoder across labs, cluster all cells with it, and score the clusters.
 
-    Every option of a run has its default; all of them are in the run folder's config.json.
+    Beside the scores stands the floor: the same clustering without any training. The run folder
+    keeps all options in config.json.
 
     **Examples**
 
-    The embedded set (4271 blood cells), 4 labs with 2 cell types each:
+    The set that comes with FedSC (4271 blood cells), 4 labs with 2 cell types each:
 
     `fedsc run`
 
     Your file, split into 4 labs with 2 cell types each:
 
     `fedsc run --dataset cells.h5ad --label-key cell_type --subtypes-per-lab 2`
+
+    A folder with one file per lab, no training, labs of different techniques:
+
+    `fedsc run --dataset labs/ --method fedpca --set integrate=harmony`
 
     A real column as labs, another method, two more options:
 

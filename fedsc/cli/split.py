@@ -36,7 +36,7 @@ def split(
         int | None, typer.Option(help="subtypes: cell types per lab; default: the set's own, or 2.")
     ] = None,
     cover: Annotated[
-        str | None, typer.Option(help="subtypes: drop or all, for types no lab drew.")
+        str | None, typer.Option(help="subtypes: drop types that no lab drew, or deal out all.")
     ] = None,
     beta: Annotated[float | None, typer.Option(help="dirichlet: concentration.")] = None,
     min_cells: Annotated[int | None, typer.Option(help="dirichlet: fewest cells of a lab.")] = None,
@@ -44,13 +44,13 @@ def split(
         str | None, typer.Option(help="column: the column of obs that names the lab.")
     ] = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs with cell types.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Moves the split.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
 ) -> None:
     """Split one data set into one .h5ad per lab, to rehearse a federation.
 
-    Each file keeps everything the original holds of its cells (X, layers, raw, obs, var, obsm).
-    Beside them: split.csv, the cells per lab and type, and split.png, the same as a figure.
+    Each file keeps all that the original has of its cells (X, layers, raw, obs, var, obsm).
+    split.csv counts the cells per lab and type; split.png draws the counts.
 
     **Examples**
 

@@ -1,4 +1,4 @@
-"""``fedsc status``: how a run in a deployment stands."""
+"""``fedsc status``: the state of a run in a deployment."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from deployment.status import Progress, Status, read_status
 
 def status(
     connection: Annotated[
-        str, typer.Argument(help="Flower's name of the server, as after `flwr run .`.")
+        str, typer.Argument(help="Flower's name of the server, as in `flwr run . NAME`.")
     ] = "",
     run_id: Annotated[str, typer.Option(help="Default: the newest run.")] = "",
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Say how a run stands: round, loss, time left, which labs are there.
+    """Show the state of a run: round, loss, time left, which labs are there.
 
-    It looks where `flwr` does: set FLWR_HOME as README.txt of the deployment says.
+    Set FLWR_HOME as README.txt of the deployment says; the server's address is read from there.
 
     **Examples**
 

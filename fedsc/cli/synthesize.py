@@ -19,9 +19,9 @@ def synthesize(
     genes: Annotated[int, typer.Option(help="Number of genes.")] = 2000,
     types: Annotated[int, typer.Option(help="Number of cell types.")] = 8,
     labs: Annotated[int, typer.Option(help="Number of labs, in obs['lab'].")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Moves everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
     markers: Annotated[int, typer.Option(help="Marker genes per type.")] = _DEFAULT.markers,
-    fold: Annotated[float, typer.Option(help="Expression of a marker, times.")] = _DEFAULT.fold,
+    fold: Annotated[float, typer.Option(help="How many times a marker is higher.")] = _DEFAULT.fold,
     library: Annotated[float, typer.Option(help="Median counts per cell.")] = _DEFAULT.library,
     dispersion: Annotated[
         float, typer.Option(help="φ: variance m + φ·m² of a count.")
