@@ -166,7 +166,7 @@ def _check(questions: Sequence[Question], moved: np.ndarray) -> None:
         raise ValueError(f"{k} clusters of {d} dimensions")
     named = {CLUSTER: ("centres",), INTERCEPT: (), CORRECT: ("intercepts",)}
     for i, question in enumerate(questions, start=1):
-        shapes = {"step": (1,), "cells": (1,), "sizes": (k,)}
+        shapes: dict[str, tuple[int, ...]] = {"step": (1,), "cells": (1,), "sizes": (k,)}
         shapes |= dict.fromkeys(named[question.name], (k, d))
         if {name: array.shape for name, array in question.arrays.items()} != shapes:
             raise ValueError(f"step {i} has other arrays")
