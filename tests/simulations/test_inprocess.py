@@ -125,11 +125,11 @@ def test_grid_answers_an_exception_with_an_error(tiny):
 
 
 def test_fraction_train_draws_labs_by_seed(tiny, change, lead):
-    left = lead(change(tiny, fraction_train=0.5, rounds=6, min_labs=1))
+    left = lead(change(tiny, fraction_train=0.5, rounds=6))
     drawn = [{row["lab"] for row in left.rows if row["round"] == r} for r in range(1, 7)]
     assert all(len(labs) == 2 for labs in drawn)
     assert len(set.union(*drawn)) == 4
-    again = lead(change(tiny, fraction_train=0.5, rounds=6, min_labs=1, run_name="again"))
+    again = lead(change(tiny, fraction_train=0.5, rounds=6, run_name="again"))
     assert again.model == left.model
 
 
