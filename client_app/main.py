@@ -13,7 +13,7 @@ from collections.abc import Callable
 from logging import ERROR, INFO
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
@@ -29,6 +29,7 @@ from fedsc.config import Config
 from fedsc.errors import FedscError
 from fedsc.methods import load_objective, method_of
 from protocol.records import key, pack_arrays, unpack_preprocessing
+from protocol.replies import pack_error
 
 app = ClientApp()
 
@@ -142,7 +143,7 @@ def _for_each_lab(
         config = Config.from_mapping(context.run_config)
         labs = hosted_labs(context.node_config, config)
     except FedscError as error:
-        reply["error"] = ConfigRecord({"reason": str(error)})
+        reply["error"] = pack_error(error)
         return Message(reply, reply_to=message)
     for lab in labs:
         if only is not None and lab.name not in only:
@@ -152,8 +153,7 @@ def _for_each_lab(
         except Exception as error:
             kind = message.metadata.message_type
             log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
-            reason = str(error) if isinstance(error, FedscError) else type(error).__name__
-            reply[key("error", lab.name)] = ConfigRecord({"reason": reason})
+            reply[key("error", lab.name)] = pack_error(error)
     return Message(reply, reply_to=message)
 
 

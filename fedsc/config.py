@@ -83,12 +83,19 @@ class Config(BaseModel):
         groups = self.model_dump(by_alias=True).values()
         return {name: value for group in groups for name, value in group.items()}
 
+    def fixed(self) -> dict[str, bool | int | float | str]:
+        """Give the options that a resumed run may not change: what was done depends on them.
+
+        Under a schedule, the learning rate of every round depends on how many there are.
+        """
+        kept = {name: v for name, v in self.to_mapping().items() if name not in _CHANGEABLE}
+        if self.training.schedule != "constant":
+            kept["rounds"] = self.training.rounds
+        return kept
+
     def fingerprint(self) -> str:
-        """Hash the options that decide a run's model (not where it is written, how it is used)."""
-        decisive = self.to_mapping()
-        analysis = self.analysis.model_dump(by_alias=True)
-        for name in ("output", "run-name", "resume", "round-timeout", *analysis):
-            del decisive[name]
+        """Hash the options that decide a run's model (:meth:`fixed`)."""
+        decisive = self.fixed()
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -105,7 +112,22 @@ _GROUP_OF = {
 """Group of every option, by its flat name."""
 
 
+_CHANGEABLE = {
+    str(field.alias)
+    for options in groups().values()
+    for field in options.model_fields.values()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["changeable"]
+}
+
+_GONE = {
+    "min-labs": "is two options now: wait-for-labs, the labs to wait for at the start, and "
+    "min-updates, the valid updates a round needs",
+}
+
+
 def _unknown(name: str) -> str:
+    if name in _GONE:
+        return f"option {name} {_GONE[name]}"
     close = difflib.get_close_matches(name, list(_GROUP_OF), n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(_GROUP_OF)}"
     return f"unknown option '{name}': {hint}"

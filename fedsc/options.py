@@ -33,9 +33,21 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _option(default: Any, description: str, *, unit: str = "", name: str | None = None) -> Any:
-    """Declare an option; ``name`` where its flat name is not the field's own."""
-    return Field(default, description=description, alias=name, json_schema_extra={"unit": unit})
+def _option(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    name: str | None = None,
+    changeable: bool = False,
+) -> Any:
+    """Declare an option.
+
+    ``name`` where its flat name is not the field's own; ``changeable`` where a resumed run may have
+    another value, because nothing that was done before depends on it.
+    """
+    extra: dict[str, Any] = {"unit": unit, "changeable": changeable}
+    return Field(default, description=description, alias=name, json_schema_extra=extra)
 
 
 class _Group(BaseModel):
@@ -54,7 +66,9 @@ class DataOptions(_Group):
     """Which cells, which genes, how they become the encoder's input."""
 
     dataset: str = _option(
-        "10x_pbmc", "Name of a known set, path of a file, or folder with one file per lab."
+        "10x_pbmc",
+        "Name of a known set, path of a file, or folder with one file per lab.",
+        changeable=True,
     )
     layer: str = _option(
         "", "'' = X (a named set knows its own), 'raw' = .raw, else a layer's name."
@@ -65,7 +79,9 @@ class DataOptions(_Group):
     genes: Literal["intersection", "union", "reference"] = _option(
         "intersection", "Which genes count when labs measured different ones."
     )
-    reference_genes: str = _option("", "Text file, one gene a line, for genes = 'reference'.")
+    reference_genes: str = _option(
+        "", "Text file, one gene a line, for genes = 'reference'.", changeable=True
+    )
     min_shared_genes: Count = _option(100, "Refuse labs that share fewer genes.", unit="genes")
     target_sum: NonNegative = _option(
         0.0, "Library size every cell is scaled to [3.1]; 0 = the pool's median.", unit="counts"
@@ -102,7 +118,11 @@ class SplitOptions(_Group):
         "set, all for a file of one's own.",
     )
     beta: Positive = _option(0.5, "Concentration of the dirichlet split.")
-    min_cells: Count = _option(10, "Fewest cells a lab of the dirichlet split holds.", unit="cells")
+    min_cells: Count = _option(
+        10,
+        "Fewest cells of a lab: the dirichlet split gives as many, fewer are refused.",
+        unit="cells",
+    )
     key: str = _option("", "Column of obs that names the lab (column split).", name="partition-key")
 
     @model_validator(mode="after")
@@ -149,7 +169,7 @@ class MethodOptions(_Group):
 class TrainingOptions(_Group):
     """How long and how fast labs train."""
 
-    rounds: Count = _option(300, "Communication rounds [4.1].", unit="rounds")
+    rounds: Count = _option(300, "Communication rounds [4.1].", unit="rounds", changeable=True)
     local_epochs: Count = _option(5, "Epochs E per lab and round [4.1].", unit="epochs")
     batch_size: Annotated[int, Field(ge=2)] = _option(128, "Cells per step [4.1].", unit="cells")
     optimizer: Literal["sgd", "adamw"] = _option("sgd", "Made anew every round.")
@@ -160,16 +180,45 @@ class TrainingOptions(_Group):
 
 
 class FederationOptions(_Group):
-    """How many labs take part, and how long they are waited for."""
+    """Which labs take part, how long they are waited for, and how their updates are averaged."""
 
-    min_labs: Annotated[int, Field(ge=0)] = _option(
-        0, "Fewest labs a round needs; 0 = half, at least 1.", unit="labs"
+    wait_for_labs: Annotated[int, Field(ge=0)] = _option(
+        0,
+        "Labs to wait for at the start; 0 = a simulation's own number. Real labs need it.",
+        unit="labs",
+        changeable=True,
+    )
+    min_updates: Annotated[int, Field(ge=0)] = _option(
+        0,
+        "Valid updates a round needs; 0 = half of the labs asked.",
+        unit="updates",
+        changeable=True,
     )
     fraction_train: Annotated[float, Field(gt=0, le=1)] = _option(
-        1.0, "Share of the labs that train in a round."
+        1.0, "Share of the connected labs that train in a round; at least one does."
     )
     round_timeout: Positive = _option(
-        3600.0, "How long a round waits for its labs.", unit="seconds"
+        3600.0, "How long a round waits for its labs.", unit="seconds", changeable=True
+    )
+    describe_timeout: Positive = _option(
+        60.0,
+        "How long all wait for a new node to describe itself; a later answer counts as well.",
+        unit="seconds",
+        changeable=True,
+    )
+    max_cells: Count = _option(
+        10_000_000, "Most cells a lab may claim.", unit="cells", changeable=True
+    )
+    max_genes: Count = _option(200_000, "Most genes a lab may name.", unit="genes", changeable=True)
+    max_types: Count = _option(
+        1000, "Most cell types a lab may name.", unit="types", changeable=True
+    )
+    aggregate: Literal["mean", "median", "trimmed-mean"] = _option(
+        "mean",
+        "FedAvg [3.3], or by coordinate against lying labs (Yin et al. 2018), which count alike.",
+    )
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = _option(
+        0.1, "trimmed-mean: share of the updates left out at either end, rounded up."
     )
 
 
@@ -185,27 +234,38 @@ class AnalysisOptions(_Group):
         "none",
         "Harmony over labs of different techniques; auto = where it seems to help. Refused on "
         "splits made from labels or at random.",
+        changeable=True,
     )
     batch_key: str = _option(
-        "", "Column of obs with batches within a lab, for Harmony; '' = each lab is one batch."
+        "",
+        "Column of obs with batches within a lab, for Harmony; '' = each lab is one batch.",
+        changeable=True,
     )
     cluster_by: Literal["graph", "kmeans"] = _option(
-        "graph", "Which clusters the cells get: of a graph (k unknown) or of k-means."
+        "graph",
+        "Which clusters the cells get: of a graph (k unknown) or of k-means.",
+        changeable=True,
     )
     resolution: Annotated[str, BeforeValidator(_resolutions)] = _option(
         "0.4",
         "Of the graph's clusters: the higher, the more. Several with commas; the first names the "
         "cells' clusters.",
+        changeable=True,
     )
     k: Annotated[int, Field(ge=0)] = _option(
         0,
         "Clusters k of k-means; 0 = as many as the labs name cell types.",
         unit="clusters",
         name="clusters",
+        changeable=True,
     )
-    draw_map: bool = _option(True, "Draw the map that all labs share, UMAP of the micro-centres.")
+    draw_map: bool = _option(
+        True, "Draw the map that all labs share, UMAP of the micro-centres.", changeable=True
+    )
     type_threshold: Share = _option(
-        0.5, "A cluster has a type that at least this share of its annotated cells has."
+        0.5,
+        "A cluster has a type that at least this share of its annotated cells has.",
+        changeable=True,
     )
 
     @property
@@ -240,9 +300,14 @@ class RunOptions(_Group):
         0, "Moves split, initial weights and masks together."
     )
     output: str = _option(
-        "runs", "Folder of run folders; relative to where Flower was first started."
+        "runs",
+        "Folder of run folders; relative to where Flower was first started.",
+        changeable=True,
     )
     name: str = _option(
-        "", "Name of the run folder; '' = time, method, set and seed.", name="run-name"
+        "",
+        "Name of the run folder; '' = time, method, set and seed.",
+        name="run-name",
+        changeable=True,
     )
-    resume: str = _option("", "Run folder to go on with; '' = a new run.")
+    resume: str = _option("", "Run folder to go on with; '' = a new run.", changeable=True)

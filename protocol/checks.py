@@ -42,6 +42,11 @@ def reason_of(record: object) -> str:
     return words[:_LONGEST_REASON] or "failed without a reason"
 
 
+def is_final(record: object) -> bool:
+    """Say whether a node says that its failure is for good: asking again would not help."""
+    return isinstance(record, ConfigRecord) and record.get("final") is True
+
+
 def last_line(text: str) -> str:
     """Cut a traceback to the sentence at its end."""
     lines = [line for line in text.strip().splitlines() if line.strip()]

@@ -1,11 +1,12 @@
 """What came back from the nodes, sorted by lab."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from protocol.checks import last_line, reason_of
+from fedsc.errors import ConfigError, DataError, FedscError
+from protocol.checks import is_final, last_line, reason_of
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,31 @@ class Answers:
         Content of the reply, by lab, sorted by name.
     failures
         Reason in words, by lab.
+    final
+        Labs that said that asking again would not help.
     """
 
     records: dict[str, RecordDict]
     failures: dict[str, str]
+    final: frozenset[str] = field(default_factory=frozenset)
+
+    def updated(self, later: "Answers") -> "Answers":
+        """Put what labs answered when they were asked again in place of their failures."""
+        records = self.records | later.records
+        failures = {lab: why for lab, why in self.failures.items() if lab not in later.records}
+        failures |= later.failures
+        final = self.final | later.final
+        return Answers(dict(sorted(records.items())), dict(sorted(failures.items())), final)
+
+
+def pack_error(error: Exception) -> ConfigRecord:
+    """Say why a lab failed: in our own words, or by no more than the kind of the error.
+
+    A stray exception could quote a value of the lab's data. An error in options or data stays
+    when it is asked again; others may pass.
+    """
+    reason = str(error) if isinstance(error, FedscError) else type(error).__name__
+    return ConfigRecord({"reason": reason, "final": isinstance(error, ConfigError | DataError)})
 
 
 def sort_replies(
@@ -41,6 +63,7 @@ def sort_replies(
     records: dict[str, RecordDict] = {}
     failures: dict[str, str] = {}
     of_node: dict[int, str] = {}
+    final: set[str] = set()
     for reply in replies:
         node = reply.metadata.src_node_id
         if not reply.has_content():
@@ -49,6 +72,8 @@ def sort_replies(
         content = reply.content
         if "error" in content:
             of_node[node] = reason_of(content["error"])
+            if is_final(content["error"]):
+                final.update(lab for lab, own in nodes.items() if own == node)
         for name in content:
             what, _, lab = name.partition(":")
             # A node speaks for its own labs only.
@@ -56,6 +81,8 @@ def sort_replies(
                 continue
             if what == "error":
                 failures[lab] = reason_of(content[name])
+                if is_final(content[name]):
+                    final.add(lab)
             else:
                 records.setdefault(lab, RecordDict())[name] = content[name]
     for lab, node in nodes.items():
@@ -63,4 +90,4 @@ def sort_replies(
             silent = "did not answer" if node in present else "is not connected"
             failures[lab] = of_node.get(node, silent)
     kept = {lab: records[lab] for lab in sorted(records) if lab not in failures}
-    return Answers(kept, dict(sorted(failures.items())))
+    return Answers(kept, dict(sorted(failures.items())), frozenset(final & failures.keys()))

@@ -1,27 +1,30 @@
 """Train: each lab's start weights go out, its update and metrics come back."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedsc.federated.averaging import Arrays
-from protocol.checks import Cells, Finite, read_arrays, read_record
+from fedsc.federated.limits import bad_weights
+from protocol.checks import BadReply, Cells, Finite, read_arrays, read_record
 from protocol.records import key, labs_in, pack_arrays, unpack_arrays
 
 if TYPE_CHECKING:
     from fedsc.training import Update
 
 
+_LARGEST = 1e6
+"""No loss, spread or time (in seconds) is above it; a mean over labs and a figure can hold it."""
+
+
 class _TrainMetrics(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     cells: Cells
-    loss: Finite
-    embedding_std: Annotated[Finite, Field(alias="embedding-std")]
-    seconds: Finite
+    loss: Annotated[Finite, Field(ge=-_LARGEST, le=_LARGEST)]
+    embedding_std: Annotated[Finite, Field(alias="embedding-std", ge=0, le=_LARGEST)]
+    seconds: Annotated[Finite, Field(ge=0, le=_LARGEST)]
 
 
 def pack_start(lab: str, round_: int, start: Arrays, preprocessing: RecordDict) -> RecordDict:
@@ -61,7 +64,7 @@ def pack_update(lab: str, update: "Update", seconds: float) -> RecordDict:
 
 
 def read_update(
-    content: RecordDict, lab: str, expected: Mapping[str, np.ndarray]
+    content: RecordDict, lab: str, start: Arrays, n_cells: int
 ) -> tuple[Arrays, dict[str, Any]]:
     """Take a lab's update and its metrics out of a reply.
 
@@ -71,15 +74,22 @@ def read_update(
         Of the reply.
     lab
         Name of the lab.
-    expected
-        The global weights: the same names, shapes and types are wanted.
+    start
+        The weights the lab was sent: the same names, shapes and types are wanted.
+    n_cells
+        Cells of the lab, as it described itself.
 
     Raises
     ------
     BadReply
-        If tensors are missing, unknown, of another shape or type, or not finite, or metrics are.
+        If tensors are missing, unknown, of another shape or type, not finite or farther from the
+        start than training moves them, or metrics are what they cannot be.
     """
-    update = read_arrays(content.get(key("update", lab)), expected)
+    update = read_arrays(content.get(key("update", lab)), start)
+    if wrong := bad_weights(start, update):
+        raise BadReply(wrong)
     record = content.get(key("metrics", lab))
     metrics = read_record(_TrainMetrics, record, MetricRecord, "the metrics")
+    if metrics.cells != n_cells:
+        raise BadReply(f"trained on {metrics.cells} cells, described itself with {n_cells}")
     return update, metrics.model_dump()

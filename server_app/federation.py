@@ -1,26 +1,35 @@
-"""The labs behind a Flower grid: which node hosts which, asking them, hearing who failed."""
+"""The labs behind a Flower grid: asking them, hearing who failed, going on without them."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from logging import INFO, WARNING
+from collections.abc import Callable, Collection, Iterable, Iterator
+from logging import WARNING
+from typing import TypeVar
 
-from flwr.app import DEFAULT_TTL, ConfigRecord, Message, RecordDict
+from flwr.app import RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from fedsc.errors import DataError, RunError
+from fedsc.errors import RunError
+from fedsc.federated.answers import implausible
+from fedsc.federated.bounds import LARGEST, Asked
 from fedsc.federated.query import Ask, Question, Sums, add
 from fedsc.options import FederationOptions
 from protocol.ask import pack_question, read_sums
-from protocol.checks import BadReply, last_line, reason_of
-from protocol.describe import About, read_about
-from protocol.records import ASK, DESCRIBE, key
+from protocol.checks import BadReply
+from protocol.describe import About
+from protocol.records import ASK, key
 from protocol.replies import Answers, sort_replies
 from server_app.post import Clock, Post
+from server_app.roster import Roster
 
-_TRIES = 3  # before a run gives up on labs that cannot use their data
+_PATIENCE = (10.0, 120.0)
+"""Seconds for which labs that failed are waited for before they are asked again, and again.
+
+The second is longer than Flower takes to let a SuperNode that was killed back in (60 to 100 s).
+"""
+
+Result = TypeVar("Result")
 
 
 class LabsLost(RunError):
@@ -31,79 +40,91 @@ class LabsLost(RunError):
         self.labs = list(failures)
 
 
-@dataclass
 class Federation:
     """Talk to labs by name.
 
-    Attributes
+    Parameters
     ----------
     grid
         Flower's connection to the nodes.
     options
-        How many labs a round needs, and how long it waits.
+        How many labs a run needs, and how long it waits for them.
     run
         ``run`` record that every message carries: name and folder of the run.
-    labs
-        Labs that take part, sorted by name.
-    questions
-        How many have been put, by what they were for.
+    min_cells
+        A lab with fewer cells is refused.
     clock
         Tells the time and waits.
+
+    Attributes
+    ----------
+    questions
+        How many have been put, by what they were for.
     """
 
-    grid: Grid
-    options: FederationOptions
-    run: dict[str, str]
-    labs: dict[str, About] = field(default_factory=dict)
-    questions: Counter[str] = field(default_factory=Counter)
-    clock: Clock = time
-    _present: set[int] = field(default_factory=set)
-    _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
-    _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
-    _turn: int = 0
-
-    def __post_init__(self) -> None:
-        self._post = Post(self.grid, self.clock)
+    def __init__(
+        self,
+        grid: Grid,
+        options: FederationOptions,
+        run: dict[str, str],
+        min_cells: int = 1,
+        clock: Clock = time,
+    ) -> None:
+        self.options = options
+        self.run = run
+        self.questions: Counter[str] = Counter()
+        self._clock = clock
+        self._post = Post(grid, clock)
+        self._roster = Roster(self._post, options, run, min_cells, clock)
+        self._left_out: set[str] = set()
 
     @property
-    def min_labs(self) -> int:
-        """Fewest labs a round needs: as configured, else half of those that take part."""
-        return self.options.min_labs or max(1, (len(self.labs) + 1) // 2)
+    def labs(self) -> dict[str, About]:
+        """Labs that take part in the phase, sorted by name."""
+        known = self._roster.labs
+        return {lab: about for lab, about in known.items() if lab not in self._left_out}
+
+    @property
+    def connected(self) -> list[str]:
+        """Labs that take part and are connected, sorted by name."""
+        return [lab for lab in self._roster.connected if lab not in self._left_out]
 
     def gather(self) -> None:
-        """Wait until enough labs have described themselves.
+        """Wait for labs at the start of a run, as :meth:`Roster.gather`."""
+        self._roster.gather()
+
+    def welcome(self) -> None:
+        """Let labs join or come back, as :meth:`Roster.welcome`."""
+        self._roster.welcome()
+
+    def begin(self) -> None:
+        """Begin a phase: labs that were left out of the one before are back."""
+        self._left_out.clear()
+        self.welcome()
+
+    def phase(self, work: Callable[[], Result]) -> Result:
+        """Do what needs every lab; without those that fail, from its start.
 
         Raises
         ------
         RunError
-            If too few labs are there after ``round-timeout`` seconds, or none can use its data.
-        DataError
-            If labs bring different kinds of values.
+            If fewer than half of the labs of the phase's start are left.
         """
-        deadline = self.clock.monotonic() + self.options.round_timeout
+        self.begin()
+        needed = half(len(self.labs))
         while True:
-            refused = self.welcome()
-            # A simulation's nodes come up one by one; its result must not depend on how fast.
-            siblings = max((about.siblings for about in self.labs.values()), default=0)
-            if len(self.labs) >= max(1, self.options.min_labs, siblings):
-                break
-            if refused and min(self._refused.get(node, 0) for node in self._present) >= _TRIES:
-                raise RunError(f"no lab can take part: {'; '.join(refused)}")
-            if self.clock.monotonic() > deadline:
-                raise RunError(
-                    f"{len(self.labs)} labs present after {self.options.round_timeout:.0f} s, "
-                    f"min-labs = {self.options.min_labs}: start more labs or lower min-labs"
-                )
-            self.clock.sleep(1.0)
-        kinds = {about.kind for about in self.labs.values()}
-        if len(kinds) > 1:
-            sides = "; ".join(
-                f"{kind}: {', '.join(n for n, a in self.labs.items() if a.kind == kind)}"
-                for kind in sorted(kinds)
-            )
-            raise DataError(
-                f"labs bring different kinds of values ({sides}); bring raw counts everywhere"
-            )
+            try:
+                return work()
+            except LabsLost as lost:
+                self._left_out.update(lost.labs)
+                if len(self.labs) < needed:
+                    left = f"{len(self.labs)}, {needed} needed"
+                    raise RunError(f"too few labs are left ({left}): {lost}") from lost
+                log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
+
+    def needed(self, asked: int) -> int:
+        """Give the valid updates a round needs of so many labs asked: ``min-updates`` or half."""
+        return min(self.options.min_updates or half(asked), asked)
 
     def await_labs(self) -> None:
         """Wait until as many labs as a round needs are connected; welcome those that come.
@@ -113,101 +134,50 @@ class Federation:
         RunError
             If too few are after ``round-timeout`` seconds.
         """
-        deadline = self.clock.monotonic() + self.options.round_timeout
+        deadline = self._clock.monotonic() + self.options.round_timeout
         while True:
             self.welcome()
-            away = [lab for lab, about in self.labs.items() if about.node not in self._present]
-            if len(self.labs) - len(away) >= self.min_labs:
+            there, known = self.connected, self.labs
+            needed = self.needed(len(known))
+            if len(there) >= needed:
                 return
-            if self.clock.monotonic() > deadline:
+            away = ", ".join(lab for lab in known if lab not in there)
+            if self._clock.monotonic() > deadline:
                 raise RunError(
-                    f"{len(self.labs) - len(away)} of {len(self.labs)} labs are connected, "
-                    f"{self.min_labs} needed; not connected: {', '.join(away)}"
+                    f"{len(there)} of {len(known)} labs are connected, {needed} needed; not "
+                    f"connected: {away}"
                 )
-            log(WARNING, "waiting for %s: not connected", ", ".join(away), extra={"labs": away})
-            self.clock.sleep(5.0)
+            log(WARNING, "waiting for %s: not connected", away)
+            self._clock.sleep(5.0)
 
-    def welcome(self) -> list[str]:
-        """Ask connected nodes for their labs; a lab may join or come back in any round.
+    def stragglers(self, served: Collection[str]) -> Iterator[list[str]]:
+        """Wait for real labs that are busy still, for up to ``round-timeout`` seconds.
 
-        A node that cannot take part is asked again after 2, 4, then every 8 turns.
+        Parameters
+        ----------
+        served
+            Labs that have what they are to have.
 
-        Returns
-        -------
-        list of str
-            Why nodes cannot take part, in words.
-        """
-        self._present = self._post.present()
-        self._described &= self._present
-        due = [
-            node
-            for node in sorted(self._present - self._described)
-            if self._turn % min(8, 2 ** self._refused.get(node, 0)) == 0
-        ]
-        self._turn += 1
-        refused = []
-        for reply in self._send({node: RecordDict() for node in due}, DESCRIBE, ""):
-            node = reply.metadata.src_node_id
-            reasons = self._admit(node, reply)
-            if reasons:
-                self._refused[node] = self._refused.get(node, 0) + 1
-                refused += reasons
-            else:
-                self._described.add(node)
-        self.labs = dict(sorted(self.labs.items()))
-        for reason in refused:
-            log(WARNING, "a node cannot take part: %s", reason)
-        return refused
-
-    def _admit(self, node: int, reply: Message) -> list[str]:
-        """Take up the labs of a node, or say why not."""
-        if not reply.has_content():
-            return [last_line(reply.error.reason)]
-        reasons = []
-        for name in reply.content:
-            what, _, lab = name.partition(":")
-            if what == "error":
-                reasons.append(reason_of(reply.content[name]))
-            if what != "about":
-                continue
-            try:
-                about = read_about(lab, node, reply.content[name])
-            except BadReply as bad:
-                reasons.append(str(bad))
-                continue
-            before = self.labs.get(lab)
-            if before is not None and before.node in self._present and before.node != node:
-                reasons.append(f"two nodes call themselves {lab}; stop one, or rename it")
-                continue
-            self.labs[lab] = about
-            back = "" if before is None else " is back"
-            log(
-                INFO,
-                "lab %s%s: %d cells, %s",
-                lab,
-                back,
-                about.cells,
-                about.kind,
-                extra={"lab": lab, "cells": about.cells},
-            )
-        return reasons
-
-    def exclude(self, lost: LabsLost) -> None:
-        """Go on without labs.
-
-        Raises
+        Yields
         ------
-        RunError
-            If fewer than ``min-labs`` are left.
+        list of str
+            Labs that are free now, each once.
         """
-        needed = self.min_labs
-        for lab in lost.labs:
-            about = self.labs.pop(lab)
-            if not about.simulated:
-                self._described.discard(about.node)  # it may come back when it is well
-        if len(self.labs) < needed:
-            raise RunError(f"too few labs are left ({len(self.labs)} of {needed}): {lost}")
-        log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
+        deadline = self._clock.monotonic() + self.options.round_timeout
+        told = set(served)
+        self._left_out.clear()
+        while True:
+            self.welcome()
+            late = [n for n in self.connected if n not in told and not self.labs[n].simulated]
+            free = [lab for lab in late if self._roster.free(lab)]
+            if free:
+                told.update(free)
+                yield free
+            elif not late or self._clock.monotonic() > deadline:
+                return
+            else:
+                log(WARNING, "waiting for %s: still busy", ", ".join(late), extra={"labs": late})
+                self._clock.sleep(5.0)
 
     def ask(
         self,
@@ -215,6 +185,7 @@ class Federation:
         records: RecordDict,
         expect: Callable[[Question], Sums],
         purpose: str = "",
+        largest: float = LARGEST,
     ) -> Ask:
         """Give an ``Ask`` over all labs about one subject (see ``fedsc.federated.query``).
 
@@ -228,33 +199,43 @@ class Federation:
             What a lab without cells answers: it shows what an answer looks like.
         purpose
             Under which questions are counted; ``""`` = the subject.
+        largest
+            No value of a prepared cell or an embedding is above it.
 
         Returns
         -------
         callable
-            Raises :class:`LabsLost` when a lab does not answer as it should.
+            Raises :class:`LabsLost` when a lab does not answer as it should, or answers what no
+            cells can add up to.
         """
+        before: dict[tuple[str, str], tuple[Sums, Asked]] = {}
 
         def ask(question: Question) -> Sums:
             content = pack_question(question, subject)
             content.update(records)
             expected = expect(question)
             self.questions[purpose or subject] += 1
-            sums, failures = [], {}
-            for lab, reply in self.tell_all(ASK, content).records.items():
-                record = reply.get(key("sums", lab))
+            answers = self.tell(self.labs, ASK, content)
+            sums, failures = {}, dict(answers.failures)
+            for lab, reply in answers.records.items():
+                asked = Asked(question, self.labs[lab].cells, largest)
+                place = lab, question.name
                 try:
-                    sums.append(read_sums(record, expected, self.labs[lab].cells))
+                    sums[lab] = read_sums(reply.get(key("sums", lab)), expected, asked.n_cells)
+                    if wrong := implausible(sums[lab], asked, before.get(place)):
+                        raise BadReply(wrong)
                 except BadReply as bad:
                     failures[lab] = f"{question.name}: {bad}"
+                    continue
+                before[place] = sums[lab], asked
             if failures:
-                raise LabsLost(failures)
-            return add(sums)
+                raise LabsLost(dict(sorted(failures.items())))
+            return add(sums.values())
 
         return ask
 
     def tell_all(self, message_type: str, content: RecordDict) -> Answers:
-        """Send the same to every lab.
+        """Send the same to every lab, as :meth:`tell`.
 
         Raises
         ------
@@ -267,44 +248,59 @@ class Federation:
         return answers
 
     def tell(self, labs: Iterable[str], message_type: str, content: RecordDict) -> Answers:
-        """Send the same to some labs."""
-        asked = list(labs)
-        nodes = {self.labs[lab].node for lab in asked}
-        return self._sorted(self._send(dict.fromkeys(nodes, content), message_type, ""), asked)
+        """Send the same to some labs, and twice more to those that fail, once they are back.
+
+        A lab that says its failure is for good is not asked again.
+        """
+        answers = self._tell_once(labs, message_type, content)
+        for patience in _PATIENCE:
+            again = [lab for lab in answers.failures if lab not in answers.final]
+            if not again:
+                break
+            why = "; ".join(f"lab {lab}: {answers.failures[lab]}" for lab in again)
+            log(WARNING, "asking again: %s", why, extra={"labs": again})
+            self._await(again, patience)
+            answers = answers.updated(self._tell_once(again, message_type, content))
+        return answers
 
     def tell_each(
         self, contents: dict[str, RecordDict], message_type: str, group: str = ""
     ) -> Answers:
         """Send each lab its own records, in one message per node, and sort the replies by lab."""
         nodes: dict[int, RecordDict] = {}
+        known = self._roster.labs
         for lab, content in contents.items():
-            nodes.setdefault(self.labs[lab].node, RecordDict()).update(content)
-        return self._sorted(self._send(nodes, message_type, group), contents)
+            nodes.setdefault(known[lab].node, RecordDict()).update(content)
+        return self._exchange(nodes, contents, message_type, group)
 
-    def _sorted(self, replies: list[Message], asked: Iterable[str]) -> Answers:
-        nodes = {lab: self.labs[lab].node for lab in asked}
-        return sort_replies(replies, nodes, self._present)
+    def _tell_once(self, labs: Iterable[str], message_type: str, content: RecordDict) -> Answers:
+        asked = list(labs)
+        nodes = {self._roster.labs[lab].node: content for lab in asked}
+        return self._exchange(nodes, asked, message_type, "")
 
-    def _send(
-        self, contents: dict[int, RecordDict], message_type: str, group: str
-    ) -> list[Message]:
-        """Send messages and wait for replies, not for those of nodes that are not connected."""
-        there = {node: content for node, content in contents.items() if node in self._present}
-        return self._post.deliver(
-            self._address(there, message_type, group), self.options.round_timeout
-        )
+    def _exchange(
+        self,
+        contents: dict[int, RecordDict],
+        asked: Iterable[str],
+        message_type: str,
+        group: str,
+    ) -> Answers:
+        timeout = self.options.round_timeout
+        replies = self._roster.send(contents, message_type, group, timeout)
+        nodes = {lab: self._roster.labs[lab].node for lab in asked}
+        return sort_replies(replies, nodes, self._roster.present)
 
-    @property
-    def _lifetime(self) -> float:
-        """Seconds for which Flower keeps a message; it compares clocks, which may be a bit off."""
-        return max(DEFAULT_TTL, 2 * self.options.round_timeout)
+    def _await(self, labs: list[str], patience: float) -> None:
+        """Wait for labs to be connected and free; nodes in this process are at once."""
+        deadline = self._clock.monotonic() + patience
+        self.welcome()
+        while self._post.remote and self._clock.monotonic() < deadline:
+            self._clock.sleep(1.0)
+            self.welcome()
+            if all(self._roster.free(lab) for lab in labs):
+                return
 
-    def _address(
-        self, contents: dict[int, RecordDict], message_type: str, group: str
-    ) -> list[Message]:
-        out = []
-        for node, content in sorted(contents.items()):
-            own = RecordDict(dict(content))
-            own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
-            out.append(Message(own, node, message_type, group_id=group, ttl=self._lifetime))
-        return out
+
+def half(labs: int) -> int:
+    """Give half of some labs, rounded up; at least one."""
+    return max(1, (labs + 1) // 2)

@@ -1,10 +1,9 @@
 """The ServerApp: the phases of a run, in order (``docs/architecture.md``, the life of a run)."""
 
 import sys
-from collections.abc import Callable
 from logging import INFO, WARNING
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from flwr.app import Context
@@ -17,6 +16,7 @@ from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.answers import answer, no_cells, no_expression
 from fedsc.federated.averaging import Arrays
+from fedsc.federated.bounds import LARGEST
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
@@ -25,14 +25,12 @@ from protocol import ask as asking
 from protocol.records import pack_preprocessing
 from server_app.analysis import analyse, embed, find_clusters, finish, integrate, types_of
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
-from server_app.federation import Federation, LabsLost
+from server_app.federation import Federation
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
 from server_app.strategy import RoundResult, train
 
 app = ServerApp()
-
-Result = TypeVar("Result")
 
 
 @app.main()
@@ -48,13 +46,11 @@ def main(grid: Grid, context: Context) -> None:
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
-        federation = Federation(grid, config.federation, run)
+        federation = Federation(grid, config.federation, run, config.split.min_cells)
         federation.gather()
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
-            preprocessing = _without_lost_labs(
-                federation, lambda: _learn_preprocessing(federation, config)
-            )
+            preprocessing = federation.phase(lambda: _learn_preprocessing(federation, config))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
         if method.objective:
@@ -72,9 +68,8 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
-        federation.welcome()  # a lab that is back has clusters to get
         floor = _floor(federation, config, model) if method.objective else None
-        analysis = _without_lost_labs(federation, lambda: analyse(federation, config, model))
+        analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
             *_left_out(federation, config),
@@ -99,7 +94,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
-    return _without_lost_labs(federation, lambda: _learn_pca(federation, preprocessing))
+    return federation.phase(lambda: _learn_pca(federation, preprocessing))
 
 
 def _floor(federation: Federation, config: Config, model: Model) -> dict[str, Any] | None:
@@ -132,7 +127,7 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
         found = find_clusters(federation, config, components, integrated=integrated)
         return {**found.scores, "pooled": pooled_scores(federation, config, components)}
 
-    scores = _without_lost_labs(federation, scored)
+    scores = federation.phase(scored)
     scores["questions"] = dict(federation.questions - before)
     federation.questions = before
     return scores
@@ -231,6 +226,7 @@ def _learn_pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
         asking.CELLS,
         asking.about_cells(preprocessing),
         lambda question: answer(nothing, question),
+        largest=min(preprocessing.max_value, LARGEST),
     )
     return as_encoder(learn_pca(ask, _COMPONENTS))
 
@@ -257,15 +253,6 @@ def _leaks(federation: Federation, config: Config) -> list[str]:
         "set of labels here, so per-lab statistics leak them and the scores mean nothing; use "
         "partition = 'column' or 'iid'"
     ]
-
-
-def _without_lost_labs(federation: Federation, phase: Callable[[], Result]) -> Result:
-    """Run a phase that needs every lab; when labs fail, go on without them from its start."""
-    while True:
-        try:
-            return phase()
-        except LabsLost as lost:
-            federation.exclude(lost)
 
 
 def _summary(scores: dict[str, Any], folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ class Clock(Protocol):
     """What tells the time and waits; the module :mod:`time` is one."""
 
     def monotonic(self) -> float:
-        """Give the seconds since some moment."""
+        """Tell how many seconds have passed since some moment."""
 
     def sleep(self, seconds: float, /) -> None:
         """Wait."""
@@ -38,10 +38,11 @@ class Post:
 
     Over a network it asks for replies more often than Flower's own ``send_and_receive`` does
     (every 3 s), and it remembers who did not answer in time: such a node works on one message
-    after the other, so it is sent nothing until its late reply is there, which is thrown away, or
-    it is gone. A node that was restarted has lost the message and never answers it, and nothing
-    tells such a node from one that hangs; so after as long a time as it was waited for it is sent
-    the next message all the same, and after twice as long each time it does not answer again.
+    after the other, so it is sent nothing until its late reply is there, or it is gone. Late
+    replies are thrown away, but for those somebody asks for (:meth:`late`). A node that was
+    restarted has lost the message and never answers it, and nothing tells such a node from one
+    that hangs; so after as long a time as it was waited for it is sent the next message all the
+    same, and after twice as long each time it does not answer again.
 
     Parameters
     ----------
@@ -55,11 +56,28 @@ class Post:
         self._grid = grid
         self._clock = clock
         self._debts: dict[int, _Debt] = {}  # by node
+        self._late: list[Message] = []
+
+    @property
+    def remote(self) -> bool:
+        """Whether nodes are behind a network, where they come, go and hang by themselves."""
+        return isinstance(self._grid, HttpGrid)
+
+    def busy(self, node: int) -> bool:
+        """Say whether a node owes a reply, and is sent nothing until it comes."""
+        return node in self._debts and self._clock.monotonic() < self._debts[node].until
+
+    def late(self, message_type: str) -> list[Message]:
+        """Give the late replies to messages of a type, each once, and forget all others."""
+        found = [reply for reply in self._late if reply.metadata.message_type == message_type]
+        self._late.clear()
+        return found
 
     def present(self) -> set[int]:
         """List the nodes that are connected; one that left owes nothing any more."""
         nodes = set(self._grid.get_node_ids())
         self._debts = {node: debt for node, debt in self._debts.items() if node in nodes}
+        self._collect()
         return nodes
 
     def deliver(self, messages: Sequence[Message], timeout: float) -> list[Message]:
@@ -78,7 +96,7 @@ class Post:
             One per message, from the node it was sent to; an error where it did not reply.
         """
         sent = {message.metadata.dst_node_id: message for message in messages}
-        if isinstance(self._grid, HttpGrid):
+        if self.remote:
             replies = self._exchange(sent, timeout)
         else:
             received = self._grid.send_and_receive(list(sent.values()), timeout=timeout)
@@ -136,8 +154,10 @@ class Post:
     def _collect(self) -> None:
         """Forget the debts of nodes whose late reply is there, or that are gone."""
         for node, debt in list(self._debts.items()):
-            if self._pull(debt.message.metadata.message_id, debt.message) is not None:
+            if (reply := self._pull(debt.message.metadata.message_id, debt.message)) is not None:
                 del self._debts[node]
+                if reply.has_content() and _answers(reply, debt.message):
+                    self._late.append(reply)
 
     def _pull(self, message_id: str, message: Message) -> Message | None:
         """Ask for one reply: one that cannot be decoded must not take others with it."""

@@ -14,7 +14,7 @@
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,9 +55,10 @@ _JSON = JsonFormatter(
 class RunFolder:
     """Paths and formats of one run folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, taken_over: Mapping[str, tuple[Any, Any]] | None = None) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.safetensors"
+        self._taken_over = dict(taken_over or {})
 
     @classmethod
     def open(cls, config: Config) -> "RunFolder":
@@ -66,13 +67,12 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If the folder to resume is not a run's, or the new run's name is taken.
+            If the folder to resume is not a run's, or an option was other and what the run has done
+            depends on it; or the new run's name is taken.
         """
         if config.run.resume:
             path = Path(config.run.resume).resolve()
-            if not (path / "config.json").exists():
-                raise ConfigError(f"option resume = {config.run.resume!r}: no run folder is there")
-            return cls(path)
+            return cls(path, _taken_over(path, config))
         name = check_name(config.run.name or new_name(config), "option run-name")
         path = Path(config.run.output).resolve() / name
         try:
@@ -106,7 +106,19 @@ class RunFolder:
                     "back: wait for its end or stop it (flwr stop), then resume"
                 )
             with self._logged():
+                self._take_over()
                 yield
+
+    def _take_over(self) -> None:
+        """Keep and tell what a resumed run does otherwise."""
+        if self._taken_over:
+            before = json.loads((self.path / "config.json").read_text())
+            new = {name: value for name, (_, value) in self._taken_over.items()}
+            self.write_json("config.json", {**before, **new})
+            changes = ", ".join(
+                f"{k} = {v!r} (was {old!r})" for k, (old, v) in self._taken_over.items()
+            )
+            log(logging.INFO, "resuming with %s", changes, extra={"changed": list(new)})
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -220,6 +232,41 @@ class RunFolder:
             except ValueError:
                 break
         replace(self.path / "metrics.jsonl", "".join(kept).encode())
+
+
+_WHERE = ("output", "run-name", "resume")  # say where a run is: here, as it is resumed
+
+
+def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Give the options that are other than at the start of a run: old and new value, by name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, or what it has done depends on such an option.
+    """
+    try:
+        before = json.loads((path / "config.json").read_text())
+        names = sorted(before.keys() | config.to_mapping().keys())
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"option resume = {str(path)!r}: no run folder is there") from None
+    now, fixed = config.to_mapping(), config.fixed()
+    changed = {
+        name: (before.get(name), now.get(name))
+        for name in names
+        if name not in _WHERE and before.get(name) != now.get(name)
+    }
+    refused = [
+        f"{name} was {old!r}, not {new!r}"
+        for name, (old, new) in changed.items()
+        if name in fixed or name not in now
+    ]
+    if refused:
+        raise ConfigError(
+            f"{path} was started with other options, on which what it has done depends: "
+            f"{'; '.join(refused)}; resume with these, or start a new run"
+        )
+    return changed
 
 
 def _locked(file: IO[bytes]) -> bool:

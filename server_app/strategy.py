@@ -17,10 +17,11 @@ from flwr.app import RecordDict
 from flwr.common import log
 
 from fedsc.config import Config
-from fedsc.errors import RunError
-from fedsc.federated.averaging import Arrays, fedavg
+from fedsc.errors import ConfigError, RunError
+from fedsc.federated.averaging import Arrays, average
+from fedsc.federated.limits import distance, too_far
 from fedsc.federated.pull import automatic_lambda, divergence, interpolate, pull_mu
-from fedsc.options import MethodOptions
+from fedsc.options import FederationOptions, MethodOptions
 from fedsc.rng import numpy_generator
 from protocol.checks import BadReply
 from protocol.records import TRAIN
@@ -141,10 +142,17 @@ def train(
     Raises
     ------
     RunError
-        If a round ends with fewer valid updates than ``min-labs``; what was checkpointed before
+        If a round ends with fewer valid updates than ``min-updates``; what was checkpointed before
         it stays as it is.
+    ConfigError
+        If more rounds are done than are wanted.
     """
     rounds = config.training.rounds
+    if state.round > rounds:
+        raise ConfigError(
+            f"option rounds = {rounds}: {state.round} rounds are done already; resume with as "
+            "many or more"
+        )
     log(
         INFO,
         "%s with pull %s, rounds %d to %d, %.2f MB of weights per lab",
@@ -154,36 +162,31 @@ def train(
         rounds,
         sum(array.nbytes for array in state.weights.values()) / 2**20,
     )
+    federation.begin()
     for round_ in range(state.round + 1, rounds + 1):
         federation.await_labs()
         labs = participants(
-            list(federation.labs),
-            config.federation.fraction_train,
-            federation.min_labs,
-            config.run.seed,
-            round_,
+            federation.connected, config.federation.fraction_train, config.run.seed, round_
         )
         starts = {lab: start_of(state, lab, pull, config.method) for lab in labs}
-        result = _exchange(federation, round_, starts, state.weights, preprocessing)
+        result = _exchange(federation, round_, starts, config, preprocessing)
         _log_failures(result)
-        needed = max(1, min(federation.min_labs, len(starts)))
+        needed = federation.needed(len(starts))
         if len(result.updates) < needed:
             reasons = "; ".join(f"{lab}: {why}" for lab, why in result.failures.items())
             raise RunError(
                 f"round {round_}: {len(result.updates)} valid updates, {needed} needed "
                 f"({reasons}); the checkpoint of round {round_ - 1} is intact"
             )
-        state = aggregate(state, result)
+        state = aggregate(state, result, config.federation)
         after_round(state, result)
         _log_round(result, rounds)
     return state
 
 
-def participants(
-    labs: list[str], fraction: float, fewest: int, seed: int, round_: int
-) -> list[str]:
-    """Draw the labs of a round, sorted: ``fraction`` of them, but not fewer than ``fewest``."""
-    count = min(len(labs), max(math.ceil(fraction * len(labs)), fewest, 1))
+def participants(labs: list[str], fraction: float, seed: int, round_: int) -> list[str]:
+    """Draw ``fraction`` of the labs that are there, to the nearest number, at least one; sorted."""
+    count = max(1, math.floor(fraction * len(labs) + 0.5))
     drawn = numpy_generator(seed, "participants", round_).permutation(len(labs))
     return sorted(labs[i] for i in drawn[:count])
 
@@ -214,12 +217,24 @@ def start_of(state: ServerState, lab: str, pull: str, options: MethodOptions) ->
     return Start(interpolate(state.weights, last, mu), d, mu, ema_lambda)
 
 
-def aggregate(state: ServerState, result: RoundResult) -> ServerState:
-    """Average the valid updates with weights N_k / N, in the order of the labs' names."""
+def aggregate(state: ServerState, result: RoundResult, options: FederationOptions) -> ServerState:
+    """Average the valid updates, in the order of the labs' names.
+
+    Parameters
+    ----------
+    state
+        Before the round.
+    result
+        Of the round.
+    options
+        ``aggregate`` and ``trim``.
+    """
     set_now = {lab: s.ema_lambda for lab, s in result.starts.items() if s.ema_lambda}
     return ServerState(
         round=result.round,
-        weights=fedavg(list(result.updates.values()), result.cells),
+        weights=average(
+            list(result.updates.values()), result.cells, options.aggregate, options.trim
+        ),
         uploads=state.uploads | result.updates,
         lambdas=set_now | state.lambdas,
     )
@@ -229,10 +244,10 @@ def _exchange(
     federation: Federation,
     round_: int,
     starts: dict[str, Start],
-    expected: Arrays,
+    config: Config,
     preprocessing: RecordDict,
 ) -> RoundResult:
-    """Send the start weights, read what comes back."""
+    """Send the start weights, read what comes back and refuse what cannot be or is far too much."""
     contents = {
         lab: pack_start(lab, round_, start.weights, preprocessing) for lab, start in starts.items()
     }
@@ -241,10 +256,18 @@ def _exchange(
     metrics: dict[str, dict[str, Any]] = {}
     failures = dict(answers.failures)
     for lab, content in answers.records.items():
+        start, cells = starts[lab].weights, federation.labs[lab].cells
         try:
-            updates[lab], metrics[lab] = read_update(content, lab, expected)
+            updates[lab], metrics[lab] = read_update(content, lab, start, cells)
         except BadReply as bad:
             failures[lab] = f"refused: {bad}"
+    steps = {
+        lab: math.ceil(told["cells"] / config.training.batch_size) for lab, told in metrics.items()
+    }
+    moved = {lab: distance(starts[lab].weights, update) for lab, update in updates.items()}
+    for lab, why in too_far(moved, steps).items():
+        failures[lab] = f"refused: {why}"
+        del updates[lab], metrics[lab]
     return RoundResult(round_, starts, updates, metrics, dict(sorted(failures.items())))
 
 

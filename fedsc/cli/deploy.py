@@ -128,7 +128,7 @@ def local(folder: Folder, data: Data = None) -> None:
     A process that dies is started again. The folder keeps runs and registered labs. Then, in
     another shell:
 
-    `FLWR_HOME=DIR/flwr flwr run . NAME --run-config 'output="/abs/runs" min-labs=2'`
+    `FLWR_HOME=DIR/flwr flwr run . NAME --run-config 'output="/abs/runs" wait-for-labs=2'`
 
     **Examples**
 
@@ -150,7 +150,7 @@ def local(folder: Folder, data: Data = None) -> None:
                 f"all labs are online; now, elsewhere:\n"
                 f"  export FLWR_HOME={deployment.flwr_home}\n"
                 f"  flwr run . {deployment.name} --run-config "
-                f"'output=\"{deployment.server / 'runs'}\" min-labs={len(deployment.labs)}'\n"
+                f"'output=\"{deployment.server / 'runs'}\" wait-for-labs={len(deployment.labs)}'\n"
                 f"logs: {deployment.logs}; Ctrl-C stops",
                 highlight=False,
                 markup=False,

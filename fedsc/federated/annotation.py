@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsc.federated.bounds import Check
 from fedsc.federated.clustered import Clustered
-from fedsc.federated.metrics import contingency
+from fedsc.federated.metrics import check_contingency, contingency
 from fedsc.federated.query import Ask, Question, Sums
 
 TYPES = "types"
@@ -143,3 +144,6 @@ def alike(names: Sequence[str] | np.ndarray) -> list[tuple[str, ...]]:
     for name in map(str, names):
         groups["".join(name.split()).casefold()].add(name)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+CHECKS: dict[str, Check] = {TYPES: check_contingency}

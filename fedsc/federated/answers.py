@@ -15,14 +15,17 @@ from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.federated import (
     annotation,
     graph,
+    harmony_lab,
     kmeans,
     markers,
     metrics,
     micro,
+    mixing,
     pca,
     preprocessing,
     quality,
 )
+from fedsc.federated.bounds import Agreement, Asked, Check
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import Question, Sums
@@ -54,6 +57,45 @@ _ANSWERS: dict[type, dict[str, Callable[[Any, Question], Sums]]] = {
     },
     Clustered: {**markers.ANSWERS, **annotation.ANSWERS},
 }
+
+
+CHECKS: dict[str, Check] = {
+    **preprocessing.CHECKS,
+    **quality.CHECKS,
+    **pca.CHECKS,
+    **metrics.CHECKS,
+    **graph.CHECKS,
+    **kmeans.CHECKS,
+    **micro.CHECKS,
+    **markers.CHECKS,
+    **annotation.CHECKS,
+    **harmony_lab.CHECKS,
+    **mixing.CHECKS,
+}
+"""For every question, what says that an answer is impossible."""
+
+_AGREEMENTS: dict[str, Agreement] = {**preprocessing.AGREEMENTS, **quality.AGREEMENTS}
+
+
+def implausible(sums: Sums, asked: Asked, before: tuple[Sums, Asked] | None = None) -> str:
+    """Say what in a lab's answer no cells can add up to; nothing when all is possible.
+
+    Parameters
+    ----------
+    sums
+        The answer: finite, with the names, shapes and types of every answer to the question, and
+        no count below 0.
+    asked
+        What it answers.
+    before
+        The lab's last answer to a question of this name, and what it answered.
+    """
+    name = asked.question.name
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
+        if wrong := CHECKS[name](sums, asked):
+            return wrong
+    agree = _AGREEMENTS.get(name)
+    return agree(sums, asked, *before) if agree and before else ""
 
 
 def answer(data: Data, question: Question) -> Sums:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from fedsc.federated.bounds import Asked, adds_up, finding, moments
 from fedsc.federated.query import Sums
 from fedsc.rng import numpy_generator
 
@@ -140,3 +141,30 @@ def grow(
             new[i] = means[i, chosen] + along
             means[i, chosen] -= along
         centres = np.concatenate([means, new], axis=1)
+
+
+def check_by_centre(sums: Sums, asked: Asked, largest: float) -> str:
+    """Say what is impossible in an answer of :func:`sum_by_centre`.
+
+    Parameters
+    ----------
+    sums
+        The answer.
+    asked
+        Holds ``centres``, float64 (sets, k, d).
+    largest
+        No coordinate of a cell is above it.
+    """
+    centres, n = asked.question.arrays["centres"], sums["n"][..., None]
+    return finding(
+        adds_up("n", sums["n"].sum(axis=-1), asked.n_cells),
+        moments(
+            "centred",
+            n,
+            sums["sum"] - n * centres,
+            sums["squares"],
+            -largest - centres,
+            largest - centres,
+            1 + np.abs(centres),
+        ),
+    )

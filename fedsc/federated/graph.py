@@ -16,6 +16,7 @@ import numpy as np
 
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated import metrics, micro
+from fedsc.federated.bounds import Asked, Check, adds_up, at_least, at_most, finding
 from fedsc.federated.centres import batches
 from fedsc.federated.leiden import indicator, leiden, merge, number
 from fedsc.federated.metrics import Embedded
@@ -248,4 +249,46 @@ ANSWERS: dict[str, Callable[[Embedded, Question], Sums]] = {
     LINKS: _links,
     TALLY: _tally,
     CONTINGENCY: _contingency,
+}
+
+
+def check_links(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in ZᵀZ: weights are ≥ 0, and those of a cell sum to 1."""
+    triangle, nodes = sums["links"], len(asked.question.arrays["centres"])
+    rows, columns = np.triu_indices(nodes)
+    total = triangle @ np.where(rows == columns, 1.0, 2.0)
+    return finding(
+        at_least("links", triangle, 0),
+        at_most("the total of links", total, asked.n_cells),
+        at_least("the total of links", total, asked.n_cells),
+    )
+
+
+def check_tally(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`_tally`."""
+    sizes, pairs = sums["sizes"], sums["pairs"]
+    agree = (
+        np.array_equal(sums["labs"], sizes > 0)
+        and np.array_equal(pairs.sum(axis=2), sizes[:-1])
+        and np.array_equal(pairs.sum(axis=1), sizes[1:])
+    )
+    return finding(
+        adds_up("sizes", sizes.sum(axis=1), asked.n_cells),
+        "" if agree else "sizes, labs and pairs contradict each other",
+    )
+
+
+def check_contingency(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in tables of labels and clusters: a label counts in each."""
+    labels = sums["tables"].sum(axis=2)
+    return finding(
+        at_most("a table", labels.sum(axis=1), asked.n_cells),
+        "" if (labels == labels[:1]).all() else "tables contradict each other",
+    )
+
+
+CHECKS: dict[str, Check] = {
+    LINKS: check_links,
+    TALLY: check_tally,
+    CONTINGENCY: check_contingency,
 }

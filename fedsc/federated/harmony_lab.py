@@ -10,6 +10,7 @@ import numpy as np
 
 from fedsc.errors import RunError
 from fedsc.federated import micro
+from fedsc.federated.bounds import LARGEST, Asked, Check, at_least, at_most, finding
 from fedsc.federated.correction import BatchedCells, Correction, members
 from fedsc.federated.micro import unit
 from fedsc.federated.query import Question, Sums
@@ -233,3 +234,42 @@ def _sums(cells: BatchedCells, state: HarmonyState) -> np.ndarray:
 
 def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def check_cluster(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in a step of clustering: each cell shares 1 among the clusters."""
+    n, sizes = asked.n_cells, sums["sizes"]
+    return finding(
+        at_least("sizes", sizes, 0),
+        at_most("the total of sizes", sizes.sum(), n),
+        at_least("the total of sizes", sizes.sum(), n),
+        at_most("the length of sum", np.linalg.norm(sums["sum"], axis=1), sizes + 1e-9 * n),
+    )
+
+
+def check_intercept(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in Σ u·S and Σ u·O, with u at most 1."""
+    n, weight = asked.n_cells, sums["weight"]
+    return finding(
+        at_least("weight", weight, 0),
+        at_most("the total of weight", weight.sum(), n),
+        at_most("sum", np.abs(sums["sum"]), weight[:, None] * LARGEST),
+    )
+
+
+def check_correct(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in where cells are after a correction, and how far they moved."""
+    n, d = asked.n_cells, sums["sum"].shape[1]
+    lengths = np.linalg.norm(sums["sum"], axis=1)
+    return finding(
+        at_most("the length of sum", lengths.sum(), n),
+        *(at_least(name, sums[name], 0) for name in ("change", "squares")),
+        *(at_most(name, sums[name], n * d * LARGEST**2) for name in ("change", "squares")),
+    )
+
+
+CHECKS: dict[str, Check] = {
+    CLUSTER: check_cluster,
+    INTERCEPT: check_intercept,
+    CORRECT: check_correct,
+}

@@ -22,7 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.errors import ConfigError, RunError
-from fedsc.federated.centres import batches, grow, mean_and_variance, nearest, sum_by_centre
+from fedsc.federated.bounds import Asked, Check, adds_up, finding, moments
+from fedsc.federated.centres import (
+    batches,
+    check_by_centre,
+    grow,
+    mean_and_variance,
+    nearest,
+    sum_by_centre,
+)
 from fedsc.federated.query import Ask, Question, Sums, add
 from fedsc.rng import derive_seed
 
@@ -268,3 +276,20 @@ def _refine(
         if run.inertia > different[-1].inertia * (1 + 1e-6):
             different.append(run)
     return np.stack([run.centres for run in different[:_STARTS]])
+
+
+def check_sum(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`sum_cells`."""
+    n = asked.n_cells
+    return finding(
+        adds_up("n", sums["n"], n),
+        moments("embedding's", n, sums["sum"], sums["squares"], -asked.largest, asked.largest, 1.0),
+    )
+
+
+def check_step(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in sums about centres."""
+    return check_by_centre(sums, asked, asked.largest)
+
+
+CHECKS: dict[str, Check] = {MEAN: check_sum, STEP: check_step}

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.data.preprocess import mean_variance
+from fedsc.federated.bounds import Asked, Check, at_most, finding, moments
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.query import Ask, Question, Sums
-from fedsc.federated.statistics import as_view, blocks_with_sizes
+from fedsc.federated.statistics import MOST_LOG, as_view, blocks_with_sizes
 
 MARKERS = "markers"
 
@@ -210,3 +211,22 @@ def _mean_variance(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """Give mean and variance; what rounding leaves of the variance of a constant gene is 0."""
     mean, variance = mean_variance(np.zeros(1), sums["sum"], sums["square"], sums["n"])
     return mean, np.where(variance > _ROUNDING * mean**2, variance, 0.0)
+
+
+def check_markers(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`sum_by_cluster`."""
+    n, target = sums["n"], float(asked.question.arrays["target_sum"][0])
+    cells = n.sum(axis=0)
+    largest = float(np.log1p(target)) if target else MOST_LOG
+    measured = n[:, cells > 0]
+    return finding(
+        at_most("n", cells, asked.n_cells),
+        "" if (measured == measured[:, :1]).all() else "genes are measured in different cells",
+        at_most("detected", sums["detected"], n),
+        at_most("measured", sums["measured"], 1),
+        at_most("supporting", sums["supporting"], sums["measured"]),
+        moments("log", n, sums["sum"], sums["square"], 0.0, largest * (1 + 1e-6)),
+    )
+
+
+CHECKS: dict[str, Check] = {MARKERS: check_markers}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedsc.federated.bounds import Asked, at_most, finding, same
 from fedsc.federated.query import Ask, Question, Sums
 
 _EDGES = 2048
@@ -76,3 +77,24 @@ def _split(low: int, high: int) -> list[int]:
     """Cut [low, high) into at most 2048 intervals of whole numbers."""
     parts = min(_EDGES, high - low)
     return [low + (high - low) * i // parts for i in range(parts + 1)]
+
+
+def check_histograms(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`histograms`: a cell has one value or none."""
+    return finding(*(at_most(f"the total of {n}", c.sum(), asked.n_cells) for n, c in sums.items()))
+
+
+def agree_on_histograms(sums: Sums, asked: Asked, before: Sums, asked_before: Asked) -> str:
+    """Say in what histograms contradict those over other edges: below an edge lie the same cells.
+
+    Answers that contradict each other could send the search for a median in a circle.
+    """
+    now, then = asked.question.arrays, asked_before.question.arrays
+    if any(not np.array_equal(now[name], then[name]) for name in now.keys() - sums.keys()):
+        return ""  # of other quantities
+    findings = []
+    for name in sums.keys() & before.keys():
+        _, i, j = np.intersect1d(now[name], then[name], return_indices=True)
+        below = [np.concatenate([[0], np.cumsum(counts[name])]) for counts in (sums, before)]
+        findings.append(same(f"the histogram of {name}", below[0][i], below[1][j]))
+    return finding(*findings)

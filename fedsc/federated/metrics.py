@@ -12,6 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.errors import DataError
+from fedsc.federated.bounds import (
+    LARGEST,
+    Asked,
+    Check,
+    adds_up,
+    at_least,
+    at_most,
+    finding,
+    within,
+)
 from fedsc.federated.kmeans import Centres, assign
 from fedsc.federated.query import Ask, Question, Sums
 
@@ -291,3 +301,30 @@ def _sum_of_squares(counts: np.ndarray) -> int:
 def _entropy(counts: np.ndarray) -> float:
     p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log(p)).sum())
+
+
+def check_contingency(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`contingency`: a cell has one label or none."""
+    return at_most("the total of table", sums["table"].sum(), asked.n_cells)
+
+
+def check_spread(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`spread`."""
+    n, total, squares = sums["n"], sums["sum"], sums["squares"]
+    means = asked.question.arrays["means"]
+    lengths = np.linalg.norm(means, axis=1)
+    size = 1 + lengths.max()
+    return finding(
+        adds_up("n", n.sum(), asked.n_cells),
+        at_least("squares", squares, 0),
+        at_most("squares", squares, n * np.square(LARGEST * np.sqrt(means.shape[1]) + lengths)),
+        at_most(
+            "the length of sum",
+            np.linalg.norm(total, axis=1),
+            np.sqrt(n * np.maximum(squares, 0)) * (1 + 1e-6) + 1e-9 * n * size,
+        ),
+        within("silhouette", sums["silhouette"], n, -1.0, 1.0),
+    )
+
+
+CHECKS: dict[str, Check] = {CONTINGENCY: check_contingency, SPREAD: check_spread}

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.errors import RunError
-from fedsc.federated.centres import batches, grow, mean_and_variance, sum_by_centre
+from fedsc.federated.bounds import Asked, Check, adds_up, at_least, at_most, finding, within
+from fedsc.federated.centres import batches, check_by_centre, grow, mean_and_variance, sum_by_centre
 from fedsc.federated.query import Ask, Question, Sums, add
 
 MEAN = "micro-mean"
@@ -186,3 +187,31 @@ def _nearest(centres: np.ndarray, sets: np.ndarray, u: np.ndarray) -> tuple[np.n
             nearest[:, i, j], distances[:, i, j] = start + first, squares[rows, first]
             squares[rows, first] = np.inf
     return nearest, distances - distances[:, :, :1]
+
+
+def check_sum(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in a sum of unit vectors."""
+    n = asked.n_cells
+    return finding(
+        adds_up("n", sums["n"], n),
+        within("sum", sums["sum"], n, -1.0, 1.0),
+        at_most("the length of sum", np.linalg.norm(sums["sum"]), n),
+    )
+
+
+def check_step(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in sums of unit vectors about centres."""
+    return check_by_centre(sums, asked, 1.0)
+
+
+def check_excess(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in a sum of d² − d₁², of three centres in every set."""
+    arrays, excess = asked.question.arrays, sums["excess"]
+    farthest = (1 + np.linalg.norm(arrays["centres"], axis=1).max()) ** 2
+    terms = asked.n_cells * (int(arrays["sets"].max()) + 1) * (_NEAREST - 1)
+    return finding(
+        at_least("excess", excess, -1e-9 * terms), at_most("excess", excess, terms * farthest)
+    )
+
+
+CHECKS: dict[str, Check] = {MEAN: check_sum, STEP: check_step, SCALE: check_excess}

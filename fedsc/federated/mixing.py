@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsc.federated.bounds import LARGEST, Asked, Check, adds_up, at_least, at_most, finding
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.kmeans import assign
 from fedsc.federated.micro import unit
@@ -165,3 +166,21 @@ def decide(before: Mixing, after: Mixing | None = None) -> Decision:
 def _n_log_n(counts: np.ndarray) -> float:
     some = counts[counts > 0].astype(np.float64)
     return float((some * np.log(some)).sum())
+
+
+def check_mixing(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`sum_mixing`."""
+    n, d = asked.n_cells, asked.question.arrays["centres"].shape[1]
+    entropy, (bent, moved) = sums["entropy"], sums["displacement"]
+    return finding(
+        adds_up("cells", sums["cells"].sum(), n),
+        at_least("batches", sums["batches"], 1),
+        at_least("entropy", entropy, 0),
+        at_most("entropy", entropy[::-1], np.array([entropy[0], n * np.log(n)])),
+        at_least("displacement", bent, 0),
+        at_most("displacement", bent, moved),
+        at_most("displacement", moved, n * d * LARGEST**2),
+    )
+
+
+CHECKS: dict[str, Check] = {MIXING: check_mixing}

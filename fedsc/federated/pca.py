@@ -12,6 +12,15 @@ import numpy as np
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
+from fedsc.federated.bounds import (
+    Asked,
+    Check,
+    adds_up,
+    at_least,
+    at_most,
+    finding,
+    within,
+)
 from fedsc.federated.query import Ask, Question, Sums
 
 MEAN = "pca-mean"
@@ -150,3 +159,36 @@ def _batches(cells: CellMatrix) -> Iterator[np.ndarray]:
     for start in range(0, cells.n_cells, _ROWS):
         rows = np.arange(start, min(start + _ROWS, cells.n_cells))
         yield cells.batch(rows).astype(np.float64)
+
+
+def check_sum(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`sum_cells`: values are clipped."""
+    most = asked.largest
+    return finding(
+        adds_up("n", sums["n"], asked.n_cells),
+        within("sum", sums["sum"], asked.n_cells, -most, most),
+    )
+
+
+def check_scatter(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`scatter`.
+
+    It is symmetric, and no product is above that of the two standard deviations (Cauchy–Schwarz).
+    """
+    products = sums["scatter"]
+    squares = np.diagonal(products)
+    farthest = asked.largest + np.abs(asked.question.arrays["shift"])
+    found = finding(
+        at_least("the diagonal of scatter", squares, 0),
+        at_most("the diagonal of scatter", squares, asked.n_cells * np.square(farthest)),
+    )
+    if found:
+        return found
+    lengths = np.sqrt(squares)
+    if not np.allclose(products, products.T, rtol=1e-6, atol=1e-6 * float(squares.max(initial=0))):
+        return "scatter is not symmetric"
+    rounding = 1e-9 * float(squares.max(initial=0))
+    return at_most("a product in scatter", np.abs(products), np.outer(lengths, lengths) + rounding)
+
+
+CHECKS: dict[str, Check] = {MEAN: check_sum, SCATTER: check_scatter}

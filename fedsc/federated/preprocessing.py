@@ -13,9 +13,14 @@ from fedsc.data.expression import Expression, Kind
 from fedsc.data.genes import agree, read_reference
 from fedsc.data.preprocess import Preprocessing, standard_deviation
 from fedsc.errors import DataError
+from fedsc.federated.bounds import Agreement, Check
 from fedsc.federated.hvg import seurat, seurat_v3
+from fedsc.federated.medians import agree_on_histograms, check_histograms
 from fedsc.federated.query import Ask, Question, Sums, ask_locally
 from fedsc.federated.statistics import (
+    agree_on_genes,
+    check_moments,
+    check_squares,
     clipped_squares,
     gene_moments,
     learn_moments,
@@ -128,3 +133,15 @@ def fit_preprocessing(labs: Sequence[Expression], options: DataOptions) -> Prepr
     vocabulary = agree(gene_lists, options.genes, reference, options.min_shared_genes)
     aligned = [align(lab, vocabulary) for lab in labs]
     return learn_preprocessing(ask_locally(aligned, answer), vocabulary, kinds.pop(), options)
+
+
+CHECKS: dict[str, Check] = {
+    "library-sizes": check_histograms,
+    "gene-moments": check_moments,
+    "clipped-squares": check_squares,
+}
+
+AGREEMENTS: dict[str, Agreement] = {
+    "library-sizes": agree_on_histograms,
+    "gene-moments": agree_on_genes,
+}

@@ -5,6 +5,8 @@ rules are pure functions of what the server already holds, so they may run on th
 the server must not see single uploads, in the lab.
 """
 
+import math
+
 import numpy as np
 
 from fedsc.federated.averaging import Arrays
@@ -16,14 +18,15 @@ def divergence(global_weights: Arrays, local_weights: Arrays) -> float:
     """Compute d = ‖W_g^o − W_k^o‖₂ (eq. 3): one L2 norm over the online network's parameters.
 
     The online network is encoder and projector; predictor and batch-norm statistics do not count.
+    The bits do not depend on the order of the tensors, which a checkpoint changes.
     """
-    squares = 0.0
+    squares = []
     for name, tensor in global_weights.items():
         if name.startswith(("encoder.", "projector.")) and not is_buffer(name):
             difference = tensor.astype(np.float64) - local_weights[name].astype(np.float64)
             # Not a BLAS dot product: its bits depend on how many threads happen to be free.
-            squares += float(np.square(difference).sum())
-    return float(np.sqrt(squares))
+            squares.append(float(np.square(difference.ravel()).sum()))
+    return math.sqrt(math.fsum(squares))
 
 
 def fedsc_mu(d: float, alpha: float) -> float:

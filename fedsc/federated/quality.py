@@ -15,7 +15,13 @@ import numpy as np
 from fedsc.data.aligned import Aligned
 from fedsc.data.quality import Thresholds, cell_quality, failing, mitochondrial, passing
 from fedsc.errors import ConfigError, DataError
-from fedsc.federated.medians import histograms, learn_medians
+from fedsc.federated.bounds import Agreement, Asked, Check, adds_up, at_least, at_most, finding
+from fedsc.federated.medians import (
+    agree_on_histograms,
+    check_histograms,
+    histograms,
+    learn_medians,
+)
 from fedsc.federated.query import Ask, Question, Sums
 
 DEVIATIONS = "quality-deviations"
@@ -235,3 +241,19 @@ def _median_deviations(
 def _option(limit: str) -> str:
     """Write a limit as a person sets it."""
     return limit.replace("_", "-")
+
+
+def check_passing(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`count_passing`."""
+    kept, failed = sums["kept"], [sums[name] for name in MADS]
+    return finding(
+        adds_up("cells", sums["cells"], asked.n_cells),
+        at_most("kept", kept, asked.n_cells - np.max(failed)),
+        at_least("kept", kept, asked.n_cells - np.sum(failed)),
+        at_most("detected", sums["detected"], kept),
+    )
+
+
+CHECKS: dict[str, Check] = {DEVIATIONS: check_histograms, PASSING: check_passing}
+
+AGREEMENTS: dict[str, Agreement] = {DEVIATIONS: agree_on_histograms}

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from fedsc.data.aligned import Aligned
 from fedsc.data.preprocess import centred_sums, log_normalise, mean_variance, normalise
 from fedsc.errors import DataError
+from fedsc.federated.bounds import Asked, at_least, at_most, finding, moments, same
 from fedsc.federated.medians import histograms, learn_medians
 from fedsc.federated.query import Ask, Question, Sums, add
 
@@ -156,3 +157,51 @@ def _count(block: csr_matrix, n_cells: int) -> Sums:
 
 def _of_measured(lab: Aligned, sums: Mapping[str, np.ndarray]) -> Sums:
     return {name: np.where(lab.measured, array, 0) for name, array in sums.items()}
+
+
+_FLOAT32 = 1 + 1e-6
+_MOST_COUNTS = 1e9  # of one gene in one cell
+MOST_LOG = 50.0  # of values that are log-normalised when they come: the cell holds 5e21 counts
+
+
+def check_moments(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`gene_moments`."""
+    cells, arrays = sums["cells"], asked.question.arrays
+    target, most = float(arrays["target_sum"][0]), cells.max(initial=0)
+    if target == 0:  # values are log-normalised when they come
+        largest = {"counts": MOST_LOG, "log": MOST_LOG, "linear": float(np.expm1(MOST_LOG))}
+    else:
+        # One gene has at most all of a cell's counts.
+        largest = {"counts": _MOST_COUNTS, "log": float(np.log1p(target)), "linear": target}
+    return finding(
+        "" if np.isin(cells, (0, most)).all() else "genes are measured in different cells",
+        at_most("detected", sums["detected"], cells),
+        *(
+            moments(
+                view,
+                cells,
+                sums[f"{view}-sum"],
+                sums[f"{view}-square"],
+                -arrays[view],
+                largest[view] * _FLOAT32 - arrays[view],
+                largest[view],
+            )
+            for view in VIEWS
+            if view in arrays
+        ),
+    )
+
+
+def agree_on_genes(sums: Sums, asked: Asked, before: Sums, asked_before: Asked) -> str:
+    """Say in what moments contradict those about other centres: cells and detected cells."""
+    return finding(*(same(name, sums[name], before[name]) for name in ("cells", "detected")))
+
+
+def check_squares(sums: Sums, asked: Asked) -> str:
+    """Say what is impossible in an answer of :func:`clipped_squares`."""
+    mean, clip = asked.question.arrays["mean"], asked.question.arrays["clip"]
+    farthest = np.square(np.maximum(mean, np.abs(clip - mean)))
+    squares = sums["square"]
+    return finding(
+        at_least("square", squares, 0), at_most("square", squares, asked.n_cells * farthest)
+    )

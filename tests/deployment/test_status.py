@@ -37,7 +37,7 @@ def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, tmp_path, mon
 
     monkeypatch.setattr(training, "train_lab", train)
     with pytest.raises(RunError):
-        run_inprocess(change(tiny, min_labs=3))
+        run_inprocess(change(tiny, min_updates=3))
     found = read_log((tmp_path / "runs" / "run" / "run.log").read_text())
     assert (found.round, found.rounds, found.loss, found.labs) == (0, 3, None, None)
     assert found.failed == {"lab-1": "no space left", "lab-2": "no space left"}

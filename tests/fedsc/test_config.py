@@ -98,4 +98,15 @@ def test_fingerprint_ignores_where_a_run_is_written_and_nothing_that_decides_it(
     # Clusters are made of a model, so a finished run can be resumed with another number of them.
     assert base.fingerprint() == Config.of(clusters=8).fingerprint()
     assert base.fingerprint() != Config.of(seed=1).fingerprint()
-    assert base.fingerprint() != Config.of(rounds=301).fingerprint()
+    # What was done before does not depend on how many rounds come, or on who is waited for.
+    later = {"rounds": 301, "wait_for_labs": 3, "min_updates": 2, "dataset": "moved.h5ad"}
+    assert base.fingerprint() == Config.of(**later).fingerprint()
+    cosine = {"schedule": "cosine"}  # but for a rate that falls over the rounds
+    assert Config.of(**cosine).fingerprint() != Config.of(**cosine, rounds=301).fingerprint()
+
+
+def test_an_option_that_is_gone_names_those_in_its_place():
+    with pytest.raises(
+        ConfigError, match=r"min-labs is two options now: wait-for-labs.*min-updates"
+    ):
+        Config.of(min_labs=2)

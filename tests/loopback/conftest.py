@@ -76,7 +76,7 @@ def real(tiny, change):
             tiny,
             dataset=str(site.folder),
             label_key="",
-            min_labs=len(site.data),
+            wait_for_labs=len(site.data),
             output=str(site.deployment.server / "runs"),
             **options,
         )

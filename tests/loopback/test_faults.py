@@ -123,7 +123,9 @@ class Outcome:
 def unlucky(scene):
     """Kill the ServerApp, fill the server's disk, kill the SuperLink; resume after each."""
     # A reply on its way when the SuperLink dies is lost, and its round waits for so long.
-    config = scene.config(run_name="unlucky", rounds=4, min_labs=2, round_timeout=180.0)
+    config = scene.config(
+        run_name="unlucky", rounds=4, wait_for_labs=2, min_updates=2, round_timeout=180.0
+    )
     left = Outcome(Path(config.run.output) / config.run.name)
     resumed = config.replace(resume=str(left.folder))
     checkpoint = left.folder / "checkpoint.safetensors"
@@ -187,7 +189,7 @@ def test_a_run_resumed_after_every_failure_is_the_undisturbed_run(scene, unlucky
     twins.mkdir()
     for lab in (A, B):
         (twins / f"{lab}.h5ad").symlink_to(scene.site.data[lab])
-    config = scene.config(run_name="twin", rounds=4, min_labs=2)
+    config = scene.config(run_name="twin", rounds=4, wait_for_labs=2, min_updates=2)
     config = config.replace(dataset=str(twins), output=str(tmp_path / "runs"))
     run_inprocess(config)
     model = tmp_path / "runs" / "twin" / "model.safetensors"
@@ -202,7 +204,9 @@ def test_a_run_resumed_after_every_failure_is_the_undisturbed_run(scene, unlucky
 def unruly(scene, unlucky):
     """Lead a run through: NaN, a wrong shape, 100 MB, a full disk, a hang; a SuperNode's death."""
     timeout = max(45.0, unlucky[1]["pace"])  # about four rounds' time
-    config = scene.config(run_name="unruly", rounds=18, min_labs=1, round_timeout=timeout)
+    config = scene.config(
+        run_name="unruly", rounds=18, wait_for_labs=2, min_updates=1, round_timeout=timeout
+    )
     scene.acts(A, "nan", "shape", "large", "disk", "hold")
     scene.acts(B, *[""] * 9, "hold")
     scene.site.start(config)

@@ -75,7 +75,7 @@ def test_a_record_of_another_type_is_refused(record):
     with pytest.raises(BadReply):
         read_sums(record, {"n": np.zeros(1)}, 5)
     with pytest.raises(BadReply):
-        read_update(RecordDict({"update:A": record} if record else {}), "A", {"w": np.zeros(1)})
+        read_update(RecordDict({"update:A": record} if record else {}), "A", {"w": np.zeros(1)}, 4)
 
 
 EXPECTED = {"n": np.zeros(2, dtype=np.int64), "sum": np.zeros((2, 3))}
@@ -179,8 +179,24 @@ def _update(metrics=None, **changes):
     return RecordDict({"update:A": arrays, "metrics:A": MetricRecord(metrics or METRICS)})
 
 
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (_update(w=np.full((2, 2), 3e38, dtype=np.float32)), "weights moved by"),
+        (_update({**METRICS, "cells": 5}), "trained on 5 cells, described itself with 4"),
+        (_update({**METRICS, "loss": 1.7e308}), "metrics"),
+        (_update({**METRICS, "embedding-std": -1.0}), "metrics"),
+        (_update({**METRICS, "seconds": 1e300}), "metrics"),
+    ],
+    ids=["huge", "more-cells", "loss", "spread", "seconds"],
+)
+def test_an_update_no_training_makes_is_refused(update, words):
+    with pytest.raises(BadReply, match=words):
+        read_update(update, "A", WEIGHTS, 4)
+
+
 def test_an_update_is_taken():
-    update, metrics = read_update(_update(), "A", WEIGHTS)
+    update, metrics = read_update(_update(), "A", WEIGHTS, 4)
     assert update["w"].dtype == np.float32
     assert metrics == {"cells": 4, "loss": 1.5, "embedding_std": 0.5, "seconds": 2.0}
 
@@ -198,7 +214,7 @@ def test_an_update_is_taken():
 )
 def test_metrics_that_are_none_are_refused(metrics):
     with pytest.raises(BadReply, match="metrics"):
-        read_update(_update(metrics), "A", WEIGHTS)
+        read_update(_update(metrics), "A", WEIGHTS, 4)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +272,7 @@ _RECORDS = st.one_of(
 def test_rubbish_is_refused_in_words_or_taken_whole(content, name):
     content = RecordDict(content)
     for take in (
-        lambda: read_update(content, "A", WEIGHTS),
+        lambda: read_update(content, "A", WEIGHTS, 4),
         lambda: read_sums(content.get("sums:A"), EXPECTED, 5),
         lambda: read_about(name, 1, content.get("x")),
     ):

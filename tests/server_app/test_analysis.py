@@ -32,6 +32,12 @@ def lead(config, nodes, app=client):
 
 
 @pytest.fixture
+def tiny(tiny, change):
+    """Wait for both of the real labs."""
+    return change(tiny, wait_for_labs=2)
+
+
+@pytest.fixture
 def files(tiny_set, tmp_path):
     """Split the set into two labs of unlike size and mix, with more in them than we need."""
     cells = anndata.read_h5ad(tiny_set)
@@ -249,7 +255,8 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
     with pytest.raises(RunError, match="0 valid updates"):
         lead(tiny, nodes_of(files), app)
     folder = lead(
-        change(tiny, resume=str(Path(tiny.run.output) / "run")), nodes_of(files)[:1]
+        change(tiny, resume=str(Path(tiny.run.output) / "run"), wait_for_labs=1),
+        nodes_of(files)[:1],
     )  # B is away
     lead(change(tiny, run_name="undisturbed"), nodes_of(files))
     other = Path(tiny.run.output) / "undisturbed"

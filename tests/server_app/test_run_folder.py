@@ -124,3 +124,41 @@ with RunFolder(pathlib.Path({str(folder.path)!r})).led():
     assert done.returncode == -signal.SIGKILL, done.stderr
     with folder.led():
         pass
+
+
+def test_a_resumed_run_takes_over_what_does_not_change_the_past_and_says_so(tmp_path):
+    first = _open(tmp_path, run_name="r", rounds=5, dataset="old.h5ad")
+    later = {"rounds": 9, "dataset": "new.h5ad", "wait_for_labs": 2, "min_updates": 1}
+    second = _open(tmp_path / "moved", resume=str(first.path), round_timeout=60.0, **later)
+    assert json.loads((first.path / "config.json").read_text())["rounds"] == 5  # not led yet
+    with second.led():
+        pass
+    kept = json.loads((first.path / "config.json").read_text())
+    assert (kept["rounds"], kept["dataset"], kept["wait-for-labs"]) == (9, "new.h5ad", 2)
+    assert (kept["run-name"], kept["output"]) == ("r", str(tmp_path))
+    said = (first.path / "run.log").read_text()
+    assert "rounds = 9 (was 5)" in said
+    assert "round-timeout = 60.0 (was 3600.0)" in said
+    third = _open(tmp_path, resume=str(first.path), round_timeout=60.0, **later)
+    with third.led():
+        pass
+    assert (first.path / "run.log").read_text().count("resuming with") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 3}, "seed was 0, not 3"),
+        ({"n_genes": 9, "alpha": 0.1}, "alpha was 0.7, not 0.1; n-genes was 500, not 9"),
+        ({"schedule": "cosine", "rounds": 9}, "rounds was 300, not 9; schedule was"),
+    ],
+)
+def test_what_would_change_the_past_is_refused_by_name_also_without_a_checkpoint(
+    tmp_path, options, words
+):
+    first = _open(tmp_path, run_name="r")
+    before = (first.path / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="started with other options") as refused:
+        _open(tmp_path, resume=str(first.path), **options)
+    assert words in str(refused.value)
+    assert (first.path / "config.json").read_bytes() == before

@@ -166,19 +166,19 @@ def test_a_full_disk_at_a_lab_is_its_failure_in_words(tiny, lead, monkeypatch):
     assert rows[3, "lab-1"]["loss"] > 0
 
 
-def test_below_min_labs_the_run_stops(tiny, change, lead):
-    config = change(tiny, min_labs=4)
+def test_below_min_updates_the_run_stops(tiny, change, lead):
+    config = change(tiny, min_updates=4)
     with pytest.raises(RunError, match=r"3 valid updates, 4 needed.*lab-1"):
         lead(config, app=failing({(2, "lab-1"): "nan"}))
 
 
 def test_too_few_labs_from_the_start(tiny, change, lead):
-    config = change(tiny, min_labs=5, round_timeout=0.01)
-    with pytest.raises(RunError, match=r"4 labs present.*min-labs = 5"):
+    config = change(tiny, wait_for_labs=5, round_timeout=0.01)
+    with pytest.raises(RunError, match=r"4 labs present.*5 waited for.*wait-for-labs"):
         lead(config)
 
 
-def test_a_lab_lost_during_statistics_is_left_out(tiny, change, lead):
+def test_a_lab_lost_during_statistics_is_left_out_of_them_and_comes_back_to_train(tiny, change, lead):
     def app(message, context):
         reply = client(message, context)
         if message.metadata.message_type == "query.ask":
@@ -186,8 +186,53 @@ def test_a_lab_lost_during_statistics_is_left_out(tiny, change, lead):
                 del reply.content[name]
         return reply
 
-    rows = lead(change(tiny, rounds=1), app=app).rows
-    assert {row["lab"] for row in rows} == {"lab-0", "lab-1", "lab-3"}
+    left = lead(change(tiny, rounds=1), app=app)
+    assert "going on without lab lab-2" in left.log
+    assert {row["lab"] for row in left.rows} == {f"lab-{i}" for i in range(4)}
+
+
+@pytest.mark.parametrize(("kind", "value"), [("weight", 3e38), ("running_var", -5)])
+def test_a_poisonous_update_is_refused_and_the_next_round_has_all_labs(
+    tiny, change, lead, kind, value
+):
+    def app(message, context):
+        reply = client(message, context)
+        key = records.key("update", "lab-1")
+        if key in reply.content and message.metadata.group_id == "1":
+            arrays = records.unpack_arrays(reply.content[key])
+            name = next(name for name in sorted(arrays) if name.endswith(kind))
+            arrays[name] = np.full_like(arrays[name], value)
+            reply.content[key] = records.pack_arrays(arrays)
+        return reply
+
+    rows = lead(change(tiny, rounds=2), app=app).by_round
+    assert "refused" in rows[1, "lab-1"]["failed"]
+    assert all("loss" in rows[2, f"lab-{lab}"] for lab in range(4))
+
+
+@pytest.mark.parametrize("how", ["median", "trimmed-mean"])
+def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(tiny, change, lead, how):
+    name = "encoder.0.weight"
+
+    def app(message, context):
+        reply = client(message, context)
+        key = records.key("update", "lab-1")
+        if key in reply.content:
+            arrays = records.unpack_arrays(reply.content[key])
+            arrays[name] -= np.float32(0.02)
+            reply.content[key] = records.pack_arrays(arrays)
+        return reply
+
+    def weights(aggregate, **options):
+        run_name = f"{aggregate}{len(options)}"
+        config = change(tiny, rounds=1, aggregate=aggregate, run_name=run_name)
+        left = lead(config, **options)
+        assert not any("failed" in row for row in left.rows)
+        return left.weights[name]
+
+    honest = weights(how)
+    robust, mean = (np.abs(weights(by, app=app) - honest).mean() for by in (how, "mean"))
+    assert robust < mean
 
 
 def test_an_unusable_set_fails_with_its_own_words(tiny, change, lead, tmp_path):
@@ -224,7 +269,8 @@ def late(kind):
     return SlowNodes
 
 
-def test_a_real_lab_may_join_late(tiny, lead, tmp_path):
+def test_a_real_lab_may_join_late(tiny, change, lead, tmp_path):
+    tiny = change(tiny, wait_for_labs=1)
     nodes = [
         {"lab": name, "data": tiny.data.dataset, "state": str(tmp_path / name)}
         for name in ("A", "B")
@@ -263,5 +309,19 @@ def test_resume_of_a_finished_run_changes_nothing(tiny, change, lead, finished, 
 
 
 def test_resume_with_other_options_is_refused(tiny, change, lead, finished):
-    with pytest.raises(RunError, match="other options"):
+    with pytest.raises(ConfigError, match="seed was 0, not 3"):
         lead(change(tiny, resume=str(finished.folder), seed=3))
+    with pytest.raises(ConfigError, match="rounds = 2: 3 rounds are done already"):
+        lead(change(tiny, resume=str(finished.folder), rounds=2))
+
+
+def test_a_finished_run_may_get_more_rounds(tiny, change, lead, undisturbed):
+    folder = lead(change(tiny, rounds=2)).folder
+    more = {"rounds": 3, "wait_for_labs": 4, "min_updates": 2}
+    assert lead(change(tiny, resume=str(folder), **more)).model == undisturbed.model
+
+
+def test_fedpca_is_not_resumed_with_other_genes(tiny, change, lead):
+    folder = lead(change(tiny, method="fedpca")).folder
+    with pytest.raises(ConfigError, match="n-genes was 30, not 20"):
+        lead(change(tiny, method="fedpca", n_genes=20, resume=str(folder)))

@@ -8,7 +8,8 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.common.logger import console_handler
 
-from fedsc.errors import ConfigError
+from client_app import app as client
+from fedsc.errors import ConfigError, RunError
 from simulations.inprocess import InProcessGrid, run_inprocess
 
 
@@ -46,6 +47,40 @@ def test_bits_do_not_depend_on_nodes_or_order_of_replies(tiny, lead, undisturbed
     assert decided(left) == decided(undisturbed)
     assert left.scores["pooled"] == undisturbed.scores["pooled"]
     assert left.scores["kmeans"] == undisturbed.scores["kmeans"]
+
+
+def test_bits_hold_where_the_pull_moves_weights_for_any_nodes_order_and_stop(
+    tiny, change, lead, left_by
+):
+    """With 0 < μ < 1 the last bit of d reaches the model."""
+    config = change(tiny, alpha=0.05, rounds=4)
+    reference = lead(change(config, run_name="reference"), 1)
+    assert all(0 < row["mu"] < 1 for row in reference.rows if row["round"] > 1)
+    rng = np.random.default_rng(0)
+
+    def shuffled(messages):
+        return [messages[i] for i in rng.permutation(len(messages))]
+
+    def stopping(round_):
+        def app(message, context):
+            if message.metadata.group_id == str(round_):
+                raise RuntimeError("out of memory")
+            return client(message, context)
+
+        return app
+
+    def decided(left):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in left.rows]
+
+    found = [lead(change(config, run_name="nodes4"), 4, order=shuffled)]
+    for round_ in (2, 4):
+        stopped = change(config, run_name=f"stopped{round_}")
+        with pytest.raises(RunError, match=f"round {round_}: 0 valid updates"):
+            lead(stopped, app=stopping(round_), order=shuffled)
+        found.append(lead(change(stopped, resume=str(left_by(stopped).folder)), order=shuffled))
+    for left in found:
+        assert left.model == reference.model
+        assert decided(left) == decided(reference)
 
 
 def test_run_inprocess_is_the_same_run(tiny, left_by, undisturbed):
@@ -90,11 +125,11 @@ def test_grid_answers_an_exception_with_an_error(tiny):
 
 
 def test_fraction_train_draws_labs_by_seed(tiny, change, lead):
-    left = lead(change(tiny, fraction_train=0.5, rounds=6, min_labs=1))
+    left = lead(change(tiny, fraction_train=0.5, rounds=6))
     drawn = [{row["lab"] for row in left.rows if row["round"] == r} for r in range(1, 7)]
     assert all(len(labs) == 2 for labs in drawn)
     assert len(set.union(*drawn)) == 4
-    again = lead(change(tiny, fraction_train=0.5, rounds=6, min_labs=1, run_name="again"))
+    again = lead(change(tiny, fraction_train=0.5, rounds=6, run_name="again"))
     assert again.model == left.model
 
 

@@ -42,7 +42,13 @@ def test_init_makes_what_was_asked_for_and_says_what_to_do(federation):
     assert made.hosts == ("fed.example.org", "10.0.0.7")
     assert (made.name, made.address, made.control_port) == ("cells", "fed.example.org:9443", 8444)
     readme = (federation / "README.txt").read_text()
-    for said in ("labs/A/", "labs/B/", "fed.example.org:9443", "valid for 365 days", "min-labs=2"):
+    for said in (
+        "labs/A/",
+        "labs/B/",
+        "fed.example.org:9443",
+        "valid for 365 days",
+        "wait-for-labs=2",
+    ):
         assert said in readme
     # Whoever follows it must be told to keep this where it belongs.
     assert "supernode.key" in (federation / "labs" / "A" / "README.txt").read_text()

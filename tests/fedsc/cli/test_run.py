@@ -102,7 +102,7 @@ def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
         ({"method": "fedprox"}, 2, "option method = 'fedprox': should be one of fedsc"),
         ({"mask-rate": -1}, 2, "option mask-rate = -1"),
         ({"subtypes-per-lab": 9}, 1, "subtypes-per-lab"),
-        ({"min-labs": 9, "round-timeout": 0.01}, 1, "min-labs = 9"),
+        ({"wait-for-labs": 9, "round-timeout": 0.01}, 1, "9 waited for"),
         ({"label-key": "celltype"}, 1, "cell_type"),
     ],
 )

@@ -44,6 +44,27 @@ def test_divergence_equals_a_slow_loop():
     assert divergence(a, b) == pytest.approx(math.sqrt(slow), rel=1e-12)
 
 
+@given(st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_no_bit_of_the_divergence_depends_on_the_order_of_tensors(seed, random):
+    rng = np.random.default_rng(seed)
+    names = [f"encoder.{i}.weight" for i in range(8)]
+    a, b = ({name: rng.normal(size=5).astype(np.float32) for name in names} for _ in range(2))
+    random.shuffle(names)
+    assert divergence({name: a[name] for name in names}, b) == divergence(a, b)
+
+
+def test_a_checkpoint_changes_no_bit_of_the_divergence(tmp_path):
+    from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
+
+    rng = np.random.default_rng(0)
+    names = [f"{part}.{i}.weight" for part in ("projector", "encoder") for i in (3, 1, 2)]
+    a, b = ({name: rng.normal(size=(7, 5)).astype(np.float32) for name in names} for _ in range(2))
+    save_checkpoint(tmp_path / "checkpoint", ServerState(1, a, {"A": b}), "of")
+    kept = load_checkpoint(tmp_path / "checkpoint", "of")
+    assert list(kept.weights) != names
+    assert divergence(kept.weights, kept.uploads["A"]) == divergence(a, b)
+
+
 @pytest.mark.parametrize(("d", "mu"), [(0.0, 1.0), (0.35, 1.0), (0.7, 1.0), (1.4, 0.5), (7.0, 0.1)])
 def test_eq_4_by_hand(d, mu):
     assert fedsc_mu(d, alpha=0.7) == pytest.approx(mu, rel=1e-12)

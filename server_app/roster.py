@@ -1,0 +1,260 @@
+"""Who is there: nodes that come, describe their labs, leave and come back, or cannot take part."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+
+from flwr.app import DEFAULT_TTL, ConfigRecord, Message, RecordDict
+from flwr.common import log
+
+from fedsc.errors import ConfigError, DataError, RunError
+from fedsc.options import FederationOptions
+from protocol.checks import BadReply, is_final, last_line, reason_of
+from protocol.describe import About, read_about
+from protocol.records import DESCRIBE
+from server_app.post import Clock, Post
+
+_TRIES = 3  # before a node that fails for a reason that might pass counts as one that cannot
+
+
+@dataclass
+class Roster:
+    """The labs that described themselves, and the nodes that are connected.
+
+    Attributes
+    ----------
+    post
+        Sends messages.
+    options
+        How many labs to wait for, how long, and what a lab may claim.
+    run
+        ``run`` record that every message carries: name and folder of the run.
+    min_cells
+        A lab with fewer cells is refused.
+    clock
+        Tells the time and waits.
+    labs
+        Every lab that described itself, sorted by name, whether connected now or not.
+    present
+        Nodes that are connected.
+    """
+
+    post: Post
+    options: FederationOptions
+    run: dict[str, str]
+    min_cells: int = 1
+    clock: Clock = time
+    labs: dict[str, About] = field(default_factory=dict)
+    present: set[int] = field(default_factory=set)
+    _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
+    _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
+    _cannot: dict[str, tuple[int, str]] = field(default_factory=dict)  # lab or node: node and why
+    _said: set[tuple[int, str]] = field(default_factory=set)
+    _kind: str = ""
+    _turn: int = 0
+
+    @property
+    def connected(self) -> list[str]:
+        """Labs whose nodes are connected, sorted by name."""
+        return [lab for lab, about in self.labs.items() if about.node in self.present]
+
+    def free(self, lab: str) -> bool:
+        """Say whether a lab is connected and owes no reply."""
+        node = self.labs[lab].node
+        return node in self.present and not self.post.busy(node)
+
+    def gather(self) -> None:
+        """Wait until the labs that are waited for have described themselves.
+
+        A lab or node that says for good why it cannot take part is not waited for: the others go
+        on, and it joins when it can.
+
+        Raises
+        ------
+        RunError
+            If labs are missing after ``round-timeout`` seconds, or none can use its data.
+        ConfigError
+            If labs are real and nobody said how many to wait for.
+        DataError
+            If labs bring different kinds of values.
+        """
+        deadline = self.clock.monotonic() + self.options.round_timeout
+        while True:
+            self.welcome()
+            wanted = self._wanted()
+            if self.labs and len(self.labs) + len(self._cannot) >= wanted:
+                break
+            if not self.labs and self.present and self.present <= self._hopeless:
+                raise RunError(f"no lab can take part: {self._reasons()}")
+            if self.clock.monotonic() > deadline:
+                because = f" ({self._reasons()})" if self._cannot else ""
+                raise RunError(
+                    f"{len(self.labs)} labs present after {self.options.round_timeout:.0f} s, "
+                    f"{wanted} waited for{because}: start more labs or lower wait-for-labs"
+                )
+            self.clock.sleep(1.0)
+        self._refuse_simulated_among_real()
+        self._agree_on_kind()
+
+    def welcome(self) -> None:
+        """Ask connected nodes for their labs; a lab may join or come back at any time.
+
+        A node that cannot take part is asked again after 2, 4, then every 8 turns, and what it
+        says is logged once.
+        """
+        self.present = self.post.present()
+        self._described &= self.present
+        due = [
+            node
+            for node in sorted(self.present - self._described)
+            if self._turn % min(8, 2 ** self._refused.get(node, 0)) == 0
+            and not self.post.busy(node)
+        ]
+        self._turn += 1
+        # A node that hangs must not keep the others; its answer counts when it comes. Nodes of
+        # a simulation in this process are all there is.
+        timeout = self.options.round_timeout
+        if self.post.remote:
+            timeout = min(timeout, self.options.describe_timeout)
+        asked = self.send({node: RecordDict() for node in due}, DESCRIBE, "", timeout)
+        for reply in [*self.post.late(DESCRIBE), *asked]:
+            self._hear(reply)
+        self.labs = dict(sorted(self.labs.items()))
+
+    def send(
+        self, contents: dict[int, RecordDict], message_type: str, group: str, timeout: float
+    ) -> list[Message]:
+        """Send messages and wait for replies, not for those of nodes that are not connected."""
+        there = {node: content for node, content in contents.items() if node in self.present}
+        return self.post.deliver(list(self._address(there, message_type, group)), timeout)
+
+    def _address(
+        self, contents: dict[int, RecordDict], message_type: str, group: str
+    ) -> Iterator[Message]:
+        # Flower compares clocks, which may be a bit off.
+        lifetime = max(DEFAULT_TTL, 2 * self.options.round_timeout)
+        for node, content in sorted(contents.items()):
+            own = RecordDict(dict(content))
+            own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
+            yield Message(own, node, message_type, group_id=group, ttl=lifetime)
+
+    def _wanted(self) -> int:
+        """Give the number of labs and nodes to hear of before a run starts."""
+        if self.options.wait_for_labs:
+            return self.options.wait_for_labs
+        real = [lab for lab, about in self.labs.items() if not about.simulated]
+        if real:
+            raise ConfigError(
+                f"option wait-for-labs = 0, and lab {real[0]} is a real one: nobody can know how "
+                "many will come; say how many to wait for, e.g. wait-for-labs = 2"
+            )
+        # A simulation's nodes come up one by one; its result must not depend on how fast.
+        return max((about.siblings for about in self.labs.values()), default=1)
+
+    def _hear(self, reply: Message) -> None:
+        """Take up the labs of a node, or say why not."""
+        node = reply.metadata.src_node_id
+        if node in self._described:
+            return  # it was asked twice
+        reasons = dict(self._admit(node, reply))
+        simulated = any(about.simulated for about in self.labs.values() if about.node == node)
+        if not reasons or (simulated and all(final for final in reasons.values())):
+            self._described.add(node)
+        if reasons:
+            self._refused[node] = self._refused.get(node, 0) + 1
+        for reason in reasons:
+            if (node, reason) not in self._said:
+                self._said.add((node, reason))
+                log(WARNING, "a node cannot take part: %s", reason, extra={"reason": reason})
+
+    def _admit(self, node: int, reply: Message) -> Iterator[tuple[str, bool]]:
+        """Take up labs; give reasons against others, and whether these are for good."""
+        self._cannot.pop(f"node {node}", None)
+        if not reply.has_content():
+            yield self._refuse(node, f"node {node}", last_line(reply.error.reason), final=False)
+            return
+        for name in reply.content:
+            what, _, lab = name.partition(":")
+            record = reply.content[name]
+            if what == "error":
+                who = f"lab {lab[:40]}" if lab else f"node {node}"
+                reason, final = reason_of(record), is_final(record)
+                yield self._refuse(node, who, f"{lab[:40]}: {reason}" if lab else reason, final)
+            if what != "about":
+                continue
+            try:
+                about = read_about(lab, node, record)
+            except BadReply as bad:
+                yield self._refuse(node, f"node {node}", str(bad), final=False)
+                continue
+            before = self.labs.get(lab)
+            if before is not None and before.node in self.present and before.node != node:
+                yield f"two nodes call themselves {lab}; stop one, or rename it", False
+            elif against := self._against(lab, about):
+                yield self._refuse(node, f"lab {lab}", against, final=True)
+            else:
+                self._take_up(lab, about, back=before is not None)
+
+    def _refuse(self, node: int, who: str, reason: str, final: bool) -> tuple[str, bool]:
+        tried = self._refused.get(node, 0) + 1 >= _TRIES
+        if final or (tried and not self.post.busy(node)):  # who is slow may come yet
+            self._cannot[who] = node, reason
+        return reason, final
+
+    def _against(self, lab: str, about: About) -> str:
+        """Say what speaks against a lab; nothing, mostly."""
+        options = self.options
+        if about.cells < self.min_cells:
+            return f"lab {lab} has {about.cells} cells, fewer than min-cells = {self.min_cells}"
+        for what, count, most in (
+            ("cells", about.cells, options.max_cells),
+            ("genes", len(about.genes), options.max_genes),
+            ("types", len(about.types), options.max_types),
+        ):
+            if count > most:
+                return f"lab {lab} claims {count} {what}, more than max-{what} = {most}"
+        if self._kind and about.kind != self._kind:
+            return f"lab {lab} brings {about.kind} values, the others {self._kind}"
+        return ""
+
+    def _take_up(self, lab: str, about: About, back: bool) -> None:
+        self._cannot.pop(f"lab {lab}", None)
+        self.labs[lab] = about
+        log(
+            INFO,
+            "lab %s%s: %d cells, %s",
+            lab,
+            " is back" if back else "",
+            about.cells,
+            about.kind,
+            extra={"lab": lab, "cells": about.cells},
+        )
+
+    @property
+    def _hopeless(self) -> set[int]:
+        """Nodes of which nothing is to be expected."""
+        return {node for node, _ in self._cannot.values()}
+
+    def _reasons(self) -> str:
+        return "; ".join(dict.fromkeys(reason for _, reason in self._cannot.values()))
+
+    def _refuse_simulated_among_real(self) -> None:
+        """Drop labs that say the server may read their cells where others are real."""
+        simulated = [lab for lab, about in self.labs.items() if about.simulated]
+        if len(simulated) < len(self.labs):
+            for lab in simulated:
+                del self.labs[lab]
+                log(WARNING, "lab %s says it is simulated, and others are real: left out", lab)
+
+    def _agree_on_kind(self) -> None:
+        kinds = {about.kind for about in self.labs.values()}
+        if len(kinds) > 1:
+            sides = "; ".join(
+                f"{kind}: {', '.join(n for n, a in self.labs.items() if a.kind == kind)}"
+                for kind in sorted(kinds)
+            )
+            raise DataError(
+                f"labs bring different kinds of values ({sides}); bring raw counts everywhere"
+            )
+        self._kind = kinds.pop()

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from fedsc.federated.limits import bad_weights, distance, too_far
+
+START = {
+    "encoder.0.weight": np.ones((3, 3), dtype=np.float32),
+    "encoder.0.norm.running_var": np.ones(3, dtype=np.float32),
+}
+
+
+def _moved(name, value):
+    return {**START, name: np.full_like(START[name], value)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("encoder.0.weight", 3e38, "its weights moved by"),
+        ("encoder.0.weight", 12.0, "no training moves them by more than 30"),
+        ("encoder.0.norm.running_var", -5.0, "running_var is negative"),
+        ("encoder.0.norm.running_var", 1e30, "running_var is above"),
+    ],
+)
+def test_weights_that_would_poison_the_average_are_refused(name, value, words):
+    assert words in bad_weights(START, _moved(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("encoder.0.weight", 2.0), ("encoder.0.norm.running_var", 0.0)],
+    ids=["trained", "a-unit-that-never-fires"],
+)
+def test_weights_that_training_makes_pass(name, value):
+    assert bad_weights(START, _moved(name, value)) == ""
+
+
+def test_the_distance_is_one_norm_over_parameters_alone():
+    assert distance(START, _moved("encoder.0.weight", 3.0)) == 6.0
+    assert distance(START, _moved("encoder.0.norm.running_var", 9.0)) == 0.0
+
+
+def test_a_lab_that_moves_far_more_than_the_others_is_named():
+    steps = dict.fromkeys("ABCD", 5)
+    found = too_far({"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}, steps)
+    assert list(found) == ["D"]
+    assert "the median of the round is 1.1" in found["D"]
+
+
+def test_a_lab_with_more_cells_may_move_farther():
+    moved = {"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}
+    assert too_far(moved, {"A": 5, "B": 5, "C": 5, "D": 100}) == {}
+
+
+@pytest.mark.parametrize("moved", [{}, {"A": 0.0, "B": 0.0}, {"A": 0.0, "B": 5.0}])
+def test_without_a_majority_nobody_is_blamed(moved):
+    assert too_far(moved, dict.fromkeys(moved, 1)) == {}
