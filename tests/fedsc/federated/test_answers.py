@@ -6,12 +6,16 @@ import pytest
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import transform
 from fedsc.data.reading.read import read
-from fedsc.federated import annotation, kmeans, markers, metrics, pca, quality
+from fedsc.federated import annotation, graph, kmeans, markers, metrics, micro, pca, quality
 from fedsc.federated.answers import answer, no_cells, no_clusters, no_embedding, no_expression
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.federated.query import Question
+
+VOCABULARY = np.frombuffer(b"type0\ntype1\ntype2\ntype3", dtype=np.uint8)
+NODES = {"centres": np.eye(5, 4), "sets": np.array([0, 0, 0, 1, 1]), "scale": np.array([0.3])}
+COMMUNITIES = np.array([[0, 0, 0, 1, 1], [0, 1, 1, 2, 2]])
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +86,20 @@ def test_of_cells(expression, tiny, name, arrays):
             {
                 "centres": np.eye(3, 4),
                 "groups": np.arange(3),
-                "vocabulary": np.frombuffer(b"type0\ntype1\ntype2\ntype3", dtype=np.uint8),
+                "vocabulary": VOCABULARY,
             },
         ),
         (
             metrics.SPREAD,
             {"centres": np.eye(3, 4), "groups": np.arange(3), "means": np.eye(3, 4)},
         ),
+        (micro.MEAN, {}),
+        (micro.STEP, {"centres": np.eye(3, 4)[None]}),
+        (micro.SCALE, {"centres": NODES["centres"], "sets": NODES["sets"]}),
+        (graph.LINKS, NODES),
+        (graph.TALLY, {**NODES, "communities": COMMUNITIES}),
+        (graph.TALLY, {**NODES, "communities": COMMUNITIES[:1]}),
+        (graph.CONTINGENCY, {**NODES, "communities": COMMUNITIES, "vocabulary": VOCABULARY}),
     ],
 )
 def test_of_embedding(expression, name, arrays):
@@ -104,7 +115,7 @@ def test_of_embedding(expression, name, arrays):
             annotation.TYPES,
             {
                 "k": np.array([3]),
-                "vocabulary": np.frombuffer(b"type0\ntype1\ntype2\ntype3", dtype=np.uint8),
+                "vocabulary": VOCABULARY,
             },
         ),
     ],
@@ -114,3 +125,9 @@ def test_of_clusters(expression, name, arrays):
     something = Clustered(cells, np.arange(96) % 3, expression.labels)
     nothing = no_clusters(expression.genes, expression.kind)
     _same(nothing, something, Question(name, arrays))
+
+
+def test_every_question_about_an_embedding_is_tried_above():
+    (mark,) = test_of_embedding.pytestmark
+    asked = {*kmeans.ANSWERS, *metrics.ANSWERS, *micro.ANSWERS, *graph.ANSWERS}
+    assert {name for name, _ in mark.args[1]} == asked
