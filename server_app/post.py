@@ -17,9 +17,13 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
 class Clock(Protocol):
     """What tells the time and waits; the module :mod:`time` is one."""
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Give the seconds since some moment."""
+        ...
 
-    def sleep(self, seconds: float, /) -> None: ...
+    def sleep(self, seconds: float, /) -> None:
+        """Wait."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,9 @@ def _begun(pid):
 
 
 def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, change, left_by, undisturbed):
-    run_flower(change(tiny, cluster_by="graph"), nodes=2)  # how many there are is varied in test_inprocess.py
+    run_flower(
+        change(tiny, cluster_by="graph"), nodes=2
+    )  # how many there are is varied in test_inprocess.py
     left = left_by(tiny)
     assert left.model == undisturbed.model
     for way in ("pooled", "graph", "kmeans"):

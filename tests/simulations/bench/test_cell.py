@@ -18,6 +18,8 @@ FEDERATED = {
     "batch-size": 8,
     "local-epochs": 1,
     "rounds": 2,
+    "cluster-by": "kmeans",
+    "draw-map": False,
 }
 CENTRALISED = {
     "pca": {"k": "true"},
