@@ -80,18 +80,26 @@ def test_flower_takes_every_command_line_of_a_local_deployment(federation):
         assert "environment" not in repr(program)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_flag:DeprecationWarning")  # Flower on typer 0.20
 @pytest.mark.parametrize(
-    ("program", "options"),
+    ("words", "options"),
     [
-        ("flwr run", {"--run-config", "--format"}),
-        ("flwr ls", {"--run-id", "--format"}),
-        ("flwr log", {"--show"}),
-        ("flwr supernode register", {"--name", "--format"}),
-        ("flwr supernode list", {"--format"}),
+        ("run", {"--run-config", "--format"}),
+        ("ls", {"--run-id", "--format"}),
+        ("log", {"--show"}),
+        ("stop", {"--format"}),
+        ("supernode register", {"--name", "--format"}),
+        ("supernode list", {"--format"}),
     ],
 )
-def test_flower_s_command_line_has_the_options_we_use(program, options):
-    assert options <= set(_options(program))
+def test_flower_s_command_line_has_the_options_we_use(words, options):
+    import typer.main
+    from flwr.cli.app import app
+
+    command = typer.main.get_command(app)
+    for word in words.split():
+        command = command.commands[word]
+    assert options <= {flag for parameter in command.params for flag in parameter.opts}
 
 
 def test_a_flag_that_is_gone_is_noticed():

@@ -89,7 +89,7 @@ def test_nothing_is_overwritten(federation):
         ({"labs": [".a"]}, "should be 1 to 63 letters"),
         ({"labs": ["a b"]}, "a b"),
         ({"labs": ["ä"]}, "ä"),
-        ({"labs": ["x" * 64]}, "at most 63"),
+        ({"labs": ["x" * 64]}, "should be 1 to 63 letters"),
         ({"labs": ["A", "a"]}, "same name"),
         ({"labs": ["A"], "hosts": ["two words"]}, "host name"),
         ({"labs": ["A"], "hosts": []}, "hosts"),

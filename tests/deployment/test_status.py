@@ -8,61 +8,56 @@ from deployment import status
 from deployment.layout import read_nodes
 from deployment.status import LabState, Progress, lab_states, read_log, seconds_left
 from fedsc.errors import RunError
-from simulations.inprocess import run_inprocess
 
 _NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
-def test_the_log_of_a_real_run_is_understood(tiny, tmp_path):
-    run_inprocess(tiny)
-    found = read_log((tmp_path / "runs" / "run" / "run.log").read_text())
+def test_the_log_of_a_real_run_is_understood(undisturbed):
+    found = read_log(undisturbed.log)
     assert (found.round, found.rounds, found.first) == (3, 3, 1)
     assert found.loss is not None
     assert 0 < found.loss < 10
     assert found.labs == (4, 4)
-    assert found.folder == str(tmp_path / "runs" / "run")
+    assert found.folder == str(undisturbed.folder)
     assert found.failed == {}
 
 
-def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, tmp_path, monkeypatch):
+def failing(labs, rounds):
+    """Make a client some of whose labs have a full disk in some rounds."""
+    from flwr.app import ConfigRecord
+
+    from client_app import app as client
+
+    def app(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type == "train" and message.content["run"]["round"] in rounds:
+            for lab in labs:
+                if reply.content.pop(f"update:{lab}", None):
+                    reply.content[f"error:{lab}"] = ConfigRecord({"reason": "no space left"})
+        return reply
+
+    return app
+
+
+def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, lead, left_by):
     """Two labs fail in every round: the run stops with too few valid updates."""
-    from fedsc import training
-
-    whole = training.train_lab
-
-    def train(*arguments, lab, **options):
-        if lab in ("lab-1", "lab-2"):
-            raise RunError("no space left")
-        return whole(*arguments, lab=lab, **options)
-
-    monkeypatch.setattr(training, "train_lab", train)
+    config = change(tiny, min_updates=3)
     with pytest.raises(RunError):
-        run_inprocess(change(tiny, min_updates=3))
-    found = read_log((tmp_path / "runs" / "run" / "run.log").read_text())
+        lead(config, app=failing(["lab-1", "lab-2"], [1, 2, 3]))
+    found = read_log(left_by(config).log)
     assert (found.round, found.rounds, found.loss, found.labs) == (0, 3, None, None)
     assert found.failed == {"lab-1": "no space left", "lab-2": "no space left"}
 
 
-def test_a_resumed_run_counts_from_where_it_began(tiny, change, tmp_path, monkeypatch):
-    from fedsc import training
-
-    whole = training.train_lab
-
-    def train(*arguments, round_, **options):
-        if round_ == 3:
-            raise RunError("no space left")
-        return whole(*arguments, round_=round_, **options)
-
-    run = tmp_path / "runs" / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_lab", train)
-        with pytest.raises(RunError):
-            run_inprocess(change(tiny, rounds=4))
-    stopped = read_log((run / "run.log").read_text())
+def test_a_resumed_run_counts_from_where_it_began(tiny, change, lead, left_by):
+    config = change(tiny, rounds=4)
+    left = left_by(config)
+    with pytest.raises(RunError):
+        lead(config, app=failing([f"lab-{i}" for i in range(4)], [3]))
+    stopped = read_log(left.log)
     assert (stopped.round, len(stopped.failed)) == (2, 4)
-    (run / "run.log").unlink()
-    run_inprocess(change(tiny, rounds=4, resume=str(run)))
-    found = read_log((run / "run.log").read_text())
+    (left.folder / "run.log").unlink()
+    found = read_log(lead(change(config, resume=str(left.folder))).log)
     assert (found.round, found.rounds, found.first, found.failed) == (4, 4, 3, {})
     assert seconds_left(found, 100.0) == 0.0
 

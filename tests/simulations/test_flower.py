@@ -9,49 +9,98 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
+from deployment import flower
 from fedsc.errors import RunError
 from simulations.flower import run_flower
-from simulations.inprocess import run_inprocess
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
 def own_superlink(tmp_path_factory):
-    """Keep away from a SuperLink that may run on this machine; stop ours at the end."""
+    """Start a SuperLink as ``flwr run`` would, away from others of this machine; stop it."""
     home = tmp_path_factory.mktemp("flwr")
     with socket.socket() as one, socket.socket() as two:
         one.bind(("127.0.0.1", 0))
         two.bind(("127.0.0.1", 0))
-        ports = one.getsockname()[1], two.getsockname()[1]
+        port, control = one.getsockname()[1], two.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLWR_HOME", str(home))
-        patch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", str(ports[0]))
-        patch.setenv("FLWR_LOCAL_CONTROL_API_PORT", str(ports[1]))
-        yield
-    subprocess.run(["pkill", "-f", f"flower-superlink.*--port {ports[0]}"], check=False)
+        patch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", str(port))
+        patch.setenv("FLWR_LOCAL_CONTROL_API_PORT", str(control))
+        command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
+        command += ["--control-api-address", f"127.0.0.1:{control}"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        with (home / "superlink.log").open("wb") as log:
+            superlink = subprocess.Popen(
+                command, env=flower.environment(), stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            _wait_for(lambda: _answers(port) or superlink.poll() is not None)
+            assert superlink.poll() is None, (home / "superlink.log").read_text()
+            yield
+        finally:
+            _stop(superlink)
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 4])
-def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, change, nodes):
-    run_flower(tiny, nodes)
-    run_inprocess(change(tiny, run_name="inprocess"))
-    folders = [Path(tiny.run.output) / name for name in ("run", "inprocess")]
-    models = [(folder / "model.safetensors").read_bytes() for folder in folders]
-    assert models[0] == models[1]
-    scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]
-    assert scores[0]["pooled"] == scores[1]["pooled"]
-    for way in ("graph", "kmeans"):
-        assert scores[0][way] == scores[1][way]
+def _answers(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).is_success
+    except httpx.HTTPError:
+        return False
 
 
+def _stop(superlink):
+    """Let a SuperLink end by itself, then what it started, by number, and is left over."""
+    started = _below(superlink.pid)
+    superlink.terminate()
+    try:
+        superlink.wait(30)
+    except subprocess.TimeoutExpired:
+        superlink.kill()
+        superlink.wait()
+    for pid, begun in started.items():
+        if _begun(pid) == begun:  # the same process, not another of its number
+            os.kill(pid, signal.SIGKILL)
+
+
+def _below(pid):
+    """List a process's children, and theirs, with when each began."""
+    found = {}
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return found
+    for child in map(int, children):
+        found |= {child: _begun(child)} | _below(child)
+    return found
+
+
+def _begun(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, change, left_by, undisturbed):
+    run_flower(
+        change(tiny, cluster_by="graph"), nodes=2
+    )  # how many there are is varied in test_inprocess.py
+    left = left_by(tiny)
+    assert left.model == undisturbed.model
+    for way in ("pooled", "graph", "kmeans"):
+        assert left.scores[way] == undisturbed.scores[way]
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_under_flower_raises_its_reason(tiny, change):
     with pytest.raises(RunError, match=r"none\.h5ad"):
         run_flower(change(tiny, dataset="/nowhere/none.h5ad"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_run(tiny, change):
     config = change(tiny, rounds=100_000)
     command = [sys.executable, "-m", "fedsc.cli", "run", "--set", "rounds=100000"]

@@ -176,7 +176,8 @@ def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, lead, t
 
 
 def test_without_labels_scores_are_null(tiny, change, lead):
-    scores = lead(change(tiny, label_key="", partition="iid", rounds=1)).scores
+    config = change(tiny, label_key="", partition="iid", rounds=1, cluster_by="graph")
+    scores = lead(config).scores
     assert set(scores["pooled"].values()) == {None}
     assert scores["kmeans"] is None
     assert scores["graph"]["ari"] is None

@@ -147,9 +147,7 @@ def secrets_of(root, left, private, messages):
         embedding = load_embedding(root / lab / "run")
         kinds = {
             "counts": counts,
-            "chosen": counts[
-                :, [list(expression.genes).index(g) for g in model.preprocessing.genes]
-            ],
+            "chosen": counts[:, chosen],
             "logs": prepared.values.toarray(),
             "prepared": ready,
             "embedded": embedding,

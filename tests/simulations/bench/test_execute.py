@@ -14,8 +14,6 @@ from simulations.bench.cell import Cell
 from simulations.bench.execute import run_cells
 from simulations.bench.suite import load, plan
 
-pytestmark = pytest.mark.slow
-
 _COST = ["seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs", "resumed"]
 
 
@@ -34,7 +32,7 @@ controls = ["FedSC"]
 seeds = 1
 figures = ["bars", "sweep", "splits", "maps", "pulls"]
 federated = {{ labs = 4, subtypes-per-lab = 2, rounds = 2, n-genes = 30, min-shared-genes = 10,
-               batch-size = 8, local-epochs = 1 }}
+               batch-size = 8, local-epochs = 1, cluster-by = "kmeans", draw-map = false }}
 datasets = [
   {{ name = "{tiny_set}", label_key = "cell_type" }},
   {{ name = "{other}", label_key = "cell_type" }},
@@ -68,6 +66,7 @@ def page_of(output):
     return [re.sub(r"\|[^|]*\|[^|]*\|$", "|", line) for line in page.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_suite_killed_half_way_and_resumed_yields_the_same_table(suite, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     running = bench(suite, whole, "--jobs", "2")
@@ -98,6 +97,7 @@ def test_a_suite_killed_half_way_and_resumed_yields_the_same_table(suite, tmp_pa
     assert {"bars.png", "maps-tiny.png", "pulls-other.png", "split-tiny-k2-drop.png"} <= figures
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_keeps_what_is_done_and_writes_its_table(suite, tmp_path):
     running = bench(suite, tmp_path / "out", "--jobs", "1")
     deadline = time.monotonic() + 300
