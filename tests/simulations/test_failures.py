@@ -178,7 +178,9 @@ def test_too_few_labs_from_the_start(tiny, change, lead):
         lead(config)
 
 
-def test_a_lab_lost_during_statistics_is_left_out_of_them_and_comes_back_to_train(tiny, change, lead):
+def test_a_lab_lost_during_statistics_is_left_out_of_them_and_comes_back_to_train(
+    tiny, change, lead
+):
     def app(message, context):
         reply = client(message, context)
         if message.metadata.message_type == "query.ask":
