@@ -1,28 +1,11 @@
 """``fedsc deploy …`` as a person types it; what it starts is in tests/deployment."""
 
-import sys
-
 import pytest
 
 from deployment import local, registration
 from deployment.layout import load
-from fedsc import cli
 from fedsc.cli.deploy import _data
 from fedsc.errors import ConfigError, RunError
-
-
-@pytest.fixture
-def fedsc(monkeypatch, capsys):
-    """Call the command line; give exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

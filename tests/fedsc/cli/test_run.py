@@ -14,11 +14,15 @@ from fedsc.cli.run import parse_settings
 from fedsc.errors import ConfigError
 
 
-def _command(config, **options):
-    command = [sys.executable, "-m", "fedsc.cli", "run", "--engine", "inprocess"]
+def _arguments(config, **options):
+    arguments = ["run", "--engine", "inprocess"]
     for key, value in (config.to_mapping() | options).items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
-    return command
+        arguments += ["--set", f"{key}={json.dumps(value)}"]
+    return arguments
+
+
+def _command(config, **options):
+    return [sys.executable, "-m", "fedsc.cli", *_arguments(config, **options)]
 
 
 def _run(command, columns=200, **kwargs):
@@ -77,13 +81,13 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
     assert [row["round"] for row in rows] == sorted(list(range(1, rounds + 1)) * 4)
 
 
-def test_a_run_ends_with_scores_and_its_folder(tiny):
-    done = _run(_command(tiny))
-    assert done.returncode == 0, done.stderr
-    folder = Path(tiny.run.output) / "run"
-    assert f"run folder: {folder}" in done.stdout
-    ari = json.loads((folder / "scores.json").read_text())["pooled"]["ari"]
-    assert f"{ari:.4g}" in done.stdout
+def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = fedsc(*_arguments(tiny))
+    assert code == 0, err
+    left = left_by(tiny)
+    assert f"run folder: {left.folder}" in out
+    assert f"{left.scores['pooled']['ari']:.4g}" in out
 
 
 def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
@@ -106,20 +110,21 @@ def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
         ({"label-key": "celltype"}, 1, "cell_type"),
     ],
 )
-def test_failures_are_one_sentence_and_an_exit_code(tiny, options, code, words):
-    done = _run(_command(tiny, **options))
-    assert done.returncode == code
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_failures_are_one_sentence_and_an_exit_code(tiny, fedsc, options, code, words):
+    ended, _, err = fedsc(*_arguments(tiny, **options))
+    assert ended == code
+    assert words in err
+    assert "Traceback" not in err
 
 
-def test_resume_of_something_else_is_refused(tmp_path):
-    done = _run([sys.executable, "-m", "fedsc.cli", "run", "--resume", str(tmp_path)])
-    assert done.returncode == 2
-    assert "not a run folder" in done.stderr
+def test_resume_of_something_else_is_refused(fedsc, tmp_path):
+    code, _, err = fedsc("run", "--resume", tmp_path)
+    assert code == 2
+    assert "not a run folder" in err
 
 
-def test_help_shows_examples():
-    done = _run([sys.executable, "-m", "fedsc.cli", "run", "--help"])
-    assert done.returncode == 0
-    assert "fedsc run --dataset cells.h5ad" in done.stdout
+def test_help_shows_examples(fedsc, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = fedsc("run", "--help")
+    assert code == 0
+    assert "fedsc run --dataset cells.h5ad" in out
