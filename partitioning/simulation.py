@@ -25,10 +25,13 @@ class Simulation:
         Cells of every lab, by name.
     left_out
         Cells of types that no lab holds (``cover = "drop"``), or ``None``.
+    scheme
+        How one set was split, as ``partition`` says; ``""`` where each lab has a file of its own.
     """
 
     labs: dict[str, Expression]
     left_out: Expression | None
+    scheme: str
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +49,7 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
     layer = data.layer or source.layer
     label_key = data.label_key or source.label_key
     if source.path.is_dir():
-        return Simulation(_one_file_each(source.path, layer, label_key), None)
+        return Simulation(_one_file_each(source.path, layer, label_key), None, scheme="")
     whole = read(source.path, layer=layer, label_key=label_key)
     parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
@@ -54,6 +57,7 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
     return Simulation(
         labs={lab: whole.subset(rows) for lab, rows in parts.items()},
         left_out=whole.subset(rest) if len(rest) else None,
+        scheme=split.scheme,
     )
 
 

@@ -357,9 +357,7 @@ def _answers(nothing: Any) -> Callable[[Question], Sums]:
     return lambda question: answer(nothing, question)
 
 
-def _ask_embedding(
-    federation: Federation, dimensions: int, integrated: bool, purpose: str
-) -> Ask:
+def _ask_embedding(federation: Federation, dimensions: int, integrated: bool, purpose: str) -> Ask:
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(integrated=integrated, dimensions=dimensions),

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsc.config import Config
 from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
+from fedsc.errors import ConfigError
 from fedsc.federated.answers import answer, no_cells, no_expression
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
@@ -48,6 +49,8 @@ def main(grid: Grid, context: Context) -> None:
         run = {"name": folder.path.name, "folder": str(folder.path)}
         federation = Federation(grid, config.federation, run, config.split.min_cells)
         federation.gather()
+        if config.analysis.integrate != "none":
+            _refuse_integration(config, _scheme(federation, config))
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
             preprocessing = federation.phase(lambda: _learn_preprocessing(federation, config))
@@ -131,6 +134,33 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
     scores["questions"] = dict(federation.questions - before)
     federation.questions = before
     return scores
+
+
+def _scheme(federation: Federation, config: Config) -> str:
+    """Tell how one set was split into labs; ``""`` where each lab has cells of its own."""
+    if not all(about.simulated for about in federation.labs.values()):
+        return ""
+    return simulated_labs(config.data, config.split, config.run.seed).scheme
+
+
+def _refuse_integration(config: Config, scheme: str) -> None:
+    """Refuse to integrate labs that do not differ by technique.
+
+    Raises
+    ------
+    ConfigError
+        If one set was split by its labels, or at random.
+    """
+    reason = {
+        "subtypes": "labs differ by cell type there, and types would be pulled over one another",
+        "dirichlet": "labs differ by cell type there, and types would be pulled over one another",
+        "iid": "labs do not differ there, so there is nothing to bring together",
+    }.get(scheme)
+    if reason is not None:
+        raise ConfigError(
+            f"integrate = '{config.analysis.integrate}' on a split of partition = '{scheme}': "
+            f"{reason}; use partition = 'column', a file for each lab, or integrate = 'none'"
+        )
 
 
 def _left_out(federation: Federation, config: Config) -> list[str]:
@@ -236,8 +266,7 @@ _COMPONENTS = 50
 
 def _leaks(federation: Federation, config: Config) -> list[str]:
     """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
-    from_labels = config.split.scheme in ("subtypes", "dirichlet")
-    simulated = all(about.simulated for about in federation.labs.values())
+    scheme = _scheme(federation, config)
     per_lab = [
         name
         for name, used in {
@@ -246,10 +275,10 @@ def _leaks(federation: Federation, config: Config) -> list[str]:
         }.items()
         if used
     ]
-    if not (from_labels and simulated and per_lab):
+    if not (scheme in ("subtypes", "dirichlet") and per_lab):
         return []
     return [
-        f"{' and '.join(per_lab)} on a split made from labels ({config.split.scheme}): a lab is a "
+        f"{' and '.join(per_lab)} on a split made from labels ({scheme}): a lab is a "
         "set of labels here, so per-lab statistics leak them and the scores mean nothing; use "
         "partition = 'column' or 'iid'"
     ]

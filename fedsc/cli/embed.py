@@ -2,13 +2,16 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fedsc.errors import DataError
 from fedsc.files import replace
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def embed(
@@ -24,6 +27,13 @@ def embed(
     private: Annotated[
         Path | None,
         typer.Option(help="One lab's private state, for a model trained with local-norm."),
+    ] = None,
+    integration: Annotated[
+        Path | None,
+        typer.Option(
+            help="One lab's integration.safetensors, of a run that integrated labs: the file is "
+            "of that lab. Without it the file is of a new lab."
+        ),
     ] = None,
     allow_low_coverage: Annotated[
         bool, typer.Option(help="Embed even if the file has under 20 % of the model's genes.")
@@ -57,7 +67,6 @@ def embed(
     from fedsc.data.coverage import coverage_warning
     from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
-    from fedsc.federated.harmony import load_harmony
     from fedsc.leiden import leiden
     from fedsc.model import load_model, load_private_norm
 
@@ -81,9 +90,7 @@ def embed(
         hint = case_note({"the file": expression.genes, "the model": model_genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    integration = load_harmony(model, embedding.shape[1])
-    if integration is not None:
-        embedding = integration.correct_new_lab(embedding)
+    embedding, integrated = _integrated(embedding, model, integration)
     found = load_clusters(model, embedding.shape[1]) if resolution is None else None
     about: dict[str, Any] = {
         "model": str(model),
@@ -94,8 +101,8 @@ def embed(
         "weight-measured": covered.weight,
         "warning": warning,
     }
-    if integration is not None:
-        about["integrated"] = "as a lab that was not there: corrected towards the run's centres"
+    if integrated:
+        about["integrated"] = integrated
     if found is not None:
         about["clusters"] = f"the run's {found.k} clusters"
         annotation = Annotation(
@@ -116,8 +123,8 @@ def embed(
     said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
     if trained.scale == "lab":
         said.append("standardised within this file, as the run did within each lab")
-    if integration is not None:
-        said.append("integrated as a new lab: its correction is fitted to the run's centres")
+    if integrated:
+        said.append(f"integrated {integrated}")
     for sentence in said:
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(
@@ -137,3 +144,30 @@ def embed(
         )
         replace(plot, image.getvalue())
         console.print(f"map: {plot}", highlight=False)
+
+
+def _integrated(embedding: "np.ndarray", model: Path, own: Path | None) -> tuple["np.ndarray", str]:
+    """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
+    import numpy as np
+
+    from fedsc.federated.correction import BatchedCells, correct
+    from fedsc.federated.harmony import load_harmony
+    from fedsc.federated.harmony_lab import load_correction
+
+    harmony = load_harmony(model, embedding.shape[1])
+    if harmony is None:
+        if own is not None:
+            raise DataError(f"--integration {own}: the run did not integrate its labs")
+        return embedding, ""
+    if own is None:
+        fitted = harmony.correct_new_lab(embedding)
+        return fitted, "as a new lab: its correction is fitted to the run's centres"
+    correction = load_correction(own)
+    batches = correction.penalty.shape[1]
+    if batches > 1:
+        raise DataError(
+            f"--integration {own}: the lab has {batches} batches, and nothing says of which the "
+            "file is; leave the option out, and it is of a new lab"
+        )
+    cells = BatchedCells(embedding, np.zeros(len(embedding), dtype=np.int64))
+    return correct(cells, correction), "as a file of the lab whose correction was given"

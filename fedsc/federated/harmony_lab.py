@@ -5,10 +5,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from fedsc.errors import RunError
+from fedsc import tensors
+from fedsc.data.reading.memory import refuse_large
+from fedsc.errors import DataError, RunError
 from fedsc.federated import micro
 from fedsc.federated.bounds import LARGEST, Asked, Check, at_least, at_most, finding
 from fedsc.federated.correction import BatchedCells, Correction, members
@@ -158,6 +161,29 @@ def fit_later(cells: BatchedCells, questions: Iterable[Question]) -> HarmonyStat
     if state is None:
         raise RunError("the kept integration holds no question")
     return state
+
+
+def load_correction(path: Path) -> Correction:
+    """Load how a lab's cells were moved from what it keeps (:meth:`HarmonyState.arrays`).
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, too large, or no such state.
+    """
+    try:
+        refuse_large(path)
+        correction = Correction(**_under("correction.", tensors.read(path)[0]))
+        rounds, k, d = correction.centres.shape
+        batches = correction.penalty.shape[1]
+        shapes = {"penalty": (rounds, batches, k), "offsets": (rounds, batches, k, d)}
+        if any(getattr(correction, name).shape != shape for name, shape in shapes.items()):
+            raise ValueError("its arrays do not fit together")
+        if not all(np.isfinite(array).all() for array in vars(correction).values()):
+            raise ValueError("it is not finite")
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise DataError(f"{path}: no state of a lab's integration ({error})") from error
+    return correction
 
 
 def _begin(cells: BatchedCells, k: int, d: int) -> HarmonyState:
