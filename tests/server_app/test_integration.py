@@ -191,8 +191,10 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
         kept = state / "A" / "run" / "embedding.safetensors"
     done = CliRunner().invoke(
         cli,
-        ["embed", str(files / "A.h5ad"), "--model", str(folder), "-o", str(tmp_path / "o.h5ad")]
-        + ["--integration", str(kept)],
+        [
+            *("embed", str(files / "A.h5ad"), "--model", str(folder)),
+            *("-o", str(tmp_path / "o.h5ad"), "--integration", str(kept)),
+        ],
     )
     words = "did not integrate" if spoil == "another run" else "no state of a lab's integration"
     assert words in str(done.exception)
@@ -229,8 +231,10 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     kept = tmp_path / "AB" / "run" / "integration.safetensors"
     done = CliRunner().invoke(
         cli,
-        ["embed", str(files / "A.h5ad"), "--model", str(left.folder)]
-        + ["-o", str(tmp_path / "o.h5ad"), "--integration", str(kept)],
+        [
+            *("embed", str(files / "A.h5ad"), "--model", str(left.folder)),
+            *("-o", str(tmp_path / "o.h5ad"), "--integration", str(kept)),
+        ],
     )
     assert "the lab has 2 batches" in str(done.exception)
 

@@ -120,10 +120,10 @@ def runs(tiny_run, tiny_set, change, lead, tmp_path_factory):
             app=app,
             grid=Watched,
         )
-        # Nothing travels past the grid: what was seen is what was counted, and the wrapping.
-        counted = grids[0].traffic.to_labs + grids[0].traffic.from_labs
+        # Nothing travels past the grid: what was seen is what was counted.
+        traffic = grids[0].traffic
         seen = sum(int(recorddict_to_proto(m.content).ByteSize()) for m in messages)
-        assert counted <= seen < 1.03 * counted
+        assert seen == traffic.to_labs + traffic.from_labs
         return Run(messages, secrets_of(root, left, private, messages))
 
     def run(method):
@@ -141,9 +141,10 @@ def secrets_of(root, left, private, messages):
     for lab in LABS:
         expression = read(root / f"{lab}.h5ad", label_key="cell_type")
         counts = expression.matrix.toarray()
+        chosen = [list(expression.genes).index(g) for g in model.preprocessing.genes]
         prepared = model.prepare(expression)
         ready = prepared.batch(np.arange(len(counts)))
-        embedding = load_embedding(root / lab / "run").x
+        embedding = load_embedding(root / lab / "run")
         kinds = {
             "counts": counts,
             "chosen": counts[:, chosen],
@@ -252,8 +253,9 @@ def _whole(arrays, secrets):
                     continue
                 strides = flat.itemsize, step * flat.itemsize
                 windows = np.lib.stride_tricks.as_strided(flat, (count, len(weights)), strides)
-                met = np.isclose(sums[:, None], windows @ weights, rtol=1e-9, atol=1e-9)
-                yield from (names[i] for i in np.flatnonzero(met.any(axis=1)))
+                there, near = np.sort(windows @ weights), 1e-7 * (1 + np.abs(sums))
+                met = np.searchsorted(there, sums - near) < np.searchsorted(there, sums + near)
+                yield from (names[i] for i in np.flatnonzero(met))
 
 
 # The tests
@@ -281,8 +283,7 @@ def test_records_are_the_protocol_s_and_private_tensors_stay(runs, method):
         names = {name.partition(":")[0] for name in message.content}
         assert names <= {
             *("run", "preprocessing", "question", "question-arrays", "vocabulary", "weights"),
-            *("start", "about", "sums", "embedded", "update", "metrics", "embedding", "clusters"),
-            *("markers", "finished"),
+            *("start", "about", "sums", "embedded", "update", "metrics", "clusters", "finished"),
         }
         for record in message.content.array_records.values():
             assert list(record) == [records.TENSORS]
@@ -342,7 +343,6 @@ def test_a_leak_is_found_whatever_way_it_takes(runs, what):
     run = runs("fedsc")
     for i, way in enumerate(WAYS):
         message = run.messages[(7 * i) % len(run.messages)]
-        assert not find_leaks(message, run.secrets) - run.secrets.shared
         planted = plant(message, way, LEAKS[what](run.secrets))
         assert find_leaks(planted, run.secrets) - run.secrets.shared, way
 
