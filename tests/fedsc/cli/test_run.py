@@ -87,7 +87,7 @@ def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch
     assert code == 0, err
     left = left_by(tiny)
     assert f"run folder: {left.folder}" in out
-    assert f"{left.scores['pooled']['ari']:.4g}" in out
+    assert f"{left.scores['pooled']['ari']:.3f}" in out
 
 
 def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
