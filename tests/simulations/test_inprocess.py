@@ -51,10 +51,10 @@ def test_bits_do_not_depend_on_nodes_or_order_of_replies(tiny, lead, undisturbed
 
 
 def test_bits_hold_where_the_pull_moves_weights_for_any_nodes_order_and_stop(
-    tiny, change, lead, left_by
+    unlabelled, change, lead, left_by
 ):
     """With 0 < μ < 1 the last bit of d reaches the model."""
-    config = change(tiny, alpha=0.05, rounds=4)
+    config = change(unlabelled, alpha=0.05, rounds=4)
     reference = lead(change(config, run_name="reference"), 1)
     assert all(0 < row["mu"] < 1 for row in reference.rows if row["round"] > 1)
     rng = np.random.default_rng(0)
@@ -125,12 +125,12 @@ def test_grid_answers_an_exception_with_an_error(tiny):
     assert "boom" in reply.error.reason
 
 
-def test_fraction_train_draws_labs_by_seed(tiny, change, lead):
-    left = lead(change(tiny, fraction_train=0.5, rounds=6))
+def test_fraction_train_draws_labs_by_seed(unlabelled, change, lead):
+    left = lead(change(unlabelled, fraction_train=0.5, rounds=6))
     drawn = [{row["lab"] for row in left.rows if row["round"] == r} for r in range(1, 7)]
     assert all(len(labs) == 2 for labs in drawn)
     assert len(set.union(*drawn)) == 4
-    again = lead(change(tiny, fraction_train=0.5, rounds=6, run_name="again"))
+    again = lead(change(unlabelled, fraction_train=0.5, rounds=6, run_name="again"))
     assert again.model == left.model
 
 
@@ -177,7 +177,7 @@ def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, lead, t
 
 
 def test_without_labels_scores_are_null(tiny, change, lead):
-    config = change(tiny, label_key="", partition="iid", rounds=1, cluster_by="graph")
+    config = change(tiny, label_key="", partition="iid", rounds=1)
     scores = lead(config).scores
     assert set(scores["pooled"].values()) == {None}
     assert scores["kmeans"] is None

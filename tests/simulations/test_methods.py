@@ -87,16 +87,13 @@ def never_steps(state, view_1, view_2, descend, options):
 def collapses(state, view_1, view_2, descend, options):
     loss = byol.step(state, view_1, view_2, descend, options)
     last = [n for n in state.shared if n.startswith("encoder.") and n.endswith("bias")][-1]
-    state.shared[last].data.fill_(1000)
+    state.shared[last].data.fill_(20)
     return loss
 
 def constant_loss(state, view_1, view_2, descend, options):
     return byol.step(state, view_1, view_2, descend, options) * 0 + 1
 
-def explodes(state, view_1, view_2, descend, options):
-    return byol.step(state, view_1, view_2, lambda loss: descend(loss * 1e4), options)
-
-STEPS = (never_steps, collapses, constant_loss, explodes)
+STEPS = (never_steps, collapses, constant_loss)
 OBJECTIVES = {step.__name__: Objective(byol.init, byol.begin, step) for step in STEPS}
 globals().update(OBJECTIVES)
 """
@@ -107,7 +104,6 @@ globals().update(OBJECTIVES)
     ("how", "words"),
     [
         ("never_steps", "moved by 0 of its length"),
-        ("explodes", "moved by"),
         ("constant_loss", "the loss stands still"),
         ("collapses", "the embedding has collapsed"),
     ],
