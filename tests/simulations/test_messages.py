@@ -115,7 +115,7 @@ def runs(tiny_run, tiny_set, change, lead, tmp_path_factory):
             return reply
 
         left = lead(
-            change(tiny_run, output=str(root), rounds=2, **METHODS[method]),
+            change(tiny_run, output=str(root), rounds=2, wait_for_labs=2, **METHODS[method]),
             nodes,
             app=app,
             grid=Watched,
@@ -389,7 +389,12 @@ def test_a_lab_that_sends_its_cells_fails_the_test_above(
             return replies
 
     node = {"lab": "A", "data": str(tiny_set), "state": str(tmp_path / "A")}
-    lead(change(tiny_run, output=str(tmp_path), rounds=1), [node], app=leaking, grid=Watched)
+    lead(
+        change(tiny_run, output=str(tmp_path), rounds=1, wait_for_labs=1),
+        [node],
+        app=leaking,
+        grid=Watched,
+    )
     vectors = {f"counts cell {i} of A": row for i, row in enumerate(secret)}
     secrets = Secrets(vectors, steps=frozenset({1, 3}))
     found = [name for message in seen for name in find_leaks(message, secrets)]
