@@ -254,6 +254,10 @@ def find_clusters(
     alive = int((graph.sizes[at] > 0).sum())
     log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[at][:alive].tolist())
     warnings: list[str] = []
+    if alive == 1:
+        warnings.append(
+            f"the graph has a single cluster at resolution {first:g}: a higher one makes more"
+        )
     k = options.k or len(types)
     centres = None
     if k:
@@ -292,7 +296,8 @@ def finish(
 ) -> None:
     """Let every real lab write its results into a copy of its own file.
 
-    A lab that cannot is told of in the log; it can do so later with ``fedsc embed``.
+    A lab that is busy still is waited for, and one that was left out of the clusters embeds its
+    cells first. A lab that cannot is told of in the log; it can do so later with ``fedsc embed``.
     """
     labs = [lab for lab, about in federation.labs.items() if not about.simulated]
     if not labs:
@@ -324,6 +329,15 @@ def finish(
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
     )
+    served = _tell_results(federation, labs, results)
+    for late in federation.stragglers(served):
+        if not results.integrated:  # or it would lose its correction
+            federation.tell(late, EMBED, pack_model(model))
+        _tell_results(federation, late, results)
+
+
+def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
+    """Tell labs the results; list those that have them in a copy of their own file."""
     answers = federation.tell(labs, FINISH, pack_results(results))
     for lab in answers.records:
         log(INFO, "lab %s has its results in a copy of its own file", lab, extra={"lab": lab})
@@ -336,6 +350,7 @@ def finish(
             reason,
             extra={"lab": lab, "reason": reason},
         )
+    return list(answers.records)
 
 
 class _IntegrationAnswers:
@@ -401,7 +416,10 @@ def _clusters(found: Found, options: AnalysisOptions, seed: int) -> Clusters:
     sizes, centres = sizes[:k], None
     if by_kmeans and found.kmeans is not None:
         sizes, centres = found.kmeans.sizes, found.kmeans.centres
-    places = learn_map(graph.micro, seed) if options.draw_map else None
+    places = None
+    if options.draw_map:
+        log(INFO, "map of %d micro-centres (draw-map = false saves the time)", len(communities))
+        places = learn_map(graph.micro, seed)
     return Clusters(graph.micro, communities, centres, sizes, places, (), np.zeros(len(sizes)))
 
 

@@ -83,12 +83,12 @@ class InProcessGrid(Grid):
         # A copy, as a network would make: neither side can change what the other holds.
         received = copy.deepcopy(message)
         context = self._contexts[message.metadata.dst_node_id]
-        self.traffic.to_labs += _bytes(message)
+        self.traffic.to_labs += content_bytes(message)
         try:
             reply = copy.deepcopy(self._app(received, context))
         except Exception:
             return Message(Error(_CLIENT_ERROR, traceback.format_exc()), reply_to=received)
-        self.traffic.from_labs += _bytes(reply)
+        self.traffic.from_labs += content_bytes(reply)
         return reply
 
     # The rest of the interface is for transports with messages under way.
@@ -128,7 +128,7 @@ class InProcessGrid(Grid):
         raise TypeError("an in-process grid answers at once; use send_and_receive")
 
 
-def _bytes(message: Message) -> int:
+def content_bytes(message: Message) -> int:
     """Count the bytes of a message's content, without what a transport adds around it.
 
     To serialise every message only to learn its size took longer than to train on it.

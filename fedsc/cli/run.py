@@ -192,6 +192,8 @@ def _report(folder: Path, console: Console) -> None:
             names = ("clusters", "ari", "nmi")
             values = [found[way].get(name) for name in names]
             values += [(floor.get(way) or {}).get(name) for name in names[1:]]
+            if way == "pooled" and found["integration"]["done"]:
+                title += ", not integrated"
             table.add_row(title, *(_cell(value) for value in values))
     console.print(table)
     if floor:

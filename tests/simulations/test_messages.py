@@ -26,7 +26,7 @@ from fedsc import tensors
 from fedsc.data.reading.read import read
 from fedsc.model import load_model
 from protocol import records
-from simulations.inprocess import InProcessGrid
+from simulations.inprocess import InProcessGrid, content_bytes
 
 LABS = {"A": slice(0, 40), "B": slice(40, 96)}
 METHODS = {
@@ -122,7 +122,7 @@ def runs(tiny_run, tiny_set, change, lead, tmp_path_factory):
         )
         # Nothing travels past the grid: what was seen is what was counted.
         traffic = grids[0].traffic
-        seen = sum(int(recorddict_to_proto(m.content).ByteSize()) for m in messages)
+        seen = sum(content_bytes(m) for m in messages)
         assert seen == traffic.to_labs + traffic.from_labs
         return Run(messages, secrets_of(root, left, private, messages))
 
