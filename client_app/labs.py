@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,12 @@ from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.errors import ConfigError, DataError
+from fedsc.files import identity
 from fedsc.names import check_name
-from fedsc.options import DataOptions, Scale, SplitOptions
+from fedsc.options import Scale
+
+if TYPE_CHECKING:
+    from partitioning.simulation import Simulation
 
 _OWN_COLUMNS = ("layer", "label-key", "batch-key")
 
@@ -53,9 +57,7 @@ class LabFile:
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
-        stats = [(str(file.resolve()), file.stat()) for file in files]
-        return json.dumps([self.layer, [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
+        return json.dumps([self.layer, identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -186,7 +188,10 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
         )
     node, nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])
-    return _simulated(config.data, config.split, config.run.seed)[node::nodes]
+    from partitioning.simulation import simulated_labs
+
+    simulation = simulated_labs(config.data, config.split, config.run.seed)
+    return _simulated(simulation)[node::nodes]
 
 
 @lru_cache(maxsize=1)
@@ -195,10 +200,8 @@ def _real_lab(name: str, file: LabFile, state: Path, output: Path | None, batch_
 
 
 @lru_cache(maxsize=1)
-def _simulated(data: DataOptions, split: SplitOptions, seed: int) -> list[Lab]:
-    from partitioning.simulation import simulated_labs
-
-    labs = simulated_labs(data, split, seed).labs
+def _simulated(simulation: "Simulation") -> list[Lab]:
+    labs = simulation.labs
     return [
         Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())
     ]

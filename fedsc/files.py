@@ -58,6 +58,18 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def identity(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name the content of a file, or of a folder's files: it differs once one has changed.
+
+    Returns
+    -------
+    tuple
+        Path, bytes and time of the last change (ns) of every file, sorted by path.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
 def _why(error: OSError) -> str:
     """Say what the system said; HDF5 hides it in a text of many lines."""
     for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):

@@ -10,12 +10,13 @@ from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
 from fedsc.data.registry import Source, resolve
 from fedsc.errors import ConfigError
+from fedsc.files import identity
 from fedsc.names import safe_names
 from fedsc.options import DataOptions, SplitOptions
 from partitioning import partition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Simulation:
     """Labs that live in one process.
 
@@ -34,9 +35,8 @@ class Simulation:
     scheme: str
 
 
-@lru_cache(maxsize=1)
 def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulation:
-    """Read ``data.dataset`` and split it; done once per process for the same options.
+    """Read ``data.dataset`` and split it; done once for the same options and the same files.
 
     Raises
     ------
@@ -46,6 +46,13 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
         If a file cannot be used.
     """
     source = resolve(data.dataset)
+    return _simulate(source, data, split, seed, identity(source.path))
+
+
+@lru_cache(maxsize=1)
+def _simulate(
+    source: Source, data: DataOptions, split: SplitOptions, seed: int, _files: object
+) -> Simulation:
     layer = data.layer or source.layer
     label_key = data.label_key or source.label_key
     if source.path.is_dir():

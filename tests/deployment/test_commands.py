@@ -99,7 +99,12 @@ def test_flower_s_command_line_has_the_options_we_use(words, options):
     command = typer.main.get_command(app)
     for word in words.split():
         command = command.commands[word]
-    assert options <= {flag for parameter in command.params for flag in parameter.opts}
+    flags = {
+        flag
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert options <= flags
 
 
 def test_a_flag_that_is_gone_is_noticed():

@@ -45,3 +45,13 @@ def test_files_that_would_be_one_lab_are_refused(tiny_set, tmp_path):
         (tmp_path / f"{name}.h5ad").symlink_to(tiny_set)
     with pytest.raises(ConfigError, match="would both be named 'lab-c'"):
         labs_of(dataset=str(tmp_path))
+
+
+def test_a_file_that_has_changed_is_read_again(tiny_set, tmp_path):
+    path, cells = tmp_path / "cells.h5ad", anndata.read_h5ad(tiny_set)
+    cells.write_h5ad(path)
+    options = {"dataset": str(path), "partition": "iid", "labs": 1}
+    first = labs_of(**options)
+    assert labs_of(**options) is first
+    cells[:40].write_h5ad(path)
+    assert len(labs_of(**options).labs["lab-0"].cells) == 40

@@ -21,11 +21,11 @@ from protocol.ask import INTEGRATION
 N_TYPES, DIMENSIONS = 3, 50
 
 
-def technique(name, seed, cells=120, genes=80, shift=1.0, of=None):
+def technique(name, seed, cells=120, genes=80, shift=0.8, of=None):
     """Make counts of three types, whose genes a technique (that of seed ``of``) sees unequally."""
     rates = np.random.default_rng(0).gamma(1.0, 2.0, size=genes) * np.ones((N_TYPES, 1))
     for kind in range(N_TYPES):
-        rates[kind, kind * 12 : (kind + 1) * 12] *= 12
+        rates[kind, kind * 12 : (kind + 1) * 12] *= 6
     rng = np.random.default_rng(seed)
     kinds = rng.integers(0, N_TYPES, cells)
     seen = np.exp(np.random.default_rng((1, of or seed)).normal(size=genes) * shift)
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tiny_run, files):
-    return tiny_run.replace(method="fedpca", label_key="kind", n_genes=60, max_value=10.0)
+    return tiny_run.replace(method="fedpca", label_key="kind", n_genes=60, wait_for_labs=3)
 
 
 def nodes_of(files, state):
@@ -136,10 +136,13 @@ def test_questions_are_few_and_counted(integrated):
     assert questions["clusters"] == 2
 
 
+def embed(file, folder, output, *more):
+    arguments = ("embed", file, "--model", folder, "-o", output, *more)
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
 def embedded(file, folder, output, *more):
-    done = CliRunner().invoke(
-        cli, ["embed", *map(str, (file, "--model", folder, "-o", output, *more))]
-    )
+    done = embed(file, folder, output, *more)
     assert done.exit_code == 0, (done.output, done.exception)
     return anndata.read_h5ad(output)
 
@@ -189,13 +192,7 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
         folder = lead(config.replace(output=str(tmp_path)), nodes_of(files, tmp_path)).folder
     elif spoil == "other state":
         kept = state / "A" / "run" / "embedding.safetensors"
-    done = CliRunner().invoke(
-        cli,
-        [
-            *("embed", str(files / "A.h5ad"), "--model", str(folder)),
-            *("-o", str(tmp_path / "o.h5ad"), "--integration", str(kept)),
-        ],
-    )
+    done = embed(files / "A.h5ad", folder, tmp_path / "o.h5ad", "--integration", kept)
     words = "did not integrate" if spoil == "another run" else "no state of a lab's integration"
     assert words in str(done.exception)
     assert not (tmp_path / "o.h5ad").exists()
@@ -211,7 +208,8 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
         | {"batch-key": "chemistry"},
         nodes_of(files, tmp_path)[2],
     ]
-    left = lead(config.replace(integrate="harmony", output=str(tmp_path)), nodes)
+    two = config.replace(integrate="harmony", output=str(tmp_path), wait_for_labs=2)
+    left = lead(two, nodes)
     assert left.scores["graph"]["ari"] > 0.9
     state = load_integration(tmp_path / "AB" / "run")
     assert state.penalty.shape[0] == 2
@@ -229,13 +227,7 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     assert alone.scores["graph"]["ari"] == pytest.approx(left.scores["graph"]["ari"], abs=0.05)
     # Of two batches, nothing says to which a later file belongs.
     kept = tmp_path / "AB" / "run" / "integration.safetensors"
-    done = CliRunner().invoke(
-        cli,
-        [
-            *("embed", str(files / "A.h5ad"), "--model", str(left.folder)),
-            *("-o", str(tmp_path / "o.h5ad"), "--integration", str(kept)),
-        ],
-    )
+    done = embed(files / "A.h5ad", left.folder, tmp_path / "o.h5ad", "--integration", kept)
     assert "the lab has 2 batches" in str(done.exception)
 
 
@@ -249,7 +241,7 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     for name, cells in (("A", 120), ("B", 110)):
         technique(name, seed=cells, cells=cells, of=6).write_h5ad(tmp_path / f"{name}.h5ad")
     left = lead(
-        config.replace(integrate="auto", output=str(tmp_path), run_name="same"),
+        config.replace(integrate="auto", output=str(tmp_path), run_name="same", wait_for_labs=2),
         nodes_of(tmp_path, tmp_path)[:2],
     )
     declined = left.scores["integration"]

@@ -87,7 +87,7 @@ def never_steps(state, view_1, view_2, descend, options):
 def collapses(state, view_1, view_2, descend, options):
     loss = byol.step(state, view_1, view_2, descend, options)
     last = [n for n in state.shared if n.startswith("encoder.") and n.endswith("bias")][-1]
-    state.shared[last].data.fill_(20)
+    state.shared[last].data.fill_(15)
     return loss
 
 def constant_loss(state, view_1, view_2, descend, options):

@@ -1,12 +1,12 @@
 import anndata
 import numpy as np
 
-from fedsc.config import Config
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.reading.backed import open_backed
 from fedsc.federated.preprocessing import answer, fit_preprocessing, learn_preprocessing
 from fedsc.federated.query import ask_locally
+from fedsc.options import DataOptions
 from simulations.benchmarks.statistics_memory import measure, write_synthetic
 
 
@@ -22,7 +22,7 @@ def test_a_file_on_disk_teaches_the_same_as_in_memory(tmp_path):
     assert found["nonzeros"] == cells.X.nnz
     assert found["peak GB"] > 0
 
-    source, config = open_backed(path, "counts"), Config.of(n_genes=50)
+    source, config = open_backed(path, "counts"), DataOptions(n_genes=50)
     ask = ask_locally([align(source, source.genes)], answer)
     on_disk = learn_preprocessing(ask, source.genes, "counts", config)
     names = cells.var_names.to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)
