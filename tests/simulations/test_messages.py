@@ -144,7 +144,7 @@ def secrets_of(root, left, private, messages):
         chosen = [list(expression.genes).index(g) for g in model.preprocessing.genes]
         prepared = model.prepare(expression)
         ready = prepared.batch(np.arange(len(counts)))
-        embedding = load_embedding(root / lab / "run")
+        embedding = load_embedding(root / lab / "run").x
         kinds = {
             "counts": counts,
             "chosen": counts[:, chosen],
