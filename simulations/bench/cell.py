@@ -172,13 +172,13 @@ def _federated(cell: Cell, output: Path) -> Row:
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
     scores = written["pooled"] or written["kmeans"]
-    graph = written["graph"]
+    graph, integration = written["graph"], written["integration"]
     return {
         "k_is": "true k",
         "clusters": None,
         **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
         **{f"graph_{name}": graph[name] for name in ("ari", "nmi", "clusters", "stability")},
-        **_mixing_of_labs(config, folder, integrated=written["integration"]["done"]),
+        **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
         "scored": "pooled" if written["pooled"] else "kmeans",
         "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
@@ -187,7 +187,7 @@ def _federated(cell: Cell, output: Path) -> Row:
     }
 
 
-def _mixing_of_labs(config: Config, folder: Path, *, integrated: bool) -> Row:
+def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
     from partitioning.simulation import simulated_labs
@@ -195,7 +195,7 @@ def _mixing_of_labs(config: Config, folder: Path, *, integrated: bool) -> Row:
     if config.split.scheme != "column":
         return {}
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
-    x = [embedding_of(folder / "labs" / lab, integrated=integrated) for lab in labs]
+    x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
     batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
     return _mixing(np.concatenate(x), batches, list(labs.values()))
 
