@@ -43,7 +43,7 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         raise ConfigError(f"lab {lab.name} is simulated and has no file of its own")
     file = lab.source.path
     load_embedding(folder).of(lab.expression)
-    x = embedding_of(folder, integrated=results.integrated)
+    x = embedding_of(folder, results.steps)
     target = make_folder(folder if lab.output is None else lab.output)
     copy = target / f"{Path(file.name.removesuffix('.gz')).stem}.fedsc.h5ad"
     if copy.exists() and copy.samefile(file):

@@ -46,17 +46,32 @@ def answer_of(
     from fedsc.federated.answers import answer
 
     if subject == ask.INTEGRATION:
-        return _integration(question, ask.is_integrated(content), folder)
+        return _integration(question, ask.steps_of(content), folder)
     return answer(_data(lab, question, subject, content, folder, scale), question)
 
 
-def embedding_of(folder: Path, *, integrated: bool) -> np.ndarray:
-    """Give the embedding of a lab's cells as it is, or as the lab has corrected it."""
-    if not integrated:
+def embedding_of(folder: Path, steps: int) -> np.ndarray:
+    """Give the embedding of a lab's cells, float (cells, d).
+
+    Parameters
+    ----------
+    folder
+        Of the lab's private state of the run.
+    steps
+        Of Harmony, after which it is meant; 0 = as it was before.
+
+    Raises
+    ------
+    RunError
+        If the lab has not embedded its cells, or has taken fewer steps (it was away meanwhile), or
+        those of another run.
+    """
+    if not steps:
         return load_embedding(folder).x
     state = load_integration(folder)
-    if state is None:
-        raise RunError("the lab has not integrated its cells: start the integration again")
+    if state is None or state.step != steps:
+        taken = 0 if state is None else state.step
+        raise RunError(f"the lab took {taken} of {steps} steps of the integration: start it again")
     return state.corrected
 
 
@@ -70,7 +85,7 @@ def _data(
         return lab.aligned(unpack_names(content["vocabulary"]["names"]))
     if subject == ask.CELLS:
         return lab.cells(unpack_preprocessing(content), scale)
-    x = embedding_of(folder, integrated=ask.is_integrated(content))
+    x = embedding_of(folder, ask.steps_of(content))
     x = x[:, : ask.dimensions_of(content, x.shape[1])]
     if subject == ask.EMBEDDING and question.name not in (metrics.CONTINGENCY, graph.CONTINGENCY):
         return metrics.Embedded(x, None)
@@ -82,7 +97,7 @@ def _data(
     return Clustered(cells, ask.clusters_of(content).assign(x), lab.expression.labels)
 
 
-def _integration(question: Question, corrected: bool, folder: Path) -> Sums:
+def _integration(question: Question, steps: int, folder: Path) -> Sums:
     """Take a step of Harmony, whose state the lab keeps before it answers; or say how labs mix."""
     from fedsc.federated import harmony_lab, mixing
     from fedsc.federated.correction import BatchedCells
@@ -90,7 +105,7 @@ def _integration(question: Question, corrected: bool, folder: Path) -> Sums:
     kept = load_embedding(folder)
     cells = BatchedCells(kept.x, kept.batches)
     if question.name == mixing.MIXING:
-        after = embedding_of(folder, integrated=True) if corrected else None
+        after = embedding_of(folder, steps) if steps else None
         return mixing.sum_mixing(cells, after, question)
     before = load_integration(folder)
     sums, after_step = harmony_lab.answer(cells, before, question)

@@ -20,12 +20,17 @@ from fedsc.options import (
     kebab,
 )
 
+METHODS_OWN: dict[str, dict[str, Any]] = {"fedpca": {"n-genes": 2000}}
+"""What methods have in the place of an option that is not set (0): ``fedpca`` is scanpy's workflow,
+federated, and has a practitioner's number of genes."""
+
 
 class Config(BaseModel):
     """The options of one run; frozen, validated on construction.
 
     Attributes are groups of options (:mod:`fedsc.options`). :meth:`of` and :meth:`from_mapping`
-    take the flat names a person types.
+    take the flat names a person types, and put the method's own (:data:`METHODS_OWN`) in the place
+    of what is not set: a config has the values a run runs with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +70,10 @@ class Config(BaseModel):
                 grouped.setdefault(_GROUP_OF[name], {})[name] = value
             else:
                 unknown.append(_unknown(name))
+        method = str(grouped.get("method", {}).get("method"))
+        for name, own in METHODS_OWN.get(method, {}).items():
+            group = grouped.setdefault(_GROUP_OF[name], {})
+            group[name] = group.get(name) or own
         try:
             config = cls.model_validate(grouped)
         except ValidationError as error:

@@ -25,6 +25,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Literal["pooled", "lab"]
 
+GENES = 500
+"""Highly variable genes kept where neither the options nor the method say how many [4.1]."""
+
 _FINEST = 100.0  # resolution of a graph's clusters
 
 
@@ -86,7 +89,11 @@ class DataOptions(_Group):
     target_sum: NonNegative = _option(
         0.0, "Library size every cell is scaled to [3.1]; 0 = the pool's median.", unit="counts"
     )
-    n_genes: Count = _option(500, "Highly variable genes kept [4.1].", unit="genes")
+    n_genes: Annotated[int, Field(ge=0, validate_default=True)] = _option(
+        0,
+        "Highly variable genes kept; 0 = the method's own: 500 [4.1], of fedpca 2000.",
+        unit="genes",
+    )
     hvg: Literal["seurat", "seurat_v3"] = _option(
         "seurat", "Rule that ranks genes, as scanpy's flavour of that name."
     )
@@ -96,6 +103,11 @@ class DataOptions(_Group):
     max_value: Annotated[float, Field(gt=0)] = _option(
         10.0, "Clip standardised values at ± this; inf = no clipping (the paper)."
     )
+
+    @field_validator("n_genes")
+    @classmethod
+    def _some_genes(cls, value: int) -> int:
+        return value or GENES
 
     @model_validator(mode="after")
     def _reference_has_a_file(self) -> "DataOptions":

@@ -43,26 +43,29 @@ def about_cells(preprocessing: Preprocessing) -> RecordDict:
     return pack_preprocessing(preprocessing)
 
 
-def about_embedding(*, integrated: bool, dimensions: int = 0) -> RecordDict:
-    """Say which embedding is meant: as it is or corrected, and its first columns (0 = all)."""
-    told = ConfigRecord({"integrated": integrated, "dimensions": dimensions})
+def about_embedding(steps: int, dimensions: int = 0) -> RecordDict:
+    """Say which embedding is meant: after how many steps of Harmony, and how many columns.
+
+    0 steps = as it was before, 0 columns = all.
+    """
+    told = ConfigRecord({"steps": steps, "dimensions": dimensions})
     return RecordDict({"embedding": told})
 
 
-def about_clusters(clusters: Clusters, vocabulary: np.ndarray, *, integrated: bool) -> RecordDict:
+def about_clusters(clusters: Clusters, vocabulary: np.ndarray, steps: int) -> RecordDict:
     """Give what a question about clusters needs besides: how a cell's is found, the columns."""
     return RecordDict(
         {
-            **about_embedding(integrated=integrated),
+            **about_embedding(steps),
             **about_expression(vocabulary),
             "clusters": ConfigRecord({"packed": clusters.pack()}),
         }
     )
 
 
-def is_integrated(content: RecordDict) -> bool:
-    """Tell which embedding a message means."""
-    return bool(content["embedding"]["integrated"])
+def steps_of(content: RecordDict) -> int:
+    """Tell after how many steps of Harmony the embedding is that a message means."""
+    return int(content["embedding"]["steps"])
 
 
 def dimensions_of(content: RecordDict, all_: int) -> int:

@@ -20,8 +20,8 @@ class Results:
     ----------
     clusters
         Of the pool, their types and the map.
-    integrated
-        Whether they are of the embedding as the lab has corrected it.
+    steps
+        Of Harmony, after which the embedding is that the clusters are of; 0 = as it was.
     markers
         The first genes of every cluster.
     vocabulary
@@ -31,7 +31,7 @@ class Results:
     """
 
     clusters: Clusters
-    integrated: bool
+    steps: int
     markers: Markers
     vocabulary: np.ndarray
     about: Mapping[str, Any]
@@ -41,9 +41,7 @@ def pack_results(results: Results) -> RecordDict:
     """Put the results into a message."""
     return RecordDict(
         {
-            "clusters": ConfigRecord(
-                {"packed": results.clusters.pack(), "integrated": results.integrated}
-            ),
+            "clusters": ConfigRecord({"packed": results.clusters.pack(), "steps": results.steps}),
             "markers": pack_arrays(vars(results.markers)),
             "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
             "about": ConfigRecord(dict(results.about)),
@@ -56,7 +54,7 @@ def unpack_results(content: RecordDict) -> Results:
     told = content["clusters"]
     return Results(
         clusters=Clusters.unpack(told["packed"]),
-        integrated=bool(told["integrated"]),
+        steps=int(told["steps"]),
         markers=Markers(**unpack_arrays(content["markers"])),
         vocabulary=unpack_names(content["vocabulary"]["names"]),
         about=dict(content["about"]),

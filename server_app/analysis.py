@@ -61,6 +61,11 @@ class Integration:
     harmony: Harmony | None
     about: dict[str, Any]
 
+    @property
+    def steps(self) -> int:
+        """How many steps of Harmony labs took; 0 where the embedding is as it was."""
+        return len(self.harmony.questions) if self.harmony else 0
+
 
 @dataclass(frozen=True)
 class Found:
@@ -149,14 +154,13 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     """
     dimensions = embed(federation, model)
     integration = integrate(federation, config, dimensions)
-    integrated = integration.harmony is not None
-    found = find_clusters(federation, config, model, integrated=integrated)
+    found = find_clusters(federation, config, model, integration.steps)
     types = types_of(federation)
     clusters = _clusters(found, config.analysis, config.run.seed)
     vocabulary = np.array(model.preprocessing.vocabulary, dtype=object)
     ask = federation.ask(
         asking.CLUSTERS,
-        asking.about_clusters(clusters, vocabulary, integrated=integrated),
+        asking.about_clusters(clusters, vocabulary, integration.steps),
         _answers(no_clusters(vocabulary, model.preprocessing.kind)),
     )
     log(INFO, "markers and types of %d clusters", clusters.k)
@@ -188,7 +192,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
         return Integration(None, {"asked": wanted, "done": False})
     ask = federation.ask(
         asking.INTEGRATION,
-        asking.about_embedding(integrated=False),
+        asking.about_embedding(steps=0),
         _IntegrationAnswers(dimensions),
     )
     n_cells = sum(about.cells for about in federation.labs.values())
@@ -201,7 +205,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     harmony = learn_harmony(ask, n_cells, start, _harmony_reporter)
     moved = federation.ask(
         asking.INTEGRATION,
-        asking.about_embedding(integrated=True),
+        asking.about_embedding(len(harmony.questions)),
         _IntegrationAnswers(dimensions),
     )
     after = learn_mixing(moved, harmony.centres)
@@ -222,14 +226,13 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
         "mixing_after": after.index,
         "bend": after.bend,
         "rounds": len(harmony.moved),
+        "steps": len(harmony.questions),
         "converged": harmony.converged,
     }
     return Integration(harmony if done else None, about)
 
 
-def find_clusters(
-    federation: Federation, config: Config, model: Model, *, integrated: bool
-) -> Found:
+def find_clusters(federation: Federation, config: Config, model: Model, steps: int) -> Found:
     """Cluster the embeddings of all labs by a graph and, where k is known, by k-means; score both.
 
     Raises
@@ -240,7 +243,7 @@ def find_clusters(
         If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, types_of(federation)
-    ask = _ask_embedding(federation, model.dimensions, integrated, "graph")
+    ask = _ask_embedding(federation, model.dimensions, steps, "graph")
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
@@ -263,7 +266,7 @@ def find_clusters(
     if k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, columns, integrated, "kmeans")
+        narrow = _ask_embedding(federation, columns, steps, "kmeans")
         centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
         k_from = "given" if options.k else f"the {k} cell types the labs name"
         log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
@@ -324,14 +327,14 @@ def finish(
         about["warnings"] = "; ".join(warnings)
     results = Results(
         analysis.clusters,
-        analysis.integration.harmony is not None,
+        analysis.integration.steps,
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
     )
     served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
-        if not results.integrated:  # or it would lose its correction
+        if not results.steps:  # or it would lose its correction
             federation.tell(late, EMBED, pack_model(model))
         _tell_results(federation, late, results)
 
@@ -372,10 +375,10 @@ def _answers(nothing: Any) -> Callable[[Question], Sums]:
     return lambda question: answer(nothing, question)
 
 
-def _ask_embedding(federation: Federation, dimensions: int, integrated: bool, purpose: str) -> Ask:
+def _ask_embedding(federation: Federation, dimensions: int, steps: int, purpose: str) -> Ask:
     return federation.ask(
         asking.EMBEDDING,
-        asking.about_embedding(integrated=integrated, dimensions=dimensions),
+        asking.about_embedding(steps, dimensions),
         _answers(no_embedding(dimensions)),
         purpose,
     )

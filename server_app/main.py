@@ -126,8 +126,8 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
 
     def scored() -> dict[str, Any]:
         dimensions = embed(federation, components)
-        integrated = integrate(federation, config, dimensions).harmony is not None
-        found = find_clusters(federation, config, components, integrated=integrated)
+        steps = integrate(federation, config, dimensions).steps
+        found = find_clusters(federation, config, components, steps)
         return {**found.scores, "pooled": pooled_scores(federation, config, components)}
 
     scores = federation.phase(scored)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedsc.baselines.clustering import cluster
 from fedsc.baselines.inputs import Clip, Genes, prepare
 from fedsc.baselines.method import Fitted, Settings
@@ -24,12 +26,16 @@ class Preset:
         Highly variable genes, 0 = all; clip of standardised values.
     flavor
         Whose Leiden (:func:`fedsc.leiden.leiden`).
+    batch_key
+        Column of ``obs`` with batches that Harmony (harmonypy) brings together first; ``""`` =
+        it does not.
     """
 
     components: Count = 50
     n_genes: Genes = 2000
     max_value: Clip = 10.0
     flavor: Flavor = "graspologic"
+    batch_key: str = ""
 
 
 PRESETS = {"graspologic": Preset(), "scanpy": Preset(flavor="igraph")}
@@ -53,10 +59,26 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
         )
     cells, _ = prepare(expression, preset.n_genes, preset.max_value)
     embedding, _ = principal_components(dense(cells), preset.components, settings.seed)
+    if preset.batch_key:
+        embedding = _harmony(embedding, expression, preset.batch_key, settings.seed)
     clusters, choice = cluster(embedding, k, settings, preset.flavor)
     record = {
         "genes": cells.n_genes,
         "components": embedding.shape[1],
+        "harmony": preset.batch_key,
         "clusters": choice,
     }
     return Fitted(embedding, clusters, record)
+
+
+def _harmony(embedding: np.ndarray, expression: Expression, key: str, seed: int) -> np.ndarray:
+    """Bring batches together by the reference implementation, on the pooled cells."""
+    try:
+        from harmonypy import run_harmony
+    except ImportError:
+        raise ConfigError("option batch-key needs harmonypy: pip install harmonypy") from None
+    if key not in expression.obs.columns:
+        raise ConfigError(f"option batch-key = '{key}': obs has no such column")
+    batches = {key: expression.obs[key].astype(str).to_numpy()}
+    found = run_harmony(embedding, batches, [key], random_state=seed, ncores=1, verbose=False)
+    return np.asarray(found.Z_corr, dtype=np.float32)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from fedsc.config import Config, groups
+from fedsc.config import groups
 
 
 class Form(StrEnum):
@@ -83,7 +83,7 @@ def markdown() -> str:
 def toml() -> str:
     """Write the section ``[tool.flwr.app.config]`` of ``pyproject.toml``."""
     lines = ["[tool.flwr.app.config]"]
-    lines += [f"{name} = {json.dumps(value)}" for name, value in Config.of().to_mapping().items()]
+    lines += [f"{o.name} = {o.default}" for listed in described().values() for o in listed]
     return "\n".join(lines) + "\n"
 
 

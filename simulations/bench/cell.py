@@ -10,7 +10,7 @@ import hashlib
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
+from fedsc.data.expression import Expression
 from fedsc.files import make_folder, replace
 from fedsc.versions import versions
 
@@ -88,6 +89,7 @@ class Cell(BaseModel):
         """
         return Config.from_mapping(
             {
+                "draw-map": False,  # nobody looks at it
                 **self.options,
                 "method": self.method,
                 "dataset": self.dataset,
@@ -170,15 +172,43 @@ def _federated(cell: Cell, output: Path) -> Row:
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
     scores = written["pooled"] or written["kmeans"]
+    graph, integration = written["graph"], written["integration"]
     return {
         "k_is": "true k",
         "clusters": None,
         **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        **{f"graph_{name}": graph[name] for name in ("ari", "nmi", "clusters", "stability")},
+        **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
         "scored": "pooled" if written["pooled"] else "kmeans",
+        "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
         "bytes_to_labs": traffic.to_labs,
         "bytes_from_labs": traffic.from_labs,
     }
+
+
+def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
+    """Score the embedding that clusters are made of, where labs are batches."""
+    from client_app.subjects import embedding_of
+    from partitioning.simulation import simulated_labs
+
+    if config.split.scheme != "column":
+        return {}
+    labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
+    batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
+    return _mixing(np.concatenate(x), batches, list(labs.values()))
+
+
+def _mixing(x: np.ndarray, batches: np.ndarray, parts: Sequence[Expression]) -> Row:
+    """Score how batches mix and types stay apart, over the cells that have a type."""
+    from fedsc.integration import scores
+
+    labels = np.concatenate(
+        [np.full(len(p.cells), "") if p.labels is None else p.labels for p in parts]
+    )
+    known = labels != ""
+    return {**scores(x[known], batches[known], labels[known])}
 
 
 def _centralised(cell: Cell, folder: Path) -> Row:
@@ -206,10 +236,15 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         embedding=fitted.embedding.astype(np.float32),
         clusters=fitted.clusters,
     )
+    mixing: Row = {}
+    if batch_key := str(cell.options.get("batch-key", "")):
+        batches = expression.obs[batch_key].astype(str).to_numpy()
+        mixing = _mixing(fitted.embedding, batches, [expression])
     return {
         "k_is": "Leiden" if k == "auto" else "true k",
         "clusters": int(found["k"]),
         **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        **mixing,
         "scored": "pooled",
         "warning": "",
     }

@@ -36,7 +36,7 @@ def write_report(
         The files written.
     """
     into.mkdir(parents=True, exist_ok=True)
-    table = frame(planned, rows)
+    table = frame(suite, planned, rows)
     parquet, page = into / "rows.parquet", into / "table.md"
     with replacing(parquet) as partial:
         table.to_parquet(partial, index=False)

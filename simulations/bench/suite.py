@@ -38,11 +38,17 @@ class Line(_Strict):
         As ``fedsc methods`` or ``fedsc fit`` know it.
     options
         Of the method; a federated one also gets the suite's ``federated`` options.
+    clusters
+        Which clusters of a federated run are scored.
+    harmony
+        Whether batches are brought together first; only on sets that have some.
     """
 
     name: str
     method: str
     options: Options = {}
+    clusters: Literal["k-means", "graph"] = "k-means"
+    harmony: bool = False
 
     @property
     def federated(self) -> bool:
@@ -51,11 +57,30 @@ class Line(_Strict):
 
 
 class Data(_Strict):
-    """A set, with options its federated lines need (``subtypes-per-lab``, ``partition``)."""
+    """A set.
+
+    Attributes
+    ----------
+    name
+        Known set or path of a file.
+    label_key
+        Column with cell types; ``""`` = the set's own.
+    batches
+        Column with batches, which are the labs of federated lines; ``""`` = labs are made.
+    federated
+        Options its federated lines need (``subtypes-per-lab``, ``partition``).
+    """
 
     name: str
     label_key: str = ""
+    batches: str = ""
     federated: Options = {}
+
+    @property
+    def split(self) -> Options:
+        """Options of its federated lines."""
+        column = {"partition": "column", "partition-key": self.batches} if self.batches else {}
+        return {**column, **self.federated}
 
 
 class Published(_Strict):
@@ -88,6 +113,8 @@ class Suite(_Strict):
         How many, from 0.
     figures
         What is drawn.
+    mixing
+        Whether the table shows how batches mix and types stay apart, for the silhouette.
     """
 
     title: str
@@ -101,6 +128,7 @@ class Suite(_Strict):
     published: tuple[Published, ...] = ()
     seeds: Annotated[int, Field(ge=1)] = 5
     figures: tuple[Figure, ...] = ("bars",)
+    mixing: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
@@ -126,7 +154,7 @@ class Suite(_Strict):
 
     def partition(self, data: Data) -> str:
         """Give the partition the set's federated lines use."""
-        return str({"partition": "subtypes", **self.federated, **data.federated}["partition"])
+        return str({"partition": "subtypes", **self.federated, **data.split}["partition"])
 
     def narrowed(
         self, datasets: list[str], seeds: int | None, federated: Mapping[str, Scalar]
@@ -223,8 +251,14 @@ def _expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:
     distinct = {tuple(sorted(point.items())): point for point in points}
     for seed in range(suite.seeds):
         for (at, point), line, data in product(distinct.items(), suite.lines, suite.datasets):
-            options = {**suite.federated, **data.federated} if line.federated else {}
+            if line.harmony and not data.batches:
+                continue
+            options = {**suite.federated, **data.split} if line.federated else {}
             options |= {**line.options, **point}
+            if line.harmony:
+                options |= (
+                    {"integrate": "harmony"} if line.federated else {"batch-key": data.batches}
+                )
             place = Place(data.name, line.name, at)
             yield place, _cell(line, data, seed, options)
             if line.federated and line.name in suite.controls:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,17 @@ import pandas as pd
 
 from fedsc.rng import numpy_generator
 from simulations.bench.cell import Cell, Row
-from simulations.bench.suite import Place, Suite
+from simulations.bench.suite import Line, Place, Suite
 
-SCORES = ("ari", "nmi", "silhouette")
+SCORES = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette"}
+_MIXING = {
+    "ari": "ARI",
+    "nmi": "NMI",
+    "ilisi": "iLISI",
+    "clisi": "cLISI",
+    "batch_asw": "batch ASW",
+    "type_asw": "type ASW",
+}
 _PERCENT = 100.0
 _DRAWS = 10_000
 
@@ -68,7 +76,17 @@ def paired(line: Mapping[int, float], reference: Mapping[int, float]) -> Paired 
     return Paired(float(differences.mean()), float(low), float(high), better, len(seeds), p)
 
 
-def frame(planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> pd.DataFrame:
+def seen(line: Line, row: Row) -> Row:
+    """Give a run's row as a line shows it: with the scores of the clusters the line is about."""
+    if line.clusters == "k-means":
+        return row
+    graph = {name: row[f"graph_{name}"] for name in ("ari", "nmi", "clusters")}
+    return {**row, **graph, "k_is": "graph", "silhouette": None, "calinski_harabasz": None}
+
+
+def frame(
+    suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]
+) -> pd.DataFrame:
     """Lay the finished cells out, one row per (line, set, grid point, seed).
 
     Returns
@@ -77,13 +95,14 @@ def frame(planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> pd.
         The columns of a cell's row, before them ``line``, ``at`` (JSON), ``control`` and
         ``config_hash``.
     """
+    lines = {line.name: line for line in suite.lines}
     records = [
         {
             "line": place.line,
             "at": json.dumps(dict(place.at)),
             "control": place.control,
             "config_hash": cell.digest,
-            **rows[cell.key],
+            **seen(lines[place.line], rows[cell.key]),
         }
         for place, cell in planned
         if cell.key in rows
@@ -94,17 +113,19 @@ def frame(planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> pd.
 
 def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> str:
     """Write a suite's page: what was run, and a table per set."""
+    lines = {line.name: line for line in suite.lines}
     by_place: dict[Place, dict[int, Row]] = {}
     for place, cell in planned:
         seeds = by_place.setdefault(place, {})
         if cell.key in rows:
-            seeds[cell.seed] = rows[cell.key]
+            seeds[cell.seed] = seen(lines[place.line], rows[cell.key])
     parts = [f"# {suite.title}", suite.about.strip(), _options_in_words(suite)]
     for data in suite.datasets:
         places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
         parts += [f"## {data.name}", _table(suite, places)]
+    shown = " / ".join(_scores(suite).values())
     parts.append(
-        f"ARI / NMI / silhouette in %, mean ± standard deviation over seeds. Δ ARI is the "
+        f"{shown} in %, mean ± standard deviation over seeds. Δ ARI is the "
         f"difference to {suite.reference} on the same seeds, with the 95 % bootstrap interval of "
         "its mean, the number of seeds on which it is positive, and the p of a sign test "
         f"({suite.seeds} seeds cannot give less than {2 / 2**suite.seeds:.2g}). "
@@ -119,7 +140,8 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
 
 def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
     grid = sorted({name for place in places for name, _ in place.at})
-    head = ["method", *grid, "k", *("ARI", "NMI", "silhouette"), "Δ ARI", "published"]
+    scores = _scores(suite)
+    head = ["method", *grid, "k", *scores.values(), "Δ ARI", "published"]
     head += ["seeds", "CPU s", "MB"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for place, seeds in places.items():
@@ -127,8 +149,8 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
         cells = [
             _name(place, seeds),
             *(str(at.get(name, "")) for name in grid),
-            ", ".join(sorted({str(row["k_is"]) for row in seeds.values()})) or "–",
-            *(_spread([row[score] for row in seeds.values()]) for score in SCORES),
+            _k(seeds.values()),
+            *(_spread([row.get(score) for row in seeds.values()]) for score in scores),
             _difference(suite, places, place),
             _published(suite, place),
             str(len(seeds)),
@@ -139,9 +161,22 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
     return "\n".join(lines)
 
 
+def _scores(suite: Suite) -> dict[str, str]:
+    return _MIXING if suite.mixing else SCORES
+
+
 def _name(place: Place, seeds: Mapping[int, Row]) -> str:
     warned = " (see the warning)" if any(row["warning"] for row in seeds.values()) else ""
     return f"{place.line}{', IID control' if place.control else ''}{warned}"
+
+
+def _k(rows: Collection[Row]) -> str:
+    """Say where the number of clusters is from, and what it was where nobody gave it."""
+    kinds = ", ".join(sorted({str(row["k_is"]) for row in rows}))
+    found = sorted({int(k) for row in rows if (k := row.get("clusters")) is not None})
+    if not found or kinds == "true k":
+        return kinds or "–"
+    return f"{kinds}: {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
 def _difference(suite: Suite, places: Mapping[Place, Mapping[int, Row]], place: Place) -> str:

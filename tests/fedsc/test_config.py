@@ -24,7 +24,36 @@ def test_defaults_are_those_of_the_paper():
 
 def test_run_config_in_pyproject_is_the_model():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert pyproject["tool"]["flwr"]["app"]["config"] == Config.of().to_mapping()
+    told = pyproject["tool"]["flwr"]["app"]["config"]
+    assert told.keys() == Config.of().to_mapping().keys()
+    assert Config.from_mapping(told) == Config.of()
+
+
+@pytest.mark.parametrize(
+    ("options", "genes"),
+    [
+        ({}, 500),
+        ({"n_genes": 0}, 500),
+        ({"n_genes": 700}, 700),
+        ({"method": "fedpca"}, 2000),
+        ({"method": "fedpca", "n_genes": 0}, 2000),
+        ({"method": "fedpca", "n_genes": 500}, 500),
+        ({"method": "fedbyol"}, 500),
+    ],
+)
+def test_a_method_has_its_own_where_nothing_is_set_and_a_config_has_what_runs(options, genes):
+    config = Config.of(**options)
+    assert config.data.n_genes == genes
+    assert config.to_mapping()["n-genes"] == genes
+    again = Config.from_mapping(config.to_mapping())
+    assert again == config
+    assert again.fingerprint() == config.fingerprint()
+    # Flower always passes every option, those not set with their defaults.
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    told = pyproject["tool"]["flwr"]["app"]["config"] | {
+        name.replace("_", "-"): value for name, value in options.items()
+    }
+    assert Config.from_mapping(told) == config
 
 
 def test_every_option_is_described():

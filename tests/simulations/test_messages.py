@@ -24,6 +24,7 @@ from client_app import app as client
 from client_app.state import load_embedding, load_private
 from fedsc import tensors
 from fedsc.data.reading.read import read
+from fedsc.federated.micro import unit
 from fedsc.model import load_model
 from protocol import records
 from simulations.inprocess import InProcessGrid, content_bytes
@@ -33,6 +34,7 @@ METHODS = {
     "fedsc": {"method": "fedsc", "local_norm": True},
     "fedmoco-v2": {"method": "fedmoco-v2", "queue": 16},
     "fedpca": {"method": "fedpca"},
+    "harmony": {"method": "fedpca", "integrate": "harmony"},
 }
 
 
@@ -42,8 +44,8 @@ class Secrets:
 
     ``vectors`` by what they are, ``names`` of cells, of which none may be told, and ``types``,
     which are told once each; ``steps`` are the lengths of rows and columns of matrices of cells.
-    ``shared`` names embedded cells that were alone in a group of k-means: the group's sum, which
-    is told, is that cell (see kmeans.py).
+    ``shared`` names embedded cells, and directions of cells, that were alone in a group of k-means
+    or of the graph: the group's sum, which is told, is that cell (see kmeans.py).
     """
 
     vectors: dict[str, np.ndarray]
@@ -151,13 +153,15 @@ def secrets_of(root, left, private, messages):
             "logs": prepared.values.toarray(),
             "prepared": ready,
             "embedded": embedding,
+            "direction of": unit(embedding),
         }
         for kind, matrix in kinds.items():
             vectors |= {f"{kind} cell {i} of {lab}": row for i, row in enumerate(matrix)}
             vectors |= {f"{kind} column {i} of {lab}": c for i, c in enumerate(matrix.T)}
             steps |= set(matrix.shape)
-        embedded |= {row.astype(np.float64).tobytes(): f"embedded cell {i} of {lab}"
-                     for i, row in enumerate(embedding)}  # fmt: skip
+        for kind in ("embedded", "direction of"):
+            for i, row in enumerate(kinds[kind].astype(np.float64)):
+                embedded.setdefault(row.tobytes(), []).append(f"{kind} cell {i} of {lab}")
         vectors[f"labels of {lab}"] = np.unique(expression.labels, return_inverse=True)[1]
         barcodes += list(expression.cells)
         types |= set(expression.labels)
@@ -178,8 +182,7 @@ def alone(messages, embedded):
             arrays = records.unpack_arrays(record)
             if {"n", "sum"} <= arrays.keys() and arrays["sum"].shape[:-1] == arrays["n"].shape:
                 for row in arrays["sum"][arrays["n"] == 1]:
-                    if row.tobytes() in embedded:
-                        yield embedded[row.tobytes()]
+                    yield from embedded.get(row.tobytes(), [])
 
 
 # The search
@@ -266,7 +269,7 @@ def test_no_message_holds_a_cell_a_label_or_a_private_tensor(runs, method):
     run = runs(method)
     kinds = {(m.metadata.message_type, m.metadata.reply_to_message_id != "") for m in run.messages}
     expected = {"query.describe", "query.ask", "query.embed", "query.finish", "train"}
-    if method == "fedpca":
+    if method in ("fedpca", "harmony"):
         expected.remove("train")
     assert {kind for kind, _ in kinds} == expected
     for message in run.messages:

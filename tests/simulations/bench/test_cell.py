@@ -4,9 +4,11 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 import partitioning.simulation
+from fedsc import integration, tensors
 from fedsc.errors import DataError
 from partitioning import partition
 from simulations.bench.cell import Cell, load_row, run_cell
@@ -58,6 +60,29 @@ def test_a_federated_row_has_scores_cost_and_versions(tiny_set, tmp_path):
     assert row["peak_memory"] > 50e6
     assert row["torch"].startswith("2.")
     assert load_row(run, tmp_path) == row
+
+
+def test_where_labs_are_batches_a_row_says_how_they_mix(tiny_set, tmp_path):
+    donors = {"partition": "column", "partition-key": "donor", "integrate": "harmony"}
+    run = cell("fedpca", tiny_set, **donors)
+    row = run_cell(run, tmp_path)
+    written = json.loads((tmp_path / run.key / "scores.json").read_text())
+    assert row["graph_ari"] == written["graph"]["ari"]
+    assert row["graph_clusters"] == written["graph"]["clusters"]
+    assert row["questions"] == sum(written["questions"].values()) > 60
+    # Of the embedding as labs have corrected it, against the direct way.
+    labs, x, of_cells = ("donor0", "donor1", "donor2"), [], []
+    whole = anndata.read_h5ad(tiny_set).obs
+    for lab in labs:
+        kept = tmp_path / run.key / "labs" / lab / "integration.safetensors"
+        x.append(tensors.read(kept)[0]["corrected"])
+        of_cells.append(whole[whole["donor"] == lab])
+    table = pd.concat(of_cells)
+    expected = integration.scores(
+        np.concatenate(x), table["donor"].to_numpy(), table["cell_type"].to_numpy()
+    )
+    assert {name: row[name] for name in integration.METRICS} == expected
+    assert "ilisi" not in run_cell(cell("fedpca", tiny_set), tmp_path)
 
 
 def test_every_round_each_lab_gets_and_gives_one_set_of_weights(tiny_set, tmp_path):

@@ -41,7 +41,7 @@ def test_every_suite_that_comes_along_can_be_planned(name):
 def test_the_papers_tables_are_all_there():
     assert set(suites()) == {
         *("fedsc-table1", "fedsc-table2", "fedsc-table3", "fedsc-fig3", "pulls", "honest"),
-        *("masksc-table1", "masksc-table2", "masksc-fig4"),
+        *("masksc-table1", "masksc-table2", "masksc-fig4", "analysis"),
     }
 
 
@@ -162,3 +162,30 @@ def test_an_unknown_suite_is_told_which_there_are():
 def test_files_of_suites_are_plain_toml():
     for path in suites().values():
         assert tomllib.loads(path.read_text())["lines"]
+
+
+def test_batches_are_the_labs_and_harmony_is_for_sets_that_have_some(write):
+    text = """
+title = "T"
+about = "A"
+reference = "a"
+controls = ["a"]
+seeds = 1
+datasets = [{ name = "x", batches = "donor" }, { name = "y", federated = { subtypes-per-lab = 2 } }]
+lines = [
+  { name = "a", method = "fedpca", clusters = "graph" },
+  { name = "a, together", method = "fedpca", clusters = "graph", harmony = true },
+  { name = "b, together", method = "leiden", harmony = true },
+]
+"""
+    column = {"partition": "column", "partition-key": "donor"}
+    assert {
+        (place.line, place.dataset, place.control): cell.options
+        for place, cell in plan(load(write(text)))
+    } == {
+        ("a", "x", False): column,
+        ("a", "y", False): {"subtypes-per-lab": 2},
+        ("a", "y", True): {"partition": "iid"},
+        ("a, together", "x", False): column | {"integrate": "harmony"},
+        ("b, together", "x", False): {"batch-key": "donor"},
+    }

@@ -121,11 +121,43 @@ def test_warnings_of_rows_are_on_the_page(done):
 
 
 def test_a_frame_has_a_row_per_finished_cell(done):
-    _, planned, rows = done
-    found = frame(planned, rows)
+    suite, planned, rows = done
+    found = frame(suite, planned, rows)
     assert len(found) == 9
     assert set(found.loc[found["control"], "line"]) == {"ours"}
     assert set(found["at"]) == {json.dumps({})}
     assert found["config_hash"].nunique() == 9
     ends = [cell.rsplit("-", 1)[1] for cell in found["cell"]]
     assert ends == list(found["config_hash"])
+
+
+def test_two_lines_share_a_run_and_show_the_clusters_each_is_about():
+    suite = Suite(
+        title="T",
+        about="A",
+        reference="graph",
+        controls=("graph",),
+        datasets=(Data(name="x"),),
+        lines=(
+            Line(name="graph", method="fedpca", clusters="graph"),
+            Line(name="k-means", method="fedpca"),
+        ),
+        mixing=True,
+    )
+    planned, rows = [], {}
+    for seed in range(2):
+        cell = Cell(method="fedpca", dataset="x", seed=seed, options={})
+        planned += [(Place("x", line.name), cell) for line in suite.lines]
+        graph = {"graph_ari": 0.8, "graph_nmi": 0.9, "graph_clusters": 7 + seed}
+        rows[cell.key] = row(cell, ari=0.5, nmi=0.6, clusters=None, ilisi=0.25, **graph)
+    page = markdown(suite, planned, rows)
+    assert cells_of(page, "graph")[1:5] == [
+        "graph: 7 to 8",
+        "80.0 ± 0.0",
+        "90.0 ± 0.0",
+        "25.0 ± 0.0",
+    ]
+    assert cells_of(page, "k-means")[1:5] == ["true k", "50.0 ± 0.0", "60.0 ± 0.0", "25.0 ± 0.0"]
+    assert "ARI / NMI / iLISI / cLISI / batch ASW / type ASW in %" in page
+    found = frame(suite, planned, rows)
+    assert sorted(found["ari"]) == [0.5, 0.5, 0.8, 0.8]

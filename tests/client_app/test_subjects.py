@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from client_app.state import KeptEmbedding, save_embedding, save_integration
+from client_app.subjects import embedding_of
+from fedsc.errors import RunError
+from fedsc.federated.correction import BatchedCells
+from fedsc.federated.harmony import integrate_here
+from fedsc.federated.harmony_lab import answer
+
+
+@pytest.fixture
+def cells():
+    x = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    return BatchedCells(x, np.repeat([0, 1], 40))
+
+
+@pytest.fixture
+def folder(cells, tmp_path):
+    save_embedding(tmp_path, KeptEmbedding(cells.x, cells.batches, "digest"))
+    return tmp_path
+
+
+def test_an_embedding_is_given_as_it_was_or_after_all_steps(cells, folder):
+    harmony, (state,) = integrate_here([cells], 0)
+    save_integration(folder, state)
+    np.testing.assert_array_equal(embedding_of(folder, 0), cells.x)
+    after = embedding_of(folder, len(harmony.questions))
+    np.testing.assert_array_equal(after, state.corrected)
+    assert not np.array_equal(after, cells.x)
+
+
+def test_a_lab_that_missed_steps_says_so_and_gives_nothing(cells, folder):
+    """It was away for the last steps: what it has is corrected in part."""
+    harmony, _ = integrate_here([cells], 0)
+    steps, state = len(harmony.questions), None
+    with pytest.raises(RunError, match=f"the lab took 0 of {steps} steps of the integration"):
+        embedding_of(folder, steps)
+    for question in harmony.questions[:6]:
+        _, state = answer(cells, state, question)
+        save_integration(folder, state)
+    with pytest.raises(RunError, match=f"the lab took 6 of {steps + 1} steps"):
+        embedding_of(folder, steps + 1)
