@@ -15,7 +15,7 @@ from flwr.common import log
 
 from fedsc import tensors
 from fedsc.data.expression import Expression
-from fedsc.errors import RunError
+from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.harmony_lab import HarmonyState
 from fedsc.files import make_folder, replace
@@ -96,11 +96,11 @@ class KeptEmbedding:
 
         Raises
         ------
-        RunError
+        DataError
             If it was made of other cells, or of the same in another order.
         """
         if cells_digest(expression) != self.cells:
-            raise RunError(
+            raise DataError(
                 "the lab's file has changed since its cells were embedded: it holds other cells, "
                 "or the same in another order; put the old file back, or resume the run, which "
                 "embeds the file as it is now"

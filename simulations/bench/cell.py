@@ -146,6 +146,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "bytes_to_labs": found.pop("bytes_to_labs", None),
             "bytes_from_labs": found.pop("bytes_from_labs", None),
+            "questions": found.pop("questions", None),
         }
         row: Row = {
             "cell": cell.key,

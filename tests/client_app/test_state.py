@@ -14,7 +14,7 @@ from client_app.state import (
     save_private,
 )
 from fedsc.data.reading.read import read
-from fedsc.errors import RunError
+from fedsc.errors import DataError, RunError
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.harmony import integrate_here
 
@@ -85,7 +85,7 @@ def test_an_embedding_comes_back_for_the_cells_it_was_made_of(tmp_path, cells):
 )
 def test_it_is_not_taken_for_that_of_other_cells(tmp_path, cells, change):
     save_embedding(tmp_path, _kept(cells))
-    with pytest.raises(RunError, match="the lab's file has changed since"):
+    with pytest.raises(DataError, match="the lab's file has changed since"):
         load_embedding(tmp_path).of(change(cells))
 
 

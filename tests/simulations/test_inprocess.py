@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from itertools import pairwise
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_what_flower_prints_for_us_has_no_escapes_and_each_line_once(tiny, lead,
     screen = io.StringIO()
     monkeypatch.setattr(console_handler, "stream", screen)
     monkeypatch.setattr(console_handler, "colored", True)
+    monkeypatch.setattr(console_handler, "level", logging.INFO)  # fedsc run turns it down
     lead(tiny)
     lines = screen.getvalue().splitlines()
     assert sum(line.startswith("INFO :      round ") for line in lines) == tiny.training.rounds

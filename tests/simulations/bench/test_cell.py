@@ -142,7 +142,9 @@ def test_a_killed_cell_goes_on_to_the_same_scores_and_does_not_claim_to_know_its
     assert load_row(run, tmp_path / "killed") is None
     resumed = run_cell(run, tmp_path / "killed")
     assert len(saved) == 4
-    cost = {"seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs"}
+    cost = {"seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs"} | {
+        "questions"
+    }
     assert {resumed[name] for name in cost} == {None}
     assert resumed["resumed"]
     rest = whole.keys() - cost - {"resumed"}
