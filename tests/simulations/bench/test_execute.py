@@ -14,7 +14,8 @@ from simulations.bench.cell import Cell
 from simulations.bench.execute import run_cells
 from simulations.bench.suite import load, plan
 
-_COST = ["seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs", "resumed"]
+_COST = ["seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs", "questions"]
+_COST += ["resumed"]
 
 
 @pytest.fixture
