@@ -84,10 +84,8 @@ def _begun(pid):
         return None
 
 
-def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, change, left_by, undisturbed):
-    run_flower(
-        change(tiny, cluster_by="graph"), nodes=2
-    )  # how many there are is varied in test_inprocess.py
+def test_ray_gives_the_bits_of_the_inprocess_engine(tiny, left_by, undisturbed):
+    run_flower(tiny, nodes=2)  # how many there are is varied in test_inprocess.py
     left = left_by(tiny)
     assert left.model == undisturbed.model
     for way in ("pooled", "graph", "kmeans"):

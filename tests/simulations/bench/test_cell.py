@@ -20,7 +20,6 @@ FEDERATED = {
     "batch-size": 8,
     "local-epochs": 1,
     "rounds": 2,
-    "cluster-by": "kmeans",
     "draw-map": False,
 }
 CENTRALISED = {
