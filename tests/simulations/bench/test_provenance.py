@@ -23,18 +23,31 @@ def fresh():
     forget()
 
 
+SOURCE = {
+    "fedsc/federated/kmeans.py": '"""Words."""\n\n\ndef f(x):\n    "Words."\n    return x + 1\n',
+    "fedsc/plots.py": "COLOUR = 1\n",
+    "fedsc/cli/bench.py": "COLOUR = 1\n",
+    "server_app/strategy.py": "SHARE = 0.5\n",
+    "simulations/inprocess.py": "SERVER = 1\n",
+    "simulations/bench/cell.py": "",
+}
+
+
 @pytest.fixture
-def copy(tmp_path, monkeypatch, fresh):
-    """Give a copy of the source whose digest counts."""
-    for room in provenance._ROOMS:
-        ignored = shutil.ignore_patterns("__pycache__", "*.h5ad")
-        shutil.copytree(provenance._ROOT / room, tmp_path / room, ignore=ignored)
-    for file in provenance._FILES:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(provenance._ROOT / file, tmp_path / file)
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+def source(tmp_path, monkeypatch, fresh):
+    """Give a small source whose digest counts."""
+    root = tmp_path / "source"
+    for file, text in SOURCE.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
+    monkeypatch.setattr(provenance, "_ROOT", root)
     fresh()
-    return tmp_path
+    return root
+
+
+def test_the_source_is_there():
+    assert all((provenance._ROOT / file).exists() for file in SOURCE)
+    assert all((provenance._ROOT / room).is_dir() for room in provenance._ROOMS)
 
 
 @pytest.mark.parametrize(
@@ -42,31 +55,29 @@ def copy(tmp_path, monkeypatch, fresh):
     [
         ("fedsc/federated/kmeans.py", "+", "-", True),
         ("server_app/strategy.py", "0.5", "0.25", True),
-        ("simulations/inprocess.py", "_SERVER = 1", "_SERVER = 2", True),
-        ("fedsc/federated/kmeans.py", '"""', '"""Better words. ', False),
-        ("fedsc/federated/kmeans.py", "\n\n", "\n\n# why\n", False),
-        ("fedsc/plots.py", "import", "import sys, ", False),
-        ("fedsc/cli/bench.py", '"', '"x', False),
+        ("simulations/inprocess.py", "1", "2", True),
+        ("fedsc/federated/kmeans.py", "Words", "Better words", False),
+        ("fedsc/federated/kmeans.py", "\n\n", "\n# why\n\n", False),
+        ("fedsc/plots.py", "1", "2", False),
+        ("fedsc/cli/bench.py", "1", "2", False),
     ],
 )
-def test_code_that_decides_results_counts_and_words_do_not(copy, fresh, file, old, new, counts):
+def test_code_that_decides_results_counts_and_words_do_not(source, fresh, file, old, new, counts):
     before = code_digest("fedsc")
-    path = copy / file
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
+    (source / file).write_text(SOURCE[file].replace(old, new))
     assert code_digest("fedsc") == before  # of the code that this process has loaded
     fresh()
     assert (code_digest("fedsc") != before) == counts
 
 
-def test_a_new_file_counts(copy, fresh):
+def test_a_new_file_counts(source, fresh):
     before = code_digest("fedsc")
-    (copy / "fedsc" / "new.py").write_text("x = 1\n")
+    (source / "fedsc" / "new.py").write_text("x = 1\n")
     fresh()
     assert code_digest("fedsc") != before
 
 
-def test_an_objective_of_one_s_own_counts(copy, fresh, monkeypatch, tmp_path):
+def test_an_objective_of_one_s_own_counts(source, fresh, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_objective.py").write_text("OBJECTIVE = 1\n")
     before = code_digest("own_objective:OBJECTIVE")
@@ -112,7 +123,7 @@ def test_a_name_is_short_enough_for_a_run_folder(tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["code", "data", "nothing"])
-def test_a_row_of_other_code_or_data_is_not_used(tiny_set, tmp_path, copy, fresh, changed):
+def test_a_row_of_other_code_or_data_is_not_used(tiny_set, tmp_path, source, fresh, changed):
     path = shutil.copy(tiny_set, tmp_path / "cells.h5ad")
     options = {"k": "true"}
     run = Cell(method="pca", dataset=str(path), label_key="cell_type", seed=0, options=options)
@@ -121,7 +132,7 @@ def test_a_row_of_other_code_or_data_is_not_used(tiny_set, tmp_path, copy, fresh
     assert row["cell"] == run.key
     assert (row["code"], row["data"]) == (code_digest("pca"), data_digest(str(path)))
     if changed == "code":
-        (copy / "fedsc" / "new.py").write_text("x = 1\n")
+        (source / "fedsc" / "new.py").write_text("x = 1\n")
         fresh()
     elif changed == "data":
         import anndata
