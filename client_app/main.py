@@ -40,7 +40,9 @@ def describe(message: Message, context: Context) -> Message:
     from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
-        return RecordDict({key("about", lab.name): pack_about(lab.expression, lab.siblings)})
+        signature = lab.signature(context.run_id, context.node_id)
+        told = pack_about(lab.expression, lab.siblings, signature)
+        return RecordDict({key("about", lab.name): told})
 
     return _for_each_lab(message, context, about)
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deployment import certificates, commands, flower
 from deployment.layout import Deployment, write
+from deployment.register import VARIABLE
 
 GATE_IMAGE = "nginx:1.28.0-alpine"
 RUNTIME_PORT = 9094
@@ -88,6 +89,7 @@ def _compose(deployment: Deployment, title: str, server: str, labs: list[dict[st
         labs=labs,
         settings=flower.SETTINGS,
         lab_executor=flower.LAB_EXECUTOR,
+        register_variable=VARIABLE,
     )
 
 
