@@ -89,6 +89,11 @@ class Federation:
         """Labs that take part and are connected, sorted by name."""
         return [lab for lab in self._roster.connected if lab not in self._left_out]
 
+    @property
+    def types(self) -> list[str]:
+        """Names of cell types that these labs know, sorted."""
+        return sorted({name for about in self.labs.values() for name in about.types})
+
     def gather(self) -> None:
         """Wait for labs at the start of a run, as :meth:`Roster.gather`."""
         self._roster.gather()

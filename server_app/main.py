@@ -24,9 +24,12 @@ from fedsc.model import Model
 from partitioning.simulation import simulated_labs
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
-from server_app.analysis import analyse, embed, find_clusters, finish, integrate, types_of
+from server_app.analysis import analyse, embed
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
+from server_app.clustering import find_clusters
 from server_app.federation import Federation
+from server_app.finish import finish
+from server_app.integration import integrate
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
 from server_app.strategy import RoundResult, train
@@ -110,7 +113,7 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
         own without these; ``None`` where no lab names cell types, since there is nothing to hold
         clusters against.
     """
-    if not types_of(federation):
+    if not federation.types:
         log(INFO, "no floor: no lab names cell types to hold clusters against")
         return None
     log(INFO, "floor: the same without training, on principal components")

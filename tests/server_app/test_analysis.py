@@ -120,7 +120,7 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
 
 
 def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
-    monkeypatch.setattr("server_app.analysis._SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
     folder = lead(tiny, nodes_of(files))
     said = (folder / "run.log").read_text()
     assert "embedding the cells of 2 labs" in said
