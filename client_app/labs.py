@@ -22,7 +22,7 @@ from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import check_name
 from fedsc.options import Scale
@@ -136,16 +136,7 @@ class Lab:
         DataError
             If there is no such column, or a cell has no value in it.
         """
-        obs, column = self.expression.obs, self.batch_key or key
-        if not column:
-            return np.zeros(len(obs), dtype=np.int64)
-        if column not in obs.columns:
-            known = ", ".join(f"'{name}'" for name in obs.columns) or "no columns"
-            raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
-        if obs[column].isna().any():
-            raise DataError(f"batch-key = '{column}': some cells have no value")
-        values = obs[column].astype(str).to_numpy(dtype=str)
-        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+        return self.expression.batches(self.batch_key or key)
 
     def folder(self, run: str, run_folder: str) -> Path:
         """Give the folder of this lab's private state in one run.

@@ -29,7 +29,7 @@ from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
 from server_app.clustering import find_clusters
 from server_app.federation import Federation
 from server_app.finish import finish
-from server_app.integration import integrate
+from server_app.integration import Integration, integrate
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
 from server_app.strategy import RoundResult, train
@@ -86,7 +86,7 @@ def main(grid: Grid, context: Context) -> None:
             log(WARNING, "%s", warning)
         scores: dict[str, Any] = {
             **analysis.found.scores,
-            "pooled": pooled_scores(federation, config, model),
+            **_pooled(federation, config, model, analysis.integration),
             "floor": floor,
             "integration": analysis.integration.about,
             "questions": dict(federation.questions),
@@ -109,9 +109,9 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
     Returns
     -------
     dict or None
-        ``graph``, ``kmeans``, ``pooled`` and ``questions`` as for the run itself, which counts its
-        own without these; ``None`` where no lab names cell types, since there is nothing to hold
-        clusters against.
+        ``graph``, ``kmeans``, ``pooled``, ``pooled_integrated`` and ``questions`` as for the run
+        itself, which counts its own without these; ``None`` where no lab names cell types, since
+        there is nothing to hold clusters against.
     """
     if not federation.types:
         log(INFO, "no floor: no lab names cell types to hold clusters against")
@@ -129,14 +129,25 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
 
     def scored() -> dict[str, Any]:
         dimensions = embed(federation, components)
-        steps = integrate(federation, config, dimensions).steps
-        found = find_clusters(federation, config, components, steps)
-        return {**found.scores, "pooled": pooled_scores(federation, config, components)}
+        integration = integrate(federation, config, dimensions)
+        found = find_clusters(federation, config, components, integration.steps)
+        return {**found.scores, **_pooled(federation, config, components, integration)}
 
     scores = federation.phase(scored)
     scores["questions"] = dict(federation.questions - before)
     federation.questions = before
     return scores
+
+
+def _pooled(
+    federation: Federation, config: Config, model: Model, integration: Integration
+) -> dict[str, Any]:
+    """Score as the papers do, and where labs were integrated again after it."""
+    harmony = integration.harmony
+    return {
+        "pooled": pooled_scores(federation, config, model),
+        "pooled_integrated": pooled_scores(federation, config, model, harmony) if harmony else None,
+    }
 
 
 def _scheme(federation: Federation, config: Config) -> str:
@@ -289,11 +300,18 @@ def _leaks(federation: Federation, config: Config) -> list[str]:
 
 def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
     """Say in the last lines how the run went and what can be done next."""
-    lines = [f"scores, {way}: {_in_words(scores[way])}" for way in ("graph", "kmeans", "pooled")]
+    lines = _lines("scores", scores)
     if floor := scores["floor"]:
-        ways = ("graph", "kmeans", "pooled")
-        lines += [f"floor (no training), {way}: {_in_words(floor[way])}" for way in ways]
+        lines += _lines("floor (no training)", floor)
     return [*lines, f"run folder: {folder}"]
+
+
+def _lines(what: str, scores: dict[str, Any]) -> list[str]:
+    integrated = scores["pooled_integrated"] is not None
+    ways = {"graph": "graph", "kmeans": "kmeans", "pooled": "pooled"}
+    if integrated:  # only the papers' score is of the embedding as it was
+        ways = {**ways, "pooled": "pooled, before integration", "pooled_integrated": "pooled"}
+    return [f"{what}, {words}: {_in_words(scores[way])}" for way, words in ways.items()]
 
 
 def _in_words(scores: dict[str, Any] | None) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.errors import ConfigError, RunError
+from fedsc.evaluate import rare_type_f1
 from fedsc.federated import metrics, micro
 from fedsc.federated.bounds import Asked, Check, adds_up, at_least, at_most, finding
 from fedsc.federated.centres import batches
@@ -147,7 +148,8 @@ def learn_agreement(
     Returns
     -------
     list
-        For every resolution ``ari`` and ``nmi`` over the labelled cells; ``None`` without any.
+        For every resolution ``ari``, ``nmi`` and ``rare_f1`` over the labelled cells; ``None``
+        without any.
     """
     tables = np.zeros((len(clusters.resolutions), 0, 0), dtype=np.int64)
     if len(vocabulary):
@@ -158,6 +160,7 @@ def learn_agreement(
         {
             "ari": metrics.ari_from_contingency(table) if table.any() else None,
             "nmi": metrics.nmi_from_contingency(table) if table.any() else None,
+            "rare_f1": rare_type_f1(table),
         }
         for table in tables
     ]

@@ -22,6 +22,7 @@ import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
 from fedsc.data.expression import Expression
+from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
 from fedsc.versions import versions
 
@@ -29,6 +30,7 @@ Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
 
 _ROW = "row.json"
+_OF_GRAPH = ("ari", "nmi", "rare_f1", "clusters", "stability")
 _PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
 
 
@@ -172,15 +174,16 @@ def _federated(cell: Cell, output: Path) -> Row:
         config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
-    scores = written["pooled"] or written["kmeans"]
+    pooled = written["pooled_integrated"] or written["pooled"]
+    scores = pooled or written["kmeans"]
     graph, integration = written["graph"], written["integration"]
     return {
         "k_is": "true k",
         "clusters": None,
-        **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
-        **{f"graph_{name}": graph[name] for name in ("ari", "nmi", "clusters", "stability")},
+        **{name: scores.get(name) for name in METRICS},
+        **{f"graph_{name}": graph[name] for name in _OF_GRAPH},
         **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
-        "scored": "pooled" if written["pooled"] else "kmeans",
+        "scored": "pooled" if pooled else "kmeans",
         "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
         "bytes_to_labs": traffic.to_labs,
@@ -244,7 +247,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     return {
         "k_is": "Leiden" if k == "auto" else "true k",
         "clusters": int(found["k"]),
-        **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        **{name: found[name] for name in METRICS},
         **mixing,
         "scored": "pooled",
         "warning": "",
