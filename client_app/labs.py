@@ -10,7 +10,7 @@ go before the run's options.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.data.quality import CellFilter
 from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import check_name
@@ -80,6 +81,8 @@ class Lab:
         Folder for the copy of its file with the results; ``None`` = its state of the run.
     batch_key
         Column of ``obs`` with this lab's batches, where it has named one of its own.
+    cell_filter
+        What tells which of its cells are kept; ``None`` = all are.
     """
 
     name: str
@@ -88,13 +91,31 @@ class Lab:
     state: Path | None
     output: Path | None = None
     batch_key: str = ""
+    cell_filter: CellFilter | None = None
+    _filtered: "Lab | None" = field(default=None, repr=False)
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
     _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
 
     @cached_property
-    def expression(self) -> Expression:
-        """Its cells; a file is read once per process, and only if they are asked for."""
+    def whole(self) -> Expression:
+        """All its cells; a file is read once per process, and only if they are asked for."""
         return self.source.read() if isinstance(self.source, LabFile) else self.source
+
+    @cached_property
+    def expression(self) -> Expression:
+        """The cells it works with: those that pass quality control."""
+        return self.whole if self.cell_filter is None else self.cell_filter.passing(self.whole)
+
+    def filtered(self, cell_filter: CellFilter | None) -> "Lab":
+        """Give the lab with some of its cells; kept until another filter comes."""
+        if cell_filter is None:
+            return self
+        if self._filtered is None or self._filtered.cell_filter != cell_filter:
+            lab = replace(self, cell_filter=cell_filter, _filtered=None, _aligned=None, _cells=None)
+            if "whole" in vars(self):
+                vars(lab)["whole"] = self.whole  # read already
+            self._filtered = lab
+        return self._filtered
 
     def aligned(self, vocabulary: np.ndarray) -> Aligned:
         """Put the cells into the columns of a vocabulary; kept until another one comes."""
@@ -110,7 +131,7 @@ class Lab:
         reading and preparing a file takes longer than training on it.
         """
         kept = None
-        key = preparation_key(preprocessing, scale)
+        key = preparation_key(preprocessing, scale, self.cell_filter)
         if isinstance(self.source, LabFile) and self.state is not None:
             kept = self.state / ".cache" / "cells.safetensors"
             key += self.source.identity()

@@ -12,13 +12,11 @@ from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError
-from fedsc.federated.answers import answer, no_cells, no_expression
+from fedsc.federated.answers import answer, no_cells
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
-from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from partitioning.simulation import simulated_labs
@@ -30,6 +28,7 @@ from server_app.clustering import find_clusters
 from server_app.federation import Federation
 from server_app.finish import finish
 from server_app.integration import Integration, integrate
+from server_app.preparation import Quality, control_quality, prepare
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
 from server_app.strategy import RoundResult, train
@@ -54,9 +53,11 @@ def main(grid: Grid, context: Context) -> None:
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))
+        quality = _quality(federation, config, folder)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
-            preprocessing = federation.phase(lambda: _learn_preprocessing(federation, config))
+            rare = quality.rare if quality else ()
+            preprocessing = federation.phase(lambda: prepare(federation, config, rare))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
         if method.objective:
@@ -89,6 +90,7 @@ def main(grid: Grid, context: Context) -> None:
             **_pooled(federation, config, model, analysis.integration),
             "floor": floor,
             "integration": analysis.integration.about,
+            "quality": quality.told(federation) if quality else None,
             "questions": dict(federation.questions),
             "config": config.to_mapping(),
             "warnings": warnings,
@@ -97,6 +99,19 @@ def main(grid: Grid, context: Context) -> None:
         finish(federation, config, model, analysis, warnings)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
+
+
+def _quality(federation: Federation, config: Config, folder: RunFolder) -> Quality | None:
+    """Leave out the cells that are not good enough; a resumed run leaves out the same."""
+    if not config.data.controls_quality:
+        return None
+    quality = folder.read_quality(config.fingerprint())
+    if quality is None:
+        quality = federation.phase(lambda: control_quality(federation, config.data))
+        folder.write_quality(quality, config.fingerprint())
+    if config.data.min_genes or config.data.max_mito:
+        federation.filter_cells(quality.cell_filter)
+    return quality
 
 
 def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
@@ -190,33 +205,6 @@ def _left_out(federation: Federation, config: Config) -> list[str]:
         f"cover = drop: {len(left.cells)} cells of {len(types)} types are in no lab: {named}; only "
         "the pooled scores count them; cover = all deals them too"
     ]
-
-
-def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessing:
-    options, labs = config.data, federation.labs
-    vocabulary = agree(
-        {lab: about.genes for lab, about in labs.items()},
-        options.genes,
-        read_reference(Path(options.reference_genes)) if options.genes == "reference" else None,
-        options.min_shared_genes,
-    )
-    if note := case_note({lab: about.genes for lab, about in labs.items()}):
-        log(WARNING, "%s", note)
-    kind = next(iter(labs.values())).kind
-    log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
-    nothing = no_expression(vocabulary, kind)
-    ask = federation.ask(
-        asking.EXPRESSION,
-        asking.about_expression(vocabulary),
-        lambda question: answer(nothing, question),
-    )
-    return learn_preprocessing(ask, vocabulary, kind, options)
-
-
-_KINDS = {
-    "counts": "raw counts: scaled to one library size, then log1p",
-    "lognorm": "log-normalised already: taken as they are",
-}
 
 
 def _train(

@@ -44,6 +44,8 @@ def pooled_scores(
     parts = list(simulation.labs.values())
     if simulation.left_out is not None:
         parts.append(simulation.left_out)
+    if federation.cell_filter is not None:
+        parts = [federation.cell_filter.passing(part) for part in parts]
     labels = [part.labels for part in parts]
     if any(own is None for own in labels):
         return dict.fromkeys(METRICS)

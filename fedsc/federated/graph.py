@@ -91,7 +91,9 @@ def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) 
     return labels.reshape(*communities.shape[:-1], len(x))
 
 
-def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClusters:
+def learn_graph(
+    ask: Ask, resolutions: Sequence[float], seed: int, most: int = micro.MOST
+) -> GraphClusters:
     """Cluster the pool at several resolutions, in two questions more than the micro-centres.
 
     Parameters
@@ -102,6 +104,8 @@ def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClust
         Ascending, > 0: the more, the smaller the clusters. 0.4 is good for cell types.
     seed
         Moves the micro-centres and the starts of Leiden.
+    most
+        Micro-centres in a set, at most.
 
     Raises
     ------
@@ -115,7 +119,7 @@ def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClust
         raise ConfigError(
             f"resolutions = {list(resolutions)}: must be numbers > 0 in ascending order"
         )
-    nodes = micro.learn_micro(ask, seed)
+    nodes = micro.learn_micro(ask, seed, most)
     links = _square(ask(Question(LINKS, nodes.arrays()))["links"], len(nodes.centres))
     communities = np.stack([tidy(links, leiden(links, float(r), seed)) for r in wanted])
     tally = ask(Question(TALLY, {**nodes.arrays(), "communities": communities}))

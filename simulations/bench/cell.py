@@ -195,10 +195,13 @@ def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
     from partitioning.simulation import simulated_labs
+    from server_app.run_folder import RunFolder
 
     if config.split.scheme != "column":
         return {}
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    if quality := RunFolder(folder).read_quality(config.fingerprint()):
+        labs = {lab: quality.cell_filter.passing(cells) for lab, cells in labs.items()}
     x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
     batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
     return _mixing(np.concatenate(x), batches, list(labs.values()))

@@ -242,6 +242,7 @@ def test_scores_of_one_cluster():
     assert scores == {
         "ari": 0.0,
         "nmi": 0.0,
+        "rare_f1": rare_type_f1(metrics.cluster.contingency_matrix(labels, np.zeros(len(x)))),
         "simplified_silhouette": None,
         "calinski_harabasz": None,
     }

@@ -150,7 +150,9 @@ def test_two_lines_share_a_run_and_show_the_clusters_each_is_about():
         planned += [(Place("x", line.name), cell) for line in suite.lines]
         graph = {"graph_ari": 0.8, "graph_nmi": 0.9, "graph_rare_f1": 0.3}
         graph["graph_clusters"] = 7 + seed
-        rows[cell.key] = row(cell, ari=0.5, nmi=0.6, clusters=None, rare_f1=0.2, ilisi=0.25, **graph)
+        rows[cell.key] = row(
+            cell, ari=0.5, nmi=0.6, clusters=None, rare_f1=0.2, ilisi=0.25, **graph
+        )
     page = markdown(suite, planned, rows)
     assert cells_of(page, "graph")[1:6] == [
         "graph: 7 to 8",
