@@ -8,6 +8,7 @@ from client_app.labs import Lab, LabFile
 from client_app.state import load_embedding
 from client_app.subjects import embedding_of
 from fedsc.data.annotated import Annotation, add_results, write_annotated
+from fedsc.data.quality import reasons
 from fedsc.errors import ConfigError
 from fedsc.federated.marker_tables import scanpy_layout
 from fedsc.files import make_folder
@@ -57,8 +58,9 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         shares=results.clusters.shares,
         places=results.clusters.place(x),
         markers=scanpy_layout(results.markers, _own_names(lab, results.vocabulary)),
+        left_out=None if lab.cell_filter is None else reasons(lab.cell_filter.failing(lab.whole)),
     )
-    write_annotated(file, copy, lab.expression, lambda cells: add_results(cells, annotation))
+    write_annotated(file, copy, lab.whole, lambda cells: add_results(cells, annotation))
     return copy
 
 

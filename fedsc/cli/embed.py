@@ -125,6 +125,8 @@ def embed(
         said.append("standardised within this file, as the run did within each lab")
     if integrated:
         said.append(f"integrated {integrated}")
+    if (model / "quality.json").exists():
+        said.append("the run controlled quality; the cells of this file are not judged")
     for sentence in said:
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(

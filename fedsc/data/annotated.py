@@ -105,6 +105,9 @@ class Annotation:
         Of the cells on the map all labs share, float (cells, 2); ``None`` where there is none.
     markers
         In scanpy's own layout; ``None`` where there are none.
+    left_out
+        Why quality control leaves a cell out, str (all cells,), ``""`` = it does not; all else is
+        of the others alone. ``None`` where there was no control.
     """
 
     embedding: np.ndarray
@@ -115,9 +118,10 @@ class Annotation:
     shares: np.ndarray | None = None
     places: np.ndarray | None = None
     markers: dict[str, Any] | None = None
+    left_out: np.ndarray | None = None
 
 
-_COLUMNS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share")
+_COLUMNS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_left_out")
 _MARKERS = "rank_genes_groups"
 
 
@@ -129,23 +133,38 @@ def add_results(cells: "anndata.AnnData", results: Annotation) -> None:
     cells
         Gets ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; where they are
         known also ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``,
-        ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``.
+        ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``. After quality control also
+        ``obs["fedsc_left_out"]``; all else is missing (NaN) for the cells left out.
     results
         Of the same cells in the same order.
     """
     import pandas as pd
 
-    cells.obsm["X_fedsc"] = results.embedding.astype(np.float32, copy=False)
+    left_out = results.left_out
+    rows = np.flatnonzero(np.ones(cells.n_obs) if left_out is None else left_out == "")
+
+    def spread(values: np.ndarray, missing: Any) -> np.ndarray:
+        whole = np.full((cells.n_obs, *values.shape[1:]), missing, dtype=values.dtype)
+        whole[rows] = values
+        return whole
+
+    cells.obsm["X_fedsc"] = spread(results.embedding.astype(np.float32, copy=False), np.nan)
     cells.obs = cells.obs.drop(columns=list(_COLUMNS), errors="ignore")
     cells.obsm.pop("X_fedsc_umap", None)
     names = [str(cluster) for cluster in range(results.k)]
-    cells.obs["fedsc_cluster"] = pd.Categorical.from_codes(results.clusters, categories=names)
+    cells.obs["fedsc_cluster"] = pd.Categorical.from_codes(
+        spread(results.clusters, -1), categories=names
+    )
+    if left_out is not None:
+        cells.obs["fedsc_left_out"] = pd.Categorical([why or None for why in left_out])
     if len(results.types) and results.shares is not None:
         of_cells = np.asarray(results.types, dtype=object)[results.clusters]
-        cells.obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
-        cells.obs["fedsc_type_share"] = results.shares[results.clusters]
+        cells.obs["fedsc_type"] = pd.Categorical(
+            spread(of_cells, None), categories=sorted(set(results.types))
+        )
+        cells.obs["fedsc_type_share"] = spread(results.shares[results.clusters], np.nan)
     if results.places is not None:
-        cells.obsm["X_fedsc_umap"] = results.places.astype(np.float32, copy=False)
+        cells.obsm["X_fedsc_umap"] = spread(results.places.astype(np.float32, copy=False), np.nan)
     if _are_ours(cells.uns.get(_MARKERS)):
         del cells.uns[_MARKERS]
     if results.markers is not None:

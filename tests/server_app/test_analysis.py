@@ -132,7 +132,7 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fin
 
 
 def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
-    monkeypatch.setattr("server_app.analysis._SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
     folder = lead(quick, nodes_of(files))
     said = (folder / "run.log").read_text()
     assert "embedding the cells of 2 labs" in said
