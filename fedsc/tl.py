@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.baselines.fitting import fit
 from fedsc.baselines.method import Progress, Settings
-from fedsc.baselines.outcome import annotate
+from fedsc.baselines.outcome import additions_of
 from fedsc.data.expression import Expression
 from fedsc.data.reading.validate import label_problems, name_problems, value_problems
 from fedsc.errors import DataError
@@ -107,7 +107,8 @@ def _fit(method: str, adata: "anndata.AnnData", options: Options) -> None:
     chosen: dict[str, Any] = dict(options)
     k, layer = chosen.pop("k", "auto"), chosen.pop("layer", "")
     expression = _expression_of(adata, layer, chosen.pop("label_key", ""))
-    annotate(adata, fit(method, expression, Settings(**chosen), k), {"layer": layer})
+    fitted = fit(method, expression, Settings(**chosen), k)
+    additions_of(fitted, {"layer": layer}).add_to(adata)
 
 
 def _expression_of(adata: "anndata.AnnData", layer: str, label_key: str) -> Expression:

@@ -28,6 +28,8 @@ class Results:
         Names the markers' positions mean.
     about
         What has to be known to use the results.
+    options
+        Of the run, by name.
     """
 
     clusters: Clusters
@@ -35,6 +37,7 @@ class Results:
     markers: Markers
     vocabulary: np.ndarray
     about: Mapping[str, Any]
+    options: Mapping[str, Any]
 
 
 def pack_results(results: Results) -> RecordDict:
@@ -45,6 +48,7 @@ def pack_results(results: Results) -> RecordDict:
             "markers": pack_arrays(vars(results.markers)),
             "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
             "about": ConfigRecord(dict(results.about)),
+            "options": ConfigRecord(dict(results.options)),
         }
     )
 
@@ -58,6 +62,7 @@ def unpack_results(content: RecordDict) -> Results:
         markers=Markers(**unpack_arrays(content["markers"])),
         vocabulary=unpack_names(content["vocabulary"]["names"]),
         about=dict(content["about"]),
+        options=dict(content["options"]),
     )
 
 

@@ -297,14 +297,15 @@ def _without_empty(found: Centres) -> Centres:
 def finish(
     federation: Federation, config: Config, model: Model, analysis: Analysis, warnings: list[str]
 ) -> None:
-    """Let every real lab write its results into a copy of its own file.
+    """Let every lab write its results into a copy of its own file.
 
-    A lab that is busy still is waited for, and one that was left out of the clusters embeds its
-    cells first. A lab that cannot is told of in the log; it can do so later with ``fedsc embed``.
+    A real lab that is busy still is waited for, and one that was left out of the clusters embeds
+    its cells first. A lab that cannot is told of in the log; it can do so later with
+    ``fedsc embed``.
     """
-    labs = [lab for lab, about in federation.labs.items() if not about.simulated]
-    if not labs:
+    if not config.run.files:
         return
+    labs = list(federation.labs)
     options = config.analysis
     by_kmeans = analysis.clusters.centres is not None
     about: dict[str, str | int] = {
@@ -331,12 +332,16 @@ def finish(
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
+        {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
     )
     served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
         if not results.steps:  # or it would lose its correction
             federation.tell(late, EMBED, pack_model(model))
         _tell_results(federation, late, results)
+
+
+_OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 
 
 def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:

@@ -63,7 +63,7 @@ def embed(
     import numpy as np
 
     from fedsc.clusters import load_clusters
-    from fedsc.data.annotated import Annotation, add_results, write_annotated
+    from fedsc.data.annotated import Annotation, Origin, additions_of, write_annotated
     from fedsc.data.coverage import coverage_warning
     from fedsc.data.genes import case_note
     from fedsc.data.reading.read import read
@@ -119,7 +119,7 @@ def embed(
         clusters = leiden(embedding, resolution, seed)
         about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
         annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
-    write_annotated(file, output, expression, lambda cells: add_results(cells, annotation))
+    write_annotated(Origin(file), output, expression, additions_of(annotation))
     said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
     if trained.scale == "lab":
         said.append("standardised within this file, as the run did within each lab")

@@ -6,7 +6,7 @@ and HDF5 with dense ``X`` and labels ``Y`` (scDeepCluster). Files are only ever 
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -69,7 +69,14 @@ class Examination:
     expression: Expression | None = None
 
 
-def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expression:
+def read(
+    path: Path | str,
+    *,
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+) -> Expression:
     """Read and validate a file.
 
     Parameters
@@ -80,6 +87,11 @@ def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expressio
         ``""`` for the main matrix, ``"raw"`` for ``adata.raw``, else a layer's name.
     label_key
         Column with cell types; ``""`` when none is known. The X/Y layout sets it to ``"Y"``.
+    symbols
+        Column of an h5ad's ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    make_unique
+        Whether names of genes and cells that repeat get a number at their end; they are refused
+        otherwise.
 
     Returns
     -------
@@ -91,19 +103,46 @@ def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expressio
     DataError
         With one line per problem, all at once.
     """
-    examination = examine(path, layer=layer, label_key=label_key)
+    examination = examine(
+        path, layer=layer, label_key=label_key, symbols=symbols, make_unique=make_unique
+    )
     if examination.expression is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in examination.problems))
     return examination.expression
 
 
-def examine(path: Path | str, *, layer: str = "", label_key: str = "") -> Examination:
+def examine(
+    path: Path | str,
+    *,
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+) -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
     try:
-        with _contents(Path(path).expanduser(), layer, label_key) as contents:
-            return _examine(contents, label_key or contents.label_key)
+        with _contents(Path(path).expanduser(), layer, label_key, symbols) as contents:
+            repaired = _made_unique(contents) if make_unique else contents
+            return _examine(repaired, label_key or contents.label_key)
     except DataError as error:
         return Examination(problems=(str(error),))
+
+
+def _made_unique(contents: Contents) -> Contents:
+    """Number names that repeat, as AnnData does, and say so."""
+    from anndata.utils import make_index_unique
+
+    names, notes, obs = {}, list(contents.notes), contents.obs
+    for what, given in (("genes", contents.genes), ("cells", contents.cells)):
+        index = pd.Index(given)
+        repeated = int(index.duplicated().sum())
+        names[what] = given
+        if repeated:
+            names[what] = make_index_unique(index).to_numpy(dtype=object)
+            notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
+    if names["cells"] is not contents.cells:
+        obs = obs.set_axis(names["cells"])
+    return replace(contents, **names, obs=obs, notes=tuple(notes))
 
 
 def _examine(contents: Contents, label_key: str) -> Examination:
@@ -127,7 +166,8 @@ def _examine(contents: Contents, label_key: str) -> Examination:
             for layer, other in usable_layers(contents.others).items()
             if other == "counts"
         ]
-    expression = Expression(matrix, genes, cells, obs, kind, label_key)
+    own = contents.var_names
+    expression = Expression(matrix, genes, cells, obs, kind, label_key, own)
     return Examination((), tuple(remarks), shape, kind, obs, expression)
 
 
@@ -142,7 +182,7 @@ def _load(contents: Contents) -> csr_matrix:
 
 
 @contextmanager
-def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
+def _contents(path: Path, layer: str, label_key: str, symbols: str) -> Iterator[Contents]:
     """Open a file with the reader for it; HDF5 files stay open inside the context."""
     with ExitStack() as stack:
         with explained():
@@ -156,8 +196,10 @@ def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
                 raise DataError(
                     f"text formats have no layers, so there is no '{layer}': leave --layer out"
                 )
+            if is_text and symbols:
+                raise DataError(f"text formats have no var: leave symbols = '{symbols}' out")
             if not is_text:
-                contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer)
+                contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer, symbols)
             elif unpacked.endswith(_TABLES):
                 contents = read_table(path, label_key)
             else:
