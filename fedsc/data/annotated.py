@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsc.data.expression import Expression
+from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
 from fedsc.files import identity, replace, replacing
 
@@ -79,7 +80,7 @@ class Additions:
 def write_annotated(
     origin: Origin,
     output: Path,
-    expression: Expression,
+    expression: Expression | Backed,
     additions: Additions,
 ) -> None:
     """Copy a file, or some of its cells, to an ``.h5ad`` with results added.
@@ -106,9 +107,11 @@ def write_annotated(
         If the copy cannot be written.
     """
     file, rows = origin.path, origin.rows
-    if file.suffix == ".h5ad" and rows is None and _is_current(file, len(expression.cells)):
+    if file.suffix == ".h5ad" and rows is None and _is_current(file):
         _copy_with(file, output, additions)
         return
+    if isinstance(expression, Backed):
+        raise DataError(f"{file}: its layout is that of anndata before 0.7: write it again")
     import anndata
 
     if file.suffix == ".h5ad":
@@ -121,7 +124,7 @@ def write_annotated(
     replace(output, _pack(cells))
 
 
-def _is_current(file: Path, n_cells: int) -> bool:
+def _is_current(file: Path) -> bool:
     """Check what will be copied unread; tell whether its layout is that of anndata since 0.7."""
     import h5py
 
@@ -132,13 +135,17 @@ def _is_current(file: Path, n_cells: int) -> bool:
         content.visititems(
             lambda _, node: refuse_unwritten(node) if isinstance(node, h5py.Dataset) else None
         )
+        obs = content["obs"]
+        if not isinstance(obs, h5py.Group) or "column-order" not in obs.attrs:
+            return False
+        n_cells = len(obs[obs.attrs["_index"]])
         for name, node in content.get("obsm", {}).items():
             if isinstance(node, h5py.Dataset) and node.shape[:1] != (n_cells,):
                 raise DataError(
                     f"the file cannot be read: obsm['{name}'] has {node.shape[0]} rows for "
                     f"{n_cells} cells"
                 )
-        return isinstance(content["obs"], h5py.Group) and "column-order" in content["obs"].attrs
+        return True
 
 
 def _copy_with(file: Path, output: Path, additions: Additions) -> None:

@@ -71,8 +71,7 @@ def _h5ad(file: h5py.File, layer: str, symbols: str) -> Contents:
         missing = f"there is no layer '{layer}'" if layer else "the file has no X"
         raise DataError(f"{missing}; it has: {known} (choose one with --layer)")
     obs, var = _annotation(file, layer)
-    own = var.index.astype(str).to_numpy(dtype=object)
-    genes, notes = _by_column(var, own, symbols) if symbols else (own, ())
+    genes, own, notes = named_genes(var, symbols)
     return Contents(
         matrix=_node(nodes[layer]),
         genes=genes,
@@ -86,24 +85,46 @@ def _h5ad(file: h5py.File, layer: str, symbols: str) -> Contents:
             and ("indptr" in node if isinstance(node, h5py.Group) else node.ndim == 2)
         },
         notes=notes,
-        var_names=own if symbols else None,
+        var_names=own,
     )
 
 
-def _by_column(
-    var: pd.DataFrame, own: np.ndarray, symbols: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Name genes by a column of ``var``, and by their own name where it has none for them."""
+def named_genes(
+    var: pd.DataFrame, symbols: str
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Name genes as ``var`` does, or by a column of it.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes, (genes, annotations).
+    symbols
+        The column; ``""`` = the names of ``var``. A gene without a name there keeps its own.
+
+    Returns
+    -------
+    names, own, notes
+        Names, (genes,); how ``var`` names them, ``None`` where that is the same; sentences on what
+        was done.
+
+    Raises
+    ------
+    DataError
+        If there is no such column.
+    """
+    own = var.index.astype(str).to_numpy(dtype=object)
+    if not symbols:
+        return own, None, ()
     if symbols not in var.columns:
         known = ", ".join(map(str, var.columns)) or "no columns"
         raise DataError(f"there is no column '{symbols}' of gene names; var has: {known}")
-    named = var[symbols]
-    missing = named.isna().to_numpy() | (named.astype(str) == "").to_numpy()
-    names, repeated = name_genes(np.where(missing, own, named.astype(str)).astype(object), own)
+    named = var[symbols].astype(str).to_numpy(dtype=object)
+    missing = var[symbols].isna().to_numpy() | (named == "")
+    names, repeated = name_genes(np.where(missing, own, named).astype(object), own)
     notes = [f"genes are named by the column '{symbols}' of var", *repeated]
     if missing.any():
         notes.append(f"{missing.sum()} genes have no name there and keep their own")
-    return names, tuple(notes)
+    return names, own, tuple(notes)
 
 
 def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:

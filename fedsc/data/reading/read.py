@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression, Kind
+from fedsc.data.reading.backed import Backed
 from fedsc.data.reading.contents import Contents, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
-from fedsc.data.reading.kind import KIND_NAMES
+from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.memory import memory_problem
 from fedsc.data.reading.safe_hdf5 import refuse_foreign
+from fedsc.data.reading.stored import Compressed
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
     label_problems,
@@ -111,6 +114,38 @@ def read(
     return examination.expression
 
 
+def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expression | Backed:
+    """Read a file, or leave it on disk where memory does not hold it and it lies cell by cell.
+
+    Parameters
+    ----------
+    path, layer, symbols
+        As for :func:`read`. Only an ``.h5ad`` whose matrix is CSR lies cell by cell.
+
+    Raises
+    ------
+    DataError
+        As :func:`read`. Of a file that stays on disk, values are looked at when they are read.
+    """
+    with _contents(path.expanduser(), layer, "", symbols) as contents:
+        matrix = contents.matrix
+        if (
+            path.suffix == ".h5ad"
+            and isinstance(matrix, Compressed)
+            and not matrix.by_gene
+            and memory_problem(matrix.needed_bytes())
+        ):
+            problems = name_problems(contents.genes, contents.cells)
+            with explained():
+                kind, found = judge(look_at(matrix.sample()))
+            if problems or kind is None:
+                problems += [f"{contents.name} {problem}" for problem in found]
+                raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
+            size = len(matrix.data)
+            return Backed(path, layer, contents.genes, matrix.shape[0], size, kind)
+    return read(path, layer=layer, symbols=symbols)
+
+
 def examine(
     path: Path | str,
     *,
@@ -132,17 +167,19 @@ def _made_unique(contents: Contents) -> Contents:
     """Number names that repeat, as AnnData does, and say so."""
     from anndata.utils import make_index_unique
 
-    names, notes, obs = {}, list(contents.notes), contents.obs
-    for what, given in (("genes", contents.genes), ("cells", contents.cells)):
+    notes = list(contents.notes)
+
+    def unique(what: str, given: np.ndarray) -> np.ndarray:
         index = pd.Index(given)
         repeated = int(index.duplicated().sum())
-        names[what] = given
-        if repeated:
-            names[what] = make_index_unique(index).to_numpy(dtype=object)
-            notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
-    if names["cells"] is not contents.cells:
-        obs = obs.set_axis(names["cells"])
-    return replace(contents, **names, obs=obs, notes=tuple(notes))
+        if not repeated:
+            return given
+        notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
+        return np.asarray(make_index_unique(index), dtype=object)
+
+    genes, cells = unique("genes", contents.genes), unique("cells", contents.cells)
+    obs = contents.obs.set_axis(cells)
+    return replace(contents, genes=genes, cells=cells, obs=obs, notes=tuple(notes))
 
 
 def _examine(contents: Contents, label_key: str) -> Examination:
