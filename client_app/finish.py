@@ -11,7 +11,7 @@ from fedsc.data.annotated import Annotation, Origin, additions_of, write_annotat
 from fedsc.data.coverage import coverage_warning
 from fedsc.errors import ConfigError
 from fedsc.federated.marker_tables import scanpy_layout
-from fedsc.files import make_folder
+from fedsc.files import make_folder, replace
 from fedsc.versions import versions
 from protocol.finish import Results
 
@@ -76,6 +76,11 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         markers=scanpy_layout(results.markers, _own_names(lab, results.vocabulary)),
     )
     write_annotated(origin, copy, lab.expression, additions_of(annotation))
+    if isinstance(lab.source, LabFile):  # of a simulation the run's own report says it
+        from fedsc.report.lab import lab_report
+
+        page = lab_report(annotation, results.clusters.sizes)
+        replace(copy.with_suffix(".html"), page.encode())
     return copy
 
 

@@ -330,8 +330,8 @@ class RunOptions(_Group):
     )
     files: bool = _option(
         True,
-        "Each lab's cells with the results, as an .h5ad: in its own folder, of a simulation in the "
-        "run folder.",
+        "Each lab's cells with the results, an .h5ad in its own folder, of a simulation in the run "
+        "folder; and report.html.",
         changeable=True,
     )
     resume: str = _option("", "Run folder to go on with; '' = a new run.", changeable=True)

@@ -303,8 +303,6 @@ def finish(
     its cells first. A lab that cannot is told of in the log; it can do so later with
     ``fedsc embed``.
     """
-    if not config.run.files:
-        return
     labs = list(federation.labs)
     options = config.analysis
     by_kmeans = analysis.clusters.centres is not None

@@ -12,7 +12,7 @@ from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, case_note, read_reference
+from fedsc.data.genes import agree, case_note, match, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError
 from fedsc.federated.answers import answer, no_cells, no_expression
@@ -21,6 +21,8 @@ from fedsc.federated.bounds import LARGEST
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
+from fedsc.report.run import FIRST_PHASE, write_report
+from fedsc.versions import versions
 from partitioning.simulation import simulated_labs
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
@@ -47,15 +49,18 @@ def main(grid: Grid, context: Context) -> None:
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
+        _begin(FIRST_PHASE)
         federation = Federation(grid, config.federation, run, config.split.min_cells)
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))
+        _begin("statistics")
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
             preprocessing = federation.phase(lambda: _learn_preprocessing(federation, config))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
+        _begin("training" if method.objective else "principal components")
         if method.objective:
             weights = _train(federation, config, folder, preprocessing)
         else:
@@ -71,7 +76,10 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
+        if method.objective:
+            _begin("floor")
         floor = _floor(federation, config, model) if method.objective else None
+        _begin("clusters, markers and types")
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
@@ -81,19 +89,50 @@ def main(grid: Grid, context: Context) -> None:
         ]
         for warning in warnings:
             log(WARNING, "%s", warning)
+        _begin("scores")
         scores: dict[str, Any] = {
             **analysis.found.scores,
             "pooled": pooled_scores(federation, config, model),
             "floor": floor,
             "integration": analysis.integration.about,
             "questions": dict(federation.questions),
+            "labs": _described(federation, preprocessing),
+            "vocabulary": len(preprocessing.vocabulary),
+            "versions": versions(*_PACKAGES),
             "config": config.to_mapping(),
             "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
-        finish(federation, config, model, analysis, warnings)
+        if config.run.files:
+            _begin("files")
+            finish(federation, config, model, analysis, warnings)
+            _begin("report")
+            write_report(folder.path)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
+
+
+_PACKAGES = ("flwr", "torch", "numpy", "scikit-learn", "anndata")
+
+
+def _begin(phase: str) -> None:
+    """Say which phase begins; ``fedsc status`` and the report read it."""
+    log(INFO, "phase: %s", phase, extra={"phase": phase})
+
+
+def _described(
+    federation: Federation, preprocessing: Preprocessing
+) -> dict[str, dict[str, int | str]]:
+    """Tell what each lab brought, and how many of the chosen genes it has measured."""
+    return {
+        lab: {
+            "cells": about.cells,
+            "genes": len(about.genes),
+            "chosen": len(preprocessing.genes),
+            "measured": int((match(about.genes, preprocessing.genes) >= 0).sum()),
+        }
+        for lab, about in federation.labs.items()
+    }
 
 
 def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:

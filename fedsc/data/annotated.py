@@ -121,7 +121,7 @@ def write_annotated(
         cells = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
         cells.obs_names, cells.var_names = expression.cells, expression.genes
     additions.add_to(cells)
-    replace(output, _pack(cells))
+    replace(output, pack(cells))
 
 
 def _is_current(file: Path) -> bool:
@@ -211,7 +211,7 @@ def _read_whole(file: Path, _identity: object) -> "anndata.AnnData":
         return anndata.read_h5ad(file)
 
 
-def _pack(cells: "anndata.AnnData") -> bytes:
+def pack(cells: "anndata.AnnData") -> bytes:
     """Give the content of an ``.h5ad`` file, made in memory because of disks that are full."""
     import h5py
     from anndata.io import write_elem
