@@ -281,18 +281,25 @@ def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
         Group of every cell, str (cells,).
     """
     size = float(np.clip(30_000 / max(len(flat), 1), 1.5, 30))  # points squared
-    for i, name in enumerate(_in_order(group)):
-        here = flat[group == name]
-        axes.scatter(
-            here[:, 0],
-            here[:, 1],
-            s=size,
-            label=name,
-            color=COLOURS[i % len(COLOURS)],
-            marker="osD^vPX*"[i // len(COLOURS) % 8],
-            linewidths=0,
-            rasterized=True,
-        )
+    names = _in_order(group)
+    if len(names) <= DISTINCT:  # all at once, in no order, or the last group hides the others
+        colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
+        mixed = np.random.default_rng(0).permutation(len(flat))
+        colours = [colour_of[group[i]] for i in mixed]
+        axes.scatter(*flat[mixed].T, s=size, c=colours, linewidths=0, rasterized=True)
+        for name, colour in colour_of.items():
+            axes.scatter([], [], s=size, label=name, color=colour, linewidths=0)
+    else:
+        for i, name in enumerate(names):
+            axes.scatter(
+                *flat[group == name].T,
+                s=size,
+                label=name,
+                color=COLOURS[i % len(COLOURS)],
+                marker="osD^vPX*"[i // len(COLOURS) % 8],
+                linewidths=0,
+                rasterized=True,
+            )
     axes.set(xticks=[], yticks=[])
 
 

@@ -69,3 +69,13 @@ def unpack_results(content: RecordDict) -> Results:
 def pack_finished(lab: str, copy: str) -> RecordDict:
     """Tell the name of the copy; not where the lab keeps its files."""
     return RecordDict({key("finished", lab): ConfigRecord({"copy": copy})})
+
+
+def read_finished(content: RecordDict, lab: str) -> str:
+    """Take the name of the copy out of a reply; ``""`` where there is none that can be shown."""
+    record = content.get(key("finished", lab))
+    name = record.get("copy") if isinstance(record, ConfigRecord) else None
+    return name if isinstance(name, str) and len(name) <= _LONGEST and name.isprintable() else ""
+
+
+_LONGEST = 255  # of a file's name

@@ -34,7 +34,7 @@ from fedsc.model import Model
 from fedsc.options import AnalysisOptions
 from protocol import ask as asking
 from protocol.embed import pack_model
-from protocol.finish import Results, pack_results
+from protocol.finish import Results, pack_results, read_finished
 from protocol.records import EMBED, FINISH
 from server_app.federation import Federation
 
@@ -345,8 +345,14 @@ _OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
     """Tell labs the results; list those that have them in a copy of their own file."""
     answers = federation.tell(labs, FINISH, pack_results(results))
-    for lab in answers.records:
-        log(INFO, "lab %s has its results in a copy of its own file", lab, extra={"lab": lab})
+    for lab, reply in answers.records.items():
+        log(
+            INFO,
+            "lab %s has its results in a copy of its own file: %s",
+            lab,
+            read_finished(reply, lab),
+            extra={"lab": lab},
+        )
     for lab, reason in answers.failures.items():
         log(
             WARNING,

@@ -8,7 +8,7 @@ import numpy as np
 import fedsc
 from fedsc.data.annotated import Annotation
 from fedsc.report.page import render
-from fedsc.report.parts import Section, Table, colours_of, map_picture, share
+from fedsc.report.parts import Section, Table, colours_of, map_pictures, share
 
 _MARKERS = 8
 _SHOWN = ("run", "method", "rounds", "seed", "labs", "cells", "clusters", "integrated", "model")
@@ -80,7 +80,7 @@ def _map(results: Annotation) -> list[Section]:
     groups = {"Cluster": results.clusters.astype(str).astype(object)}
     if len(results.types):
         groups["Suggested type"] = np.array(results.types, dtype=object)[results.clusters]
-    return [Section("Map", pictures=[map_picture(results.places, groups, "cells")])]
+    return [Section("Map", pictures=map_pictures(results.places, groups, "cells"))]
 
 
 def _trust(about: Mapping[str, Any]) -> Section:

@@ -44,7 +44,8 @@ td.n, th.n { text-align: right; }
 td.genes { min-width: 14rem; }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em;
   border: 1px solid var(--line); }
-figure { margin: 1rem 0; }
+.pictures { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+figure { margin: 1rem 0; flex: 0 1 auto; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
 pre { background: var(--band); padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -76,11 +77,13 @@ pre { background: var(--band); padding: .7rem; white-space: pre-wrap; overflow-w
 {% if section.warnings %}<ul>
 {% for text in section.warnings %}<li class="warn">{{ text }}</li>
 {% endfor %}</ul>{% endif %}
+{% if section.pictures %}<div class="pictures">{% endif %}
 {% for picture in section.pictures %}
 <figure><img src="data:image/png;base64,{{ picture.data }}" alt="{{ picture.alt }}"
  width="{{ picture.width }}" height="{{ picture.height }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
+{% if section.pictures %}</div>{% endif %}
 {% for table in section.tables %}
 <div class="wide" role="region" tabindex="0" aria-label="{{ table.caption }}">
 <table><caption>{{ table.caption }}</caption>

@@ -73,15 +73,15 @@ def picture(figure: "Figure", alt: str, caption: str) -> Picture:
     return Picture(base64.b64encode(image.getvalue()).decode(), alt, caption, width, height)
 
 
-def map_picture(places: np.ndarray, groups: dict[str, np.ndarray], points: str) -> Picture:
-    """Draw the map, a panel for each way to colour it, one below the other.
+def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str) -> list[Picture]:
+    """Draw the map once for each way to colour it.
 
     Parameters
     ----------
     places
         float (points, 2).
     groups
-        Title of the panel to the group of every point, str (points,).
+        Title of the picture to the group of every point, str (points,).
     points
         What a point is.
     """
@@ -89,19 +89,19 @@ def map_picture(places: np.ndarray, groups: dict[str, np.ndarray], points: str) 
 
     n = len(places)
     shown = np.random.default_rng(0).permutation(n)[:_MOST_POINTS]
-    figure = Figure(figsize=(7.5, 4.6 * len(groups)), layout="constrained")
-    for axes, (title, group) in zip(
-        figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.items(), strict=True
-    ):
-        draw_map(axes, places[shown], group[shown], title)
-    names = " and by ".join(groups)
-    some = "" if n <= _MOST_POINTS else f" {_MOST_POINTS:,} of {n:,}, drawn at random."
-    return picture(
-        figure,
-        f"Map of {n} {points}, coloured by {names}. The tables below say the same in numbers.",
-        f"Points are {points}, coloured by {names}.{some} Near points are alike; distances between "
-        "far groups mean little.",
-    )
+    some = "" if n <= _MOST_POINTS else f", {_MOST_POINTS:,} of {n:,} drawn at random"
+    pictures = []
+    for title, group in groups.items():
+        figure = Figure(figsize=(4.7, 3.8), layout="constrained")
+        draw_map(figure.subplots(), places[shown], group[shown], title)
+        pictures.append(
+            picture(
+                figure,
+                f"Map of {n} {points} by {title.lower()}. The tables say the same in numbers.",
+                f"Points are {points}, coloured by {title.lower()}{some}.",
+            )
+        )
+    return pictures
 
 
 def colours_of(n: int) -> list[str]:

@@ -11,14 +11,14 @@ import fedsc
 from fedsc.config import Config
 from fedsc.data.coverage import WARN_BELOW
 from fedsc.files import replace
-from fedsc.plots import draw_composition, run_curves
+from fedsc.plots import CURVES, draw_composition, draw_curves
 from fedsc.report.page import render
 from fedsc.report.parts import (
     Picture,
     Section,
     Table,
     colours_of,
-    map_picture,
+    map_pictures,
     number,
     picture,
     share,
@@ -175,7 +175,8 @@ def _map(run: Run) -> Section | None:
         if name in table
     }
     points = "cells" if "lab" in table else "micro-centres (groups of some cells)"
-    return Section("Map", pictures=[map_picture(places, groups, points)])
+    texts = ["Near points are alike; distances between far groups mean little."]
+    return Section("Map", texts, pictures=map_pictures(places, groups, points))
 
 
 def _labs(run: Run) -> Section | None:
@@ -217,7 +218,7 @@ def _composition(run: Run) -> Picture:
     from matplotlib.figure import Figure
 
     counts = run.composition.head(_MOST_ROWS)
-    figure = Figure(figsize=(8, 1.4 + 0.35 * len(counts)), layout="constrained")
+    figure = Figure(figsize=(6.5, 1.4 + 0.35 * len(counts)), layout="constrained")
     draw_composition(figure.subplots(), counts)
     return picture(
         figure,
@@ -287,12 +288,18 @@ def _training(run: Run) -> Section | None:
     collapsed = last["embedding_std"].astype(float) < 0.01 if "embedding_std" in last else []
     if any(collapsed):
         texts.append("The embedding of some lab has collapsed: all its cells look alike.")
-    curves = picture(
-        run_curves(rows, run.alpha),
-        "Curves over the rounds: loss, divergence d and share μ of own weights, by lab.",
-        "Loss, divergence d and share μ by round and lab.",
-    )
-    return Section("Training", texts, pictures=[curves])
+    return Section("Training", texts, pictures=_curves(rows, run.alpha))
+
+
+def _curves(rows: list[dict[str, Any]], alpha: float | None) -> list[Picture]:
+    from matplotlib.figure import Figure
+
+    figures = [Figure(figsize=(4.6, 3.4), layout="constrained") for _ in CURVES]
+    draw_curves([figure.subplots() for figure in figures], rows, alpha)
+    return [
+        picture(figure, f"Curves by lab over the rounds: {title}.", f"{title}, by round and lab.")
+        for figure, title in zip(figures, CURVES.values(), strict=True)
+    ]
 
 
 _OWN_MODELS = 0.8
