@@ -1,8 +1,10 @@
 """The end of a run at a lab: a copy of its own file with clusters, types, markers and map."""
 
+from logging import WARNING
 from pathlib import Path
 
 import numpy as np
+from flwr.common import log
 
 from client_app.labs import Lab, LabFile
 from client_app.state import load_embedding
@@ -77,11 +79,18 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
     )
     write_annotated(origin, copy, lab.expression, additions_of(annotation))
     if isinstance(lab.source, LabFile):  # of a simulation the run's own report says it
-        from fedsc.report.lab import lab_report
-
-        page = lab_report(annotation, results.clusters.sizes)
-        replace(copy.with_suffix(".html"), page.encode())
+        _write_report(copy.with_suffix(".html"), annotation, results.clusters.sizes)
     return copy
+
+
+def _write_report(path: Path, annotation: Annotation, sizes: np.ndarray) -> None:
+    """Write the lab's own report; the copy is there, whatever becomes of a page about it."""
+    from fedsc.report.lab import lab_report
+
+    try:
+        replace(path, lab_report(annotation, sizes).encode())
+    except Exception:
+        log(WARNING, "the lab has its results, but no report of them", exc_info=True)
 
 
 def _places(lab: Lab, folder: Path) -> tuple[Origin, Path]:

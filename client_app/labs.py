@@ -194,7 +194,7 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             own["layer"] or config.data.layer,
             own["label-key"] or config.data.label_key,
             own["symbols"] or config.data.symbols,
-            bool(node_config.get("make-unique", config.data.make_unique)),
+            node_config.get("make-unique", config.data.make_unique) in (True, 1),
         )
         return [_real_lab(name, file, state, output, own["batch-key"])]
     if "partition-id" not in node_config:

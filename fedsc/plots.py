@@ -286,13 +286,16 @@ def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
         colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
         mixed = np.random.default_rng(0).permutation(len(flat))
         colours = [colour_of[group[i]] for i in mixed]
-        axes.scatter(*flat[mixed].T, s=size, c=colours, linewidths=0, rasterized=True)
+        x, y = flat[mixed].T
+        axes.scatter(x, y, s=size, c=colours, linewidths=0, rasterized=True)
         for name, colour in colour_of.items():
             axes.scatter([], [], s=size, label=name, color=colour, linewidths=0)
     else:
         for i, name in enumerate(names):
+            x, y = flat[group == name].T
             axes.scatter(
-                *flat[group == name].T,
+                x,
+                y,
                 s=size,
                 label=name,
                 color=COLOURS[i % len(COLOURS)],

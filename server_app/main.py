@@ -107,9 +107,17 @@ def main(grid: Grid, context: Context) -> None:
             _begin("files")
             finish(federation, config, model, analysis, warnings)
             _begin("report")
-            write_report(folder.path)
+            _report(folder.path)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
+
+
+def _report(folder: Path) -> None:
+    """Write the report; the run is done, whatever becomes of a page about it."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        log(WARNING, "no report (%s); `fedsc report %s` tries again", error, folder)
 
 
 _PACKAGES = ("flwr", "torch", "numpy", "scikit-learn", "anndata")

@@ -69,7 +69,7 @@ def check(
 
     `fedsc check filtered_feature_bc_matrix/`
     """
-    how = {
+    how: dict[str, Any] = {
         "layer": layer,
         "label_key": label_key,
         "symbols": symbols,

@@ -43,7 +43,7 @@ def nodes_of(files):
 
 @pytest.fixture
 def config(tiny, change):
-    return change(tiny, method="fedpca", label_key="", wait_for_labs=2)
+    return change(tiny, method="fedpca", label_key="", wait_for_labs=2, files=True)
 
 
 def copy_of(files, name):
@@ -66,6 +66,10 @@ def test_both_labs_get_clusters_types_map_and_markers(
         types = copy.obs["fedsc_type"].astype(str)
         assert (types == truth[copy.obs_names]).mean() > 0.9
         assert copy.obs["fedsc_type_share"].between(0.5, 1).all()
+        # Its own report lies beside it; the server has one of the run that knows no cell.
+        page = (files / name / "run" / f"{name}.fedsc.html").read_text()
+        assert f"Lab {name} brought {copy.n_obs} of the 96 cells" in page
+    assert "Each lab has them in its own file" in (left.folder / "report.html").read_text()
     # A cluster has the same type and the same place everywhere.
     both = pd.concat([copy.obs for copy in copies.values()])
     assert (both.groupby("fedsc_cluster", observed=True)["fedsc_type"].nunique() == 1).all()

@@ -34,7 +34,7 @@ def lead(config, nodes, app=client):
 @pytest.fixture
 def tiny(tiny, change):
     """Wait for both of the real labs."""
-    return change(tiny, wait_for_labs=2)
+    return change(tiny, wait_for_labs=2, files=True)
 
 
 @pytest.fixture
@@ -195,7 +195,9 @@ def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(tiny, change, file
     assert copy.obs["fedsc_cluster"].notna().all()
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "A.fedsc.h5ad",
+        "A.fedsc.html",
         "B.fedsc.h5ad",
+        "B.fedsc.html",
     ]
 
 
