@@ -18,7 +18,7 @@ from fedsc.model import load_model
 from server_app import app as server
 from simulations.inprocess import InProcessGrid, run_inprocess
 
-OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share"]
+OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance"]
 
 
 def lead(config, nodes, app=client):
