@@ -11,6 +11,7 @@ from client_app.state import load_embedding
 from client_app.subjects import embedding_of
 from fedsc.data.annotated import Annotation, Origin, additions_of, write_annotated
 from fedsc.data.coverage import coverage_warning
+from fedsc.data.quality import reasons
 from fedsc.errors import ConfigError
 from fedsc.federated.marker_tables import scanpy_layout
 from fedsc.files import make_folder, replace
@@ -76,8 +77,9 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         distances=results.clusters.distances(x, clusters),
         places=results.clusters.place(x),
         markers=scanpy_layout(results.markers, _own_names(lab, results.vocabulary)),
+        left_out=None if lab.cell_filter is None else reasons(lab.cell_filter.failing(lab.whole)),
     )
-    write_annotated(origin, copy, lab.expression, additions_of(annotation))
+    write_annotated(origin, copy, lab.whole, additions_of(annotation))
     if isinstance(lab.source, LabFile):  # of a simulation the run's own report says it
         _write_report(copy.with_suffix(".html"), annotation, results.clusters.sizes)
     return copy

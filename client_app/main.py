@@ -28,6 +28,7 @@ from client_app.state import (
 from fedsc.config import Config
 from fedsc.errors import FedscError
 from fedsc.methods import load_objective, method_of
+from protocol.quality import unpack_filter
 from protocol.records import key, pack_arrays, unpack_preprocessing
 from protocol.replies import pack_error
 
@@ -40,7 +41,10 @@ def describe(message: Message, context: Context) -> Message:
     from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
-        return RecordDict({key("about", lab.name): pack_about(lab.expression, lab.siblings)})
+        signature = lab.signature(context.run_id, context.node_id)
+        left_out = len(lab.whole.cells) - len(lab.expression.cells)
+        told = pack_about(lab.expression, lab.siblings, signature, left_out)
+        return RecordDict({key("about", lab.name): told})
 
     return _for_each_lab(message, context, about)
 
@@ -143,7 +147,8 @@ def _for_each_lab(
     reply = RecordDict()
     try:
         config = Config.from_mapping(context.run_config)
-        labs = hosted_labs(context.node_config, config)
+        cell_filter = unpack_filter(message.content)
+        labs = [lab.filtered(cell_filter) for lab in hosted_labs(context.node_config, config)]
     except FedscError as error:
         reply["error"] = pack_error(error)
         return Message(reply, reply_to=message)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from fedsc import tensors
-from fedsc.data.reading.memory import refuse_large
+from fedsc.data.reading.kept import read_kept
 from fedsc.errors import DataError
 from fedsc.federated import graph, kmeans
 from fedsc.federated.centres import batches
@@ -62,6 +62,11 @@ class Clusters:
     def k(self) -> int:
         """Number of clusters."""
         return len(self.sizes)
+
+    @property
+    def dimensions(self) -> int:
+        """Columns of the embedding they are of."""
+        return int(self.micro.centres.shape[1])
 
     def assign(self, x: np.ndarray) -> np.ndarray:
         """Give every cell its cluster, int32 (cells,), from its embedding (cells, d)."""
@@ -128,40 +133,28 @@ class Clusters:
         """
         try:
             arrays, about = tensors.unpack_with_about(data)
+        except ValueError as error:
+            raise DataError(f"the clusters cannot be read ({error})") from error
+        return cls.from_arrays(arrays, about)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> "Clusters":
+        """Make them of named arrays and what is kept with these, whoever wrote them.
+
+        Raises
+        ------
+        DataError
+            If these are not what :meth:`pack` puts into bytes.
+        """
+        try:
             return _checked(arrays, about)
         except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"the clusters cannot be read ({error})") from error
+            raise DataError(f"these are no clusters ({error})") from error
 
 
 def load_clusters(folder: Path, dimensions: int) -> Clusters | None:
-    """Load the clusters of a finished run; ``None`` where it made none.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
-    dimensions
-        d of the model's embedding.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, too large, or its clusters are of another model.
-    """
-    path = folder / CLUSTERS
-    if not path.exists():
-        return None
-    try:
-        refuse_large(path)
-        clusters = Clusters.unpack(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (DataError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
-    found = clusters.micro.centres.shape[1]
-    if found != dimensions:
-        raise DataError(f"{path}: clusters of {found} dimensions, the model has {dimensions}")
-    return clusters
+    """Load the clusters of a finished run, as :func:`~fedsc.data.reading.kept.read_kept`."""
+    return read_kept(folder / CLUSTERS, Clusters.from_arrays, dimensions)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clusters:

@@ -28,7 +28,7 @@ from fedsc.placement import place
 if TYPE_CHECKING:
     import anndata
 
-_WAYS = ("graph", "kmeans", "pooled")
+_WAYS = ("graph", "kmeans", "pooled", "pooled_integrated")
 _OF_CELLS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance")
 _MOST_TEXT = 2**28  # bytes of a table or a record
 
@@ -171,7 +171,7 @@ class Run:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """Results for all cells in the labs' files, without their expression.
+        """Results for the cells in the labs' files that have some, without their expression.
 
         Columns ``lab``, ``fedsc_cluster``, ``fedsc_type`` and others of ``obs`` that FedSC made,
         and ``x`` and ``y`` on the map, where the files have them.
@@ -368,6 +368,6 @@ def _results_in(path: Path) -> pd.DataFrame:
         table = pd.DataFrame(found)
         if "X_fedsc_umap" in file["obsm"]:
             table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
-    for name in table.columns.intersection(["fedsc_cluster", "fedsc_type"]):
-        table[name] = table[name].astype(str)
-    return table
+    table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
+    texts = table.columns.intersection(["fedsc_cluster", "fedsc_type"])
+    return table.astype(dict.fromkeys(texts, str))

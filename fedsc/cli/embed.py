@@ -95,7 +95,10 @@ def embed(
     if symbols:
         found.about["symbols"] = symbols
     write_annotated(Origin(file), output, cells, additions_of(found))
-    for sentence in placed.said:
+    said = list(placed.said)
+    if (model / "quality.json").exists():
+        said.append("the run controlled quality; the cells of this file are not judged")
+    for sentence in said:
         console.print(sentence, highlight=False, soft_wrap=True)
     if not isinstance(cells, Expression):
         console.print("larger than memory: read a block of cells at a time", highlight=False)

@@ -250,6 +250,9 @@ class Annotation:
         Of the cells on the map all labs share, float (cells, 2); ``None`` where there is none.
     markers
         In scanpy's own layout; ``None`` where there are none.
+    left_out
+        Why quality control leaves a cell out, str (all cells,), ``""`` = it does not; all else is
+        of the others alone. ``None`` where there was no control.
     """
 
     embedding: np.ndarray
@@ -261,6 +264,7 @@ class Annotation:
     distances: np.ndarray | None = None
     places: np.ndarray | None = None
     markers: dict[str, Any] | None = None
+    left_out: np.ndarray | None = None
 
 
 def additions_of(results: Annotation) -> Additions:
@@ -268,30 +272,45 @@ def additions_of(results: Annotation) -> Additions:
 
     ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; where they are known also
     ``obs["fedsc_type"]``, ``obs["fedsc_type_share"]``, ``obs["fedsc_distance"]``,
-    ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``. What an older run added of these
-    goes; markers that are not of FedSC's clusters stay unless there are new ones.
+    ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``. After quality control also
+    ``obs["fedsc_left_out"]``; all else is missing (NaN) for the cells left out. What an older run
+    added of these goes; markers that are not of FedSC's clusters stay unless there are new ones.
     """
     import pandas as pd
 
+    left_out = results.left_out
+    n_cells = len(results.clusters) if left_out is None else len(left_out)
+    rows = np.flatnonzero(np.ones(n_cells) if left_out is None else left_out == "")
+
+    def spread(values: np.ndarray, missing: Any) -> np.ndarray:
+        whole = np.full((n_cells, *values.shape[1:]), missing, dtype=values.dtype)
+        whole[rows] = values
+        return whole
+
     names = [str(cluster) for cluster in range(results.k)]
     obs: dict[str, Any] = {
-        "fedsc_cluster": pd.Categorical.from_codes(results.clusters, categories=names),
+        "fedsc_cluster": pd.Categorical.from_codes(spread(results.clusters, -1), categories=names),
         "fedsc_type": None,
         "fedsc_type_share": None,
         "fedsc_distance": None,
+        "fedsc_left_out": None,
     }
+    if left_out is not None:
+        obs["fedsc_left_out"] = pd.Categorical([why or None for why in left_out])
     if len(results.types) and results.shares is not None:
-        of_cells = np.asarray(results.types, dtype=object)[results.clusters]
+        of_cells = spread(np.asarray(results.types, dtype=object)[results.clusters], None)
         obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
-        obs["fedsc_type_share"] = results.shares[results.clusters]
+        obs["fedsc_type_share"] = spread(results.shares[results.clusters], np.nan)
     if results.distances is not None:
-        obs["fedsc_distance"] = results.distances.astype(np.float32)
+        obs["fedsc_distance"] = spread(results.distances.astype(np.float32), np.nan)
     places = results.places
+    if places is not None:
+        places = spread(places.astype(np.float32, copy=False), np.nan)
     return Additions(
         obs,
         {
-            "X_fedsc": results.embedding.astype(np.float32, copy=False),
-            "X_fedsc_umap": None if places is None else places.astype(np.float32, copy=False),
+            "X_fedsc": spread(results.embedding.astype(np.float32, copy=False), np.nan),
+            "X_fedsc_umap": places,
         },
         {"fedsc": storable(results.about), _MARKERS: results.markers},
     )

@@ -32,6 +32,7 @@ _WAYS = {
     "graph": "graph clusters (number found)",
     "kmeans": "k-means (number known), from sums",
     "pooled": "k-means on the pooled embedding, as in the papers",
+    "pooled_integrated": "the same on the integrated embedding",
 }
 _WHERE = ("output", "run-name", "resume")
 
@@ -72,6 +73,7 @@ def report_of(run: Run) -> str:
         _scores(run),
         _training(run),
         _warnings(run),
+        _quality(run),
         _genes(run),
         _cost(run),
         _repeat(run),
@@ -257,7 +259,7 @@ def _scores(run: Run) -> Section | None:
     if not known:
         texts = ["No lab names cell types, so there are no scores."]
     if run.record["integration"]["done"]:
-        texts.append("The pooled scores are of the embedding before integration.")
+        texts.append("The papers' scores are of the embedding before integration.")
     return Section(
         "Scores",
         texts,
@@ -330,6 +332,28 @@ def _warnings(run: Run) -> Section:
     if not rows:
         texts.append("No lab failed in a round.")
     return Section("Warnings", texts, run.warnings, tables=[table] if rows else [])
+
+
+_LIMITS = ("min-genes", "max-mito", "min-cells-per-gene")
+
+
+def _quality(run: Run) -> Section | None:
+    found = run.record.get("quality")
+    if not found:
+        return None
+    rows = [
+        (lab, f"{own['cells']:,}", f"{own['left-out']:,}", share(own["left-out"] / own["cells"]))
+        for lab, own in sorted(found["labs"].items())[:_MOST_ROWS]
+    ]
+    head = ("lab", "cells", "left out", "share")
+    texts = [
+        f"Of {found['cells']:,} cells {found['kept']:,} are kept, of {found['genes']:,} genes "
+        f"{found['genes-kept']:,}. Limits: "
+        + ", ".join(f"{name} {_text(found[name])}" for name in _LIMITS)
+        + "."
+    ]
+    caption = f"Cells that quality control left out{_first(len(found['labs']))}"
+    return Section("Quality control", texts, tables=[Table(caption, head, rows, numbers=head[1:])])
 
 
 def _genes(run: Run) -> Section | None:

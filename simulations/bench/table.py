@@ -17,10 +17,12 @@ SCORES = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette"}
 _MIXING = {
     "ari": "ARI",
     "nmi": "NMI",
+    "rare_f1": "rare F1",
     "ilisi": "iLISI",
     "clisi": "cLISI",
     "batch_asw": "batch ASW",
     "type_asw": "type ASW",
+    "connectivity": "connectivity",
 }
 _PERCENT = 100.0
 _DRAWS = 10_000
@@ -80,7 +82,7 @@ def seen(line: Line, row: Row) -> Row:
     """Give a run's row as a line shows it: with the scores of the clusters the line is about."""
     if line.clusters == "k-means":
         return row
-    graph = {name: row[f"graph_{name}"] for name in ("ari", "nmi", "clusters")}
+    graph = {name: row[f"graph_{name}"] for name in ("ari", "nmi", "rare_f1", "clusters")}
     return {**row, **graph, "k_is": "graph", "silhouette": None, "calinski_harabasz": None}
 
 

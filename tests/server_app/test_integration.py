@@ -50,9 +50,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tiny_run, files):
-    return tiny_run.replace(
-        method="fedpca", label_key="kind", n_genes=60, wait_for_labs=3, files=True
-    )
+    return tiny_run.replace(method="fedpca", label_key="kind", n_genes=60, wait_for_labs=3)
 
 
 def nodes_of(files, state):

@@ -163,7 +163,7 @@ def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
     (run / "clusters.safetensors").write_bytes(replace(clusters, micro=micro).pack())
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
     assert isinstance(done.exception, DataError)
-    assert "clusters of 5 dimensions, the model has 60" in str(done.exception)
+    assert "clusters.safetensors: of 5 dimensions, the model has 60" in str(done.exception)
 
 
 def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_path):
