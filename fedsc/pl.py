@@ -61,7 +61,7 @@ def map(
         A run, or cells with ``obsm["X_fedsc_umap"]``. Of a run without labs' files the
         micro-centres are drawn, groups of cells.
     color
-        Column of ``obs`` to colour by; of a run one of FedSC's columns, or ``"lab"``.
+        Column of ``obs`` to colour by, or, of a run, ``"lab"``.
     ax
         Drawn on; default: a new figure.
 
@@ -70,7 +70,7 @@ def map(
     DataError
         If there is no map, or no such column.
     """
-    places, table = _places(data)
+    places, table = _places(data, color)
     if color not in table:
         raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
     axes = _panels(1, width=6.0)[0] if ax is None else ax
@@ -131,9 +131,9 @@ def _panels(n: int, width: float) -> "list[Axes]":
     return list(grid.ravel()[:n])
 
 
-def _places(data: "Run | anndata.AnnData") -> "tuple[np.ndarray, pd.DataFrame]":
+def _places(data: "Run | anndata.AnnData", color: str) -> "tuple[np.ndarray, pd.DataFrame]":
     if not isinstance(data, Run):
         if "X_fedsc_umap" not in data.obsm:
             raise DataError("the cells have no obsm['X_fedsc_umap']; fedsc.tl.embed makes it")
         return np.asarray(data.obsm["X_fedsc_umap"]), data.obs
-    return data.places()
+    return data.places(*([] if color == "lab" else [color]))

@@ -88,6 +88,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._read: dict[tuple[str, ...], pd.DataFrame] = {}
         if not (self.folder / "config.json").is_file():
             raise DataError(f"{folder} is not the folder of a run: config.json is missing")
 
@@ -169,15 +170,23 @@ class Run:
         """What has to be known to trust the scores."""
         return list(self.record.get("warnings", ()))
 
-    @cached_property
+    @property
     def cells(self) -> pd.DataFrame:
         """Results for the cells in the labs' files that have some, without their expression.
 
         Columns ``lab``, ``fedsc_cluster``, ``fedsc_type`` and others of ``obs`` that FedSC made,
         and ``x`` and ``y`` on the map, where the files have them.
         """
-        parts = [_results_in(self.labs.path(lab)).assign(lab=lab) for lab in self.labs]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"lab": []})
+        return self._cells(())
+
+    def _cells(self, more: tuple[str, ...]) -> pd.DataFrame:
+        """Give :attr:`cells` with more columns of ``obs``, missing where a file has not got one."""
+        if more not in self._read:
+            parts = [_results_in(self.labs.path(lab), more).assign(lab=lab) for lab in self.labs]
+            self._read[more] = (
+                pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"lab": []})
+            )
+        return self._read[more]
 
     @property
     def composition(self) -> pd.DataFrame:
@@ -197,8 +206,13 @@ class Run:
         method = Config.from_mapping(self.options).method
         return method.alpha if method_of(method).pull == "fedsc" else None
 
-    def places(self) -> tuple[np.ndarray, pd.DataFrame]:
+    def places(self, *columns: str) -> tuple[np.ndarray, pd.DataFrame]:
         """Give the map: cells, where the labs' files are here, else micro-centres.
+
+        Parameters
+        ----------
+        *columns
+            More columns of the labs' ``obs`` that are wanted, where the files have them.
 
         Returns
         -------
@@ -210,7 +224,7 @@ class Run:
         DataError
             If the run drew no map.
         """
-        cells = self.cells
+        cells = self._cells(columns)
         if "x" in cells:
             return cells[["x", "y"]].to_numpy(), cells
         found = self.clusters
@@ -231,18 +245,15 @@ class Run:
         resolution: float | None = None,
         seed: int = 0,
         allow_low_coverage: bool = False,
-        copy: bool = False,
-    ) -> "anndata.AnnData | None":
+    ) -> "anndata.AnnData":
         """Embed new cells and give them the clusters, types and map of the run.
 
-        Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
-        ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
-        ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+        :func:`fedsc.tl.embed` does the same in place.
 
         Parameters
         ----------
         adata
-            Cells; they get the results.
+            Cells; they stay as they are.
         layer
             ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
         symbols
@@ -253,13 +264,13 @@ class Run:
             Of Leiden.
         allow_low_coverage
             Go on even if the cells have under 20 % of the model's genes.
-        copy
-            Give a copy with the results and leave ``adata`` as it is.
 
         Returns
         -------
-        AnnData or None
-            The copy, if one was wanted.
+        AnnData
+            A copy with ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
+            ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
+            ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
 
         Raises
         ------
@@ -273,9 +284,9 @@ class Run:
             seed=seed,
             allow_low_coverage=allow_low_coverage,
         )
-        target = adata.copy() if copy else adata
-        additions_of(placed.annotation).add_to(target)
-        return target if copy else None
+        with_results = adata.copy()
+        additions_of(placed.annotation).add_to(with_results)
+        return with_results
 
     def concat(self) -> "anndata.AnnData":
         """Join the labs' files (see :func:`concat`)."""
@@ -359,15 +370,17 @@ def concat(files: Mapping[str, Path]) -> "anndata.AnnData":
     return joined
 
 
-def _results_in(path: Path) -> pd.DataFrame:
-    """Read the columns that FedSC has added to a file, and no others."""
+def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read the columns that FedSC has added to a file, and those that are wanted."""
     from anndata.io import read_elem
 
     with explained(), open_hdf5(path) as file:
-        found = {name: read_elem(file["obs"][name]) for name in _OF_CELLS if name in file["obs"]}
-        table = pd.DataFrame(found)
+        names = [name for name in (*_OF_CELLS, *more) if name in file["obs"]]
+        table = pd.DataFrame({name: read_elem(file["obs"][name]) for name in names})
         if "X_fedsc_umap" in file["obsm"]:
             table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
     table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
-    texts = table.columns.intersection(["fedsc_cluster", "fedsc_type"])
-    return table.astype(dict.fromkeys(texts, str))
+    return table.astype({name: str for name in names if name not in _NUMBERS})
+
+
+_NUMBERS = ("fedsc_type_share", "fedsc_distance")

@@ -64,12 +64,16 @@ def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path,
     assert table.to_numpy().sum() == 96
 
     # The model places the same cells in the same clusters.
-    again = run.embed(labs["A"], copy=True)
+    again = run.embed(labs["A"])
+    assert "X_fedsc" not in labs["A"].obsm
     assert list(again.obs["fedsc_cluster"]) == list(a.obs["fedsc_cluster"])
     np.testing.assert_allclose(again.obsm["X_fedsc"], a.obsm["X_fedsc"], atol=1e-5)
     np.testing.assert_allclose(again.obs["fedsc_distance"], a.obs["fedsc_distance"], atol=1e-5)
-    assert fedsc.tl.embed(labs["B"], run.folder) is None
-    assert "fedsc_cluster" in labs["B"].obs
+    in_place = labs["A"].copy()
+    assert fedsc.tl.embed(in_place, run.folder) is None
+    assert list(in_place.obs["fedsc_cluster"]) == list(again.obs["fedsc_cluster"])
+    assert "fedsc_cluster" in fedsc.tl.embed(labs["B"], run, copy=True).obs
+    assert "fedsc_cluster" not in labs["B"].obs
 
     # What scanpy makes of a lab's file.
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -166,5 +170,14 @@ def test_pictures_are_axes(cells, tmp_path, monkeypatch):
         fedsc.pl.map(adata)
     adata.obsm["X_fedsc_umap"] = np.zeros((50, 2))
     assert fedsc.pl.map(adata, color="donor").get_title() == "donor (50 cells)"
+    for lab in run.labs:  # as a run that drew a map leaves them
+        placed = run.labs[lab]
+        placed.obsm["X_fedsc_umap"] = np.zeros((placed.n_obs, 2))
+        placed.write_h5ad(run.labs.path(lab))
+    again = fedsc.load(run.folder)
+    for color in ("donor", "lab", "fedsc_cluster"):  # of the labs' own columns too
+        assert fedsc.pl.map(again, color=color).get_title() == f"{color} (96 cells)"
+    with pytest.raises(DataError, match="no column 'batch'"):
+        fedsc.pl.map(again, color="batch")
     assert isinstance(run.history, pd.DataFrame)
     assert set(run.history["lab"]) == {"A", "B"}
