@@ -14,6 +14,7 @@ import numpy as np
 from flwr.common import log
 
 from fedsc import tensors
+from fedsc.data.coverage import Coverage
 from fedsc.data.expression import Expression
 from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
@@ -85,11 +86,14 @@ class KeptEmbedding:
         Batch of every cell within the lab, int64 (cells,).
     cells
         Of :func:`cells_digest`.
+    coverage
+        How much of what the model looks at the lab has measured.
     """
 
     x: np.ndarray
     batches: np.ndarray
     cells: str
+    coverage: Coverage
 
     def of(self, expression: Expression) -> "KeptEmbedding":
         """Give itself, for the cells it was made of.
@@ -126,7 +130,8 @@ def save_embedding(folder: Path, kept: KeptEmbedding) -> None:
     RunError
         If the lab's disk does not take it.
     """
-    content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, {"cells": kept.cells})
+    about = {"cells": kept.cells, "coverage": vars(kept.coverage)}
+    content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, about)
     make_folder(folder)
     (folder / INTEGRATION).unlink(missing_ok=True)
     replace(folder / _EMBEDDING, content)
@@ -141,7 +146,8 @@ def load_embedding(folder: Path) -> KeptEmbedding:
         If there is none, or it is damaged.
     """
     arrays, about = _read(folder / _EMBEDDING)
-    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"])
+    covered = Coverage(**about["coverage"])
+    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], covered)
 
 
 def save_integration(folder: Path, state: HarmonyState) -> None:

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from fedsc.baselines import METHODS, fitting
 from fedsc.baselines.method import Fitted, Progress, Settings
-from fedsc.baselines.outcome import annotate, plain
+from fedsc.baselines.outcome import additions_of, plain
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
-from fedsc.data.annotated import write_annotated
+from fedsc.data.annotated import Origin, write_annotated
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, RunError
@@ -157,7 +157,7 @@ def _write(
     about: dict[str, Any],
 ) -> None:
     """Write everything; the record comes last, so that its presence means a whole fit."""
-    write_annotated(file, copy, expression, lambda cells: annotate(cells, fitted, about))
+    write_annotated(Origin(file), copy, expression, additions_of(fitted, about))
     if fitted.extras:
         extras = copy.with_name("extras.npz")
         with replacing(extras) as partial, partial.open("wb") as stream:
