@@ -21,6 +21,7 @@ from fedsc.config import Config
 from fedsc.federated import harmony_lab, mixing
 from fedsc.federated.annotation import UNKNOWN, alike, learn_types
 from fedsc.federated.answers import answer, no_clusters, no_embedding
+from fedsc.federated.bounds import LARGEST
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.graph import GraphClusters, learn_agreement, learn_graph
 from fedsc.federated.harmony import Harmony, learn_harmony, learn_start
@@ -243,7 +244,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
         If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, types_of(federation)
-    ask = _ask_embedding(federation, model.dimensions, steps, "graph")
+    ask = _ask_embedding(federation, model, model.dimensions, steps, "graph")
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
@@ -266,7 +267,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
     if k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, columns, steps, "kmeans")
+        narrow = _ask_embedding(federation, model, columns, steps, "kmeans")
         centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
         k_from = "given" if options.k else f"the {k} cell types the labs name"
         log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
@@ -375,12 +376,16 @@ def _answers(nothing: Any) -> Callable[[Question], Sums]:
     return lambda question: answer(nothing, question)
 
 
-def _ask_embedding(federation: Federation, dimensions: int, steps: int, purpose: str) -> Ask:
+def _ask_embedding(
+    federation: Federation, model: Model, dimensions: int, steps: int, purpose: str
+) -> Ask:
+    unit = model.unit and not steps  # Harmony moves cells off the sphere
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(steps, dimensions),
         _answers(no_embedding(dimensions)),
         purpose,
+        largest=1.0 if unit else LARGEST,
     )
 
 
