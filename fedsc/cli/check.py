@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
 import typer
 
-from fedsc.data.reading.kind import KIND_NAMES
-from fedsc.data.reading.read import Examination, examine
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from fedsc.data.reading.read import Examination
 
 _BATCH = re.compile(
     r"batch|donor|sample|patient|subject|individual|mouse|lab(?!el)|site|cent(er|re)|hospital|study|"
@@ -41,6 +42,8 @@ def check(
 
     `fedsc check filtered_feature_bc_matrix/`
     """
+    from fedsc.data.reading.read import examine
+
     examination = examine(file, layer=layer, label_key=label_key)
     for line in describe(file, examination):
         typer.echo(line)
@@ -48,8 +51,12 @@ def check(
         raise typer.Exit(2)
 
 
-def describe(file: Path, examination: Examination) -> list[str]:
+def describe(file: Path, examination: "Examination") -> list[str]:
     """Put an examination into lines: the verdict, then a name and a value each."""
+    import numpy as np
+
+    from fedsc.data.reading.kind import KIND_NAMES
+
     usable = examination.expression is not None
     rows = [("problem", problem) for problem in examination.problems]
     if examination.shape is not None:
@@ -72,7 +79,7 @@ def describe(file: Path, examination: Examination) -> list[str]:
     return [verdict, *(f"  {name:<14} {value}" for name, value in rows)]
 
 
-def candidates(obs: pd.DataFrame) -> tuple[list[str], list[str]]:
+def candidates(obs: "pd.DataFrame") -> tuple[list[str], list[str]]:
     """Guess which columns hold cell types and which hold batches, donors or labs.
 
     A column counts when it groups the cells: at least two values, far fewer than cells. Numbers
@@ -83,6 +90,8 @@ def candidates(obs: pd.DataFrame) -> tuple[list[str], list[str]]:
     labels, batches
         Names of columns, those named like labels first.
     """
+    import pandas as pd
+
     labels, batches = [], []
     for column in map(str, obs.columns):
         groups = obs[column].nunique()
@@ -95,17 +104,21 @@ def candidates(obs: pd.DataFrame) -> tuple[list[str], list[str]]:
     return sorted(labels, key=lambda column: not _LABEL.search(column)), batches
 
 
-def _quantiles(sums: np.ndarray) -> str:
+def _quantiles(sums: "np.ndarray") -> str:
+    import numpy as np
+
     names = ("min", "5 %", "median", "95 %", "max")
     values = np.quantile(sums, (0, 0.05, 0.5, 0.95, 1))
     return ", ".join(f"{name} {value:,.0f}" for name, value in zip(names, values, strict=True))
 
 
-def _tally(labels: np.ndarray) -> str:
+def _tally(labels: "np.ndarray") -> str:
+    import pandas as pd
+
     counts = pd.Series(labels).value_counts()
     shown = [f"{label} {count}" for label, count in counts.head(50).items()]
     return ", ".join(shown) + (f", … ({len(counts)} in all)" if len(counts) > 50 else "")
 
 
-def _columns(obs: pd.DataFrame, columns: list[str]) -> str:
+def _columns(obs: "pd.DataFrame", columns: list[str]) -> str:
     return ", ".join(f"{column} ({obs[column].nunique()})" for column in columns) or "none found"
