@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsc.models.patches import on_grid
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -47,6 +45,8 @@ def attention_map(
         Save it with ``figure.savefig(path)``.
     """
     from matplotlib.figure import Figure
+
+    from fedsc.models.patches import on_grid
 
     in_a_row = places.shape[1] == 1
     images = attention[:, None, :] if in_a_row else on_grid(attention, places, side)

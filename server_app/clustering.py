@@ -112,6 +112,9 @@ def _without_empty(found: Centres) -> Centres:
     return replace(found, centres=found.centres[some], sizes=found.sizes[some])
 
 
+_UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
+
+
 def _ask_embedding(
     federation: Federation, model: Model, dimensions: int, steps: int, purpose: str
 ) -> Ask:
@@ -122,7 +125,7 @@ def _ask_embedding(
         asking.about_embedding(steps, dimensions),
         lambda question: answer(nothing, question),
         purpose,
-        largest=1.0 if unit else LARGEST,
+        largest=_UNIT if unit else LARGEST,
     )
 
 

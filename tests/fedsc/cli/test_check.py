@@ -14,7 +14,8 @@ import typer
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
-from fedsc.cli.check import candidates, check
+from fedsc.cli.check import check
+from fedsc.cli.examination import candidates
 
 BARCODES = [f"{b}-1" for b in ("AAACATACAA", "AAACCGTGCT", "ACGTACGTAC", "GGGTTTAAAC")]
 GENES = ["ACTB", "B2M", "MALAT1", "CD3D", "LYZ"]
