@@ -80,8 +80,9 @@ def embed(message: Message, context: Context) -> Message:
         private = load_private(folder, round_=config.training.rounds + 1)
         own = with_kept_norm(weights, private)
         x = embed_cells(own, cells, unit=unit, device=_device())
-        batches, digest = lab.batches(config.analysis.batch_key), cells_digest(lab.expression)
-        save_embedding(folder, KeptEmbedding(x, batches, digest))
+        batches, names = lab.batches(config.analysis.batch_key)
+        digest = cells_digest(lab.expression)
+        save_embedding(folder, KeptEmbedding(x, batches, digest, names))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)

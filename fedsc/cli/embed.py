@@ -13,6 +13,8 @@ from fedsc.files import replace
 if TYPE_CHECKING:
     import numpy as np
 
+    from fedsc.data.expression import Expression
+
 
 def embed(
     file: Annotated[Path, typer.Argument(help="File of cells; it is not changed.")],
@@ -35,6 +37,10 @@ def embed(
             "of that lab. Without it the file is of a new lab."
         ),
     ] = None,
+    batch_key: Annotated[
+        str,
+        typer.Option(help="Column of obs with batches, for --integration of a lab that had some."),
+    ] = "",
     allow_low_coverage: Annotated[
         bool, typer.Option(help="Embed even if the file has under 20 % of the model's genes.")
     ] = False,
@@ -90,7 +96,7 @@ def embed(
         hint = case_note({"the file": expression.genes, "the model": model_genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    embedding, integrated = _integrated(embedding, model, integration)
+    embedding, integrated = _integrated(embedding, expression, model, integration, batch_key)
     found = load_clusters(model, embedding.shape[1]) if resolution is None else None
     about: dict[str, Any] = {
         "model": str(model),
@@ -148,14 +154,16 @@ def embed(
         console.print(f"map: {plot}", highlight=False)
 
 
-def _integrated(embedding: "np.ndarray", model: Path, own: Path | None) -> tuple["np.ndarray", str]:
+def _integrated(
+    embedding: "np.ndarray", cells: "Expression", model: Path, own: Path | None, batch_key: str
+) -> tuple["np.ndarray", str]:
     """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
-    import numpy as np
-
     from fedsc.federated.correction import BatchedCells, correct
     from fedsc.federated.harmony import load_harmony
     from fedsc.federated.harmony_lab import load_correction
 
+    if batch_key and own is None:
+        raise DataError(f"--batch-key {batch_key}: goes with --integration")
     harmony = load_harmony(model, embedding.shape[1])
     if harmony is None:
         if own is not None:
@@ -164,12 +172,28 @@ def _integrated(embedding: "np.ndarray", model: Path, own: Path | None) -> tuple
     if own is None:
         fitted = harmony.correct_new_lab(embedding)
         return fitted, "as a new lab: its correction is fitted to the run's centres"
-    correction = load_correction(own)
-    batches = correction.penalty.shape[1]
-    if batches > 1:
+    correction, known = load_correction(own)
+    batches = _codes(cells, batch_key, known, own)
+    moved = correct(BatchedCells(embedding, batches), correction)
+    return moved, "as a file of the lab whose correction was given"
+
+
+def _codes(cells: "Expression", batch_key: str, known: list[str], own: Path) -> "np.ndarray":
+    """Number the batches of a file as its lab did."""
+    import numpy as np
+
+    codes, names = cells.batches(batch_key)
+    if len(known) > 1 and not names:
         raise DataError(
-            f"--integration {own}: the lab has {batches} batches, and nothing says of which the "
-            "file is; leave the option out, and it is of a new lab"
+            f"--integration {own}: the lab has {len(known)} batches ({', '.join(known)}); say with "
+            "--batch-key which column names that of each cell, or leave the option out, and the "
+            "file is of a new lab"
         )
-    cells = BatchedCells(embedding, np.zeros(len(embedding), dtype=np.int64))
-    return correct(cells, correction), "as a file of the lab whose correction was given"
+    if len(known) < 2:
+        return np.zeros(len(codes), dtype=np.int64)  # the lab is one batch
+    if new := sorted(set(names) - set(known)):
+        raise DataError(
+            f"--batch-key {batch_key}: the lab had no batch '{new[0]}'; it had {', '.join(known)}"
+        )
+    of_file = np.array([known.index(name) for name in names], dtype=np.int64)
+    return np.asarray(of_file[codes])
