@@ -181,19 +181,8 @@ class Lab:
             self._cells = key, cells
         return self._cells[1]
 
-    def batches(self, key: str) -> np.ndarray:
-        """Number the batch of every cell, int64 (cells,); all 0 where no column is named.
-
-        Parameters
-        ----------
-        key
-            Column of ``obs``; a column the lab has named itself goes before.
-
-        Raises
-        ------
-        DataError
-            If there is no such column, or a cell has no value in it.
-        """
+    def batches(self, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Number the batches, as :meth:`Expression.batches`; the lab's own column goes before."""
         return self.expression.batches(self.batch_key or key)
 
     def folder(self, run: str, run_folder: str) -> Path:

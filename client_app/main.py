@@ -82,9 +82,10 @@ def embed(message: Message, context: Context) -> Message:
         private = load_private(folder, round_=config.training.rounds + 1)
         own = with_kept_norm(weights, private)
         x = embed_cells(own, cells, unit=unit, device=_device())
-        batches, digest = lab.batches(config.analysis.batch_key), cells_digest(lab.expression)
+        batches, names = lab.batches(config.analysis.batch_key)
+        digest = cells_digest(lab.expression)
         covered = coverage(cells.measured, own["encoder.0.weight"])
-        save_embedding(folder, KeptEmbedding(x, batches, digest, covered))
+        save_embedding(folder, KeptEmbedding(x, batches, digest, covered, names))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)

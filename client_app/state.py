@@ -5,6 +5,7 @@ the state of that round, because the last two rounds are kept.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import WARNING
 from pathlib import Path
@@ -88,12 +89,15 @@ class KeptEmbedding:
         Of :func:`cells_digest`.
     coverage
         How much of what the model looks at the lab has measured.
+    names
+        Of the batches, where the lab has named a column of them.
     """
 
     x: np.ndarray
     batches: np.ndarray
     cells: str
     coverage: Coverage
+    names: tuple[str, ...] = ()
 
     def of(self, expression: Expression) -> "KeptEmbedding":
         """Give itself, for the cells it was made of.
@@ -130,7 +134,7 @@ def save_embedding(folder: Path, kept: KeptEmbedding) -> None:
     RunError
         If the lab's disk does not take it.
     """
-    about = {"cells": kept.cells, "coverage": vars(kept.coverage)}
+    about = {"cells": kept.cells, "coverage": vars(kept.coverage), "names": list(kept.names)}
     content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, about)
     make_folder(folder)
     (folder / INTEGRATION).unlink(missing_ok=True)
@@ -146,19 +150,28 @@ def load_embedding(folder: Path) -> KeptEmbedding:
         If there is none, or it is damaged.
     """
     arrays, about = _read(folder / _EMBEDDING)
-    covered = Coverage(**about["coverage"])
-    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], covered)
+    covered, names = Coverage(**about["coverage"]), tuple(about["names"])
+    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], covered, names)
 
 
-def save_integration(folder: Path, state: HarmonyState) -> None:
+def save_integration(folder: Path, state: HarmonyState, names: Sequence[str] = ()) -> None:
     """Keep a lab's side of Harmony, atomically: its own correction, which never leaves it.
+
+    Parameters
+    ----------
+    folder
+        Of the lab's private state of the run.
+    state
+        What is kept.
+    names
+        Of the lab's batches: so that a later file can say of which its cells are.
 
     Raises
     ------
     RunError
         If the lab's disk does not take it.
     """
-    replace(folder / INTEGRATION, tensors.pack(state.arrays(), {}))
+    replace(folder / INTEGRATION, tensors.pack(state.arrays(), {"batches": list(names)}))
 
 
 def load_integration(folder: Path) -> HarmonyState | None:

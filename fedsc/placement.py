@@ -46,6 +46,7 @@ def place(
     seed: int = 0,
     private: Path | None = None,
     integration: Path | None = None,
+    batch_key: str = "",
     allow_low_coverage: bool = False,
 ) -> Placement:
     """Embed new cells with a run's model and give them its clusters, types and map.
@@ -65,6 +66,8 @@ def place(
     integration
         One lab's ``integration.safetensors``: the cells are of that lab. Without it they are of a
         new lab, if the run integrated its labs.
+    batch_key
+        Column of ``obs`` with the batch of every cell, for ``integration`` of a lab with batches.
     allow_low_coverage
         Go on even if the cells have under 20 % of the model's genes.
 
@@ -83,7 +86,7 @@ def place(
         hint = case_note({"the file": cells.genes, "the model": trained.preprocessing.genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    embedding, integrated = _integrated(embedding, folder, integration)
+    embedding, integrated = _integrated(embedding, cells, folder, integration, batch_key)
     found = load_clusters(folder, embedding.shape[1]) if resolution is None else None
     about: dict[str, Any] = {
         "model": str(folder),
@@ -124,8 +127,16 @@ def place(
     return Placement(annotation, tuple(said))
 
 
-def _integrated(embedding: np.ndarray, folder: Path, own: Path | None) -> tuple[np.ndarray, str]:
+def _integrated(
+    embedding: np.ndarray,
+    cells: Expression | Backed,
+    folder: Path,
+    own: Path | None,
+    batch_key: str,
+) -> tuple[np.ndarray, str]:
     """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
+    if batch_key and own is None:
+        raise DataError(f"--batch-key {batch_key}: goes with --integration")
     harmony = load_harmony(folder, embedding.shape[1])
     if harmony is None:
         if own is not None:
@@ -134,12 +145,31 @@ def _integrated(embedding: np.ndarray, folder: Path, own: Path | None) -> tuple[
     if own is None:
         fitted = harmony.correct_new_lab(embedding)
         return fitted, "as a new lab: its correction is fitted to the run's centres"
-    correction = load_correction(own)
-    batches = correction.penalty.shape[1]
-    if batches > 1:
+    correction, known = load_correction(own)
+    batches = np.zeros(len(embedding), dtype=np.int64)
+    if len(known) > 1:
+        batches = _codes(cells, batch_key, known, own)
+    moved = correct(BatchedCells(embedding, batches), correction)
+    return moved, "as a file of the lab whose correction was given"
+
+
+def _codes(cells: Expression | Backed, batch_key: str, known: list[str], own: Path) -> np.ndarray:
+    """Number the batches of a file as its lab did."""
+    if not isinstance(cells, Expression):
         raise DataError(
-            f"--integration {own}: the lab has {batches} batches, and nothing says of which the "
-            "file is; leave the option out, and it is of a new lab"
+            f"--integration {own}: the lab has {len(known)} batches, and those of a file that does "
+            "not fit in memory are not read; leave the option out, and it is of a new lab"
         )
-    cells = BatchedCells(embedding, np.zeros(len(embedding), dtype=np.int64))
-    return correct(cells, correction), "as a file of the lab whose correction was given"
+    codes, names = cells.batches(batch_key)
+    if not names:
+        raise DataError(
+            f"--integration {own}: the lab has {len(known)} batches ({', '.join(known)}); say with "
+            "--batch-key which column names that of each cell, or leave the option out, and the "
+            "file is of a new lab"
+        )
+    if new := sorted(set(names) - set(known)):
+        raise DataError(
+            f"--batch-key {batch_key}: the lab had no batch '{new[0]}'; it had {', '.join(known)}"
+        )
+    of_file = np.array([known.index(name) for name in names], dtype=np.int64)
+    return np.asarray(of_file[codes])

@@ -61,7 +61,7 @@ def pooled_scores(
                     transform(part, model.preprocessing, scale=config.data.scale),
                     unit=model.unit,
                 ),
-                part.batches(config.analysis.batch_key),
+                part.batches(config.analysis.batch_key)[0],
                 harmony,
             )
             for part in parts

@@ -35,6 +35,10 @@ def embed(
             "of that lab. Without it the file is of a new lab."
         ),
     ] = None,
+    batch_key: Annotated[
+        str,
+        typer.Option(help="Column of obs with batches, for --integration of a lab that had some."),
+    ] = "",
     allow_low_coverage: Annotated[
         bool, typer.Option(help="Embed even if the file has under 20 % of the model's genes.")
     ] = False,
@@ -89,6 +93,7 @@ def embed(
         seed=seed,
         private=private,
         integration=integration,
+        batch_key=batch_key,
         allow_low_coverage=allow_low_coverage,
     )
     found = placed.annotation

@@ -52,13 +52,19 @@ class Expression:
         values = self.obs[self.label_key]
         return np.where(values.isna(), "", values.astype(str))
 
-    def batches(self, column: str) -> np.ndarray:
-        """Number the batch of every cell, int64 (cells,); all 0 where no column is named.
+    def batches(self, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Number the batch of every cell; all 0, without a name, where no column is named.
 
         Parameters
         ----------
         column
-            Of ``obs``; codes follow its values in the order of the alphabet.
+            Of ``obs``.
+
+        Returns
+        -------
+        tuple
+            Batch of every cell, int64 (cells,), and names of the batches in the order of the
+            alphabet.
 
         Raises
         ------
@@ -66,14 +72,15 @@ class Expression:
             If there is no such column, or a cell has no value in it.
         """
         if not column:
-            return np.zeros(len(self.obs), dtype=np.int64)
+            return np.zeros(len(self.obs), dtype=np.int64), ()
         if column not in self.obs.columns:
             known = ", ".join(f"'{name}'" for name in self.obs.columns) or "no columns"
             raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
         if self.obs[column].isna().any():
             raise DataError(f"batch-key = '{column}': some cells have no value")
         values = self.obs[column].astype(str).to_numpy(dtype=str)
-        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+        names, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int64), tuple(map(str, names))
 
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""

@@ -95,6 +95,31 @@ def test_a_page_has_means_differences_and_published_values(done):
     assert cells_of(page, "ours, IID control")[5].startswith("+20.0")
 
 
+def test_a_suite_of_many_sets_begins_with_means_over_those_that_are_finished():
+    sets = [Data(name=f"set{i}", batches="lab" if i < 3 else "") for i in range(6)]
+    lines = (Line(name="ours", method="fedpca"), Line(name="slow", method="pca"))
+    suite = Suite(
+        title="T", about="A", reference="ours", controls=("ours",), datasets=sets, lines=lines
+    )
+    planned, rows = [], {}
+    for i, data in enumerate(sets):
+        for line in lines:
+            for seed in range(2):
+                cell = Cell(method=line.method, dataset=data.name, seed=seed, options={})
+                planned.append((Place(data.name, line.name), cell))
+                if data.name != "set5" and (line.name, data.name) != ("slow", "set1"):
+                    rows[cell.key] = row(cell, ari=i / 10 + seed / 100, nmi=0.5)
+    page = markdown(suite, planned, rows)
+    first, second = page.split("## All sets ")[1:]
+    assert "Mean over the 3 sets with batches: set0, set1, set2." in first
+    assert "| ours | 10.5 | 50.0 | – |" in first
+    assert "slow" not in first  # it lacks a set
+    second = second.split("## set0")[0]
+    assert "Mean over the 2 sets without: set3, set4." in second
+    assert "| ours | 35.5 | 50.0 | – |" in second
+    assert "| slow | 35.5 | 50.0 | – |" in second
+
+
 def test_missing_runs_make_a_smaller_table_not_a_wrong_one(done):
     suite, planned, rows = done
     few = {k: r for k, r in rows.items() if r["seed"] == 0 and r["cell"].startswith("fedsc")}
