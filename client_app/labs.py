@@ -5,7 +5,7 @@ and ``output`` for the folders it may write to. In a simulation the n nodes shar
 partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
 
 A lab may name columns of its own: ``layer``, ``label-key`` and ``batch-key`` of its node config
-go before the run's options.
+go before the run's options. ``key`` is the path of its private key, with which it signs its name.
 """
 
 import json
@@ -81,6 +81,8 @@ class Lab:
         Folder for the copy of its file with the results; ``None`` = its state of the run.
     batch_key
         Column of ``obs`` with this lab's batches, where it has named one of its own.
+    key
+        File of its private key; ``None`` without one.
     cell_filter
         What tells which of its cells are kept; ``None`` = all are.
     """
@@ -91,6 +93,7 @@ class Lab:
     state: Path | None
     output: Path | None = None
     batch_key: str = ""
+    key: Path | None = None
     cell_filter: CellFilter | None = None
     _filtered: "Lab | None" = field(default=None, repr=False)
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
@@ -116,6 +119,27 @@ class Lab:
                 vars(lab)["whole"] = self.whole  # read already
             self._filtered = lab
         return self._filtered
+
+    def signature(self, run: int, node: int) -> bytes:
+        """Sign that this node is this lab in this run; empty without a key.
+
+        Raises
+        ------
+        ConfigError
+            If the key cannot be read.
+        """
+        if self.key is None:
+            return b""
+        from protocol.identity import sign
+
+        try:
+            return sign(self.key.read_bytes(), run, node, self.name)
+        except OSError as error:
+            raise ConfigError(f"node config key = '{self.key}': {error.strerror}") from error
+        except ValueError:  # its words could quote the key
+            raise ConfigError(
+                f"node config key = '{self.key}': is no EC key in the OpenSSH format"
+            ) from None
 
     def aligned(self, vocabulary: np.ndarray) -> Aligned:
         """Put the cells into the columns of a vocabulary; kept until another one comes."""
@@ -183,7 +207,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             own["layer"] or config.data.layer,
             own["label-key"] or config.data.label_key,
         )
-        return [_real_lab(name, file, state, output, own["batch-key"])]
+        key = Path(str(node_config["key"])) if node_config.get("key") else None
+        return [_real_lab(name, file, state, output, own["batch-key"], key)]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
@@ -196,8 +221,10 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
 
 
 @lru_cache(maxsize=1)
-def _real_lab(name: str, file: LabFile, state: Path, output: Path | None, batch_key: str) -> Lab:
-    return Lab(name, file, siblings=0, state=state, output=output, batch_key=batch_key)
+def _real_lab(
+    name: str, file: LabFile, state: Path, output: Path | None, batch_key: str, key: Path | None
+) -> Lab:
+    return Lab(name, file, 0, state, output, batch_key, key)
 
 
 @lru_cache(maxsize=1)

@@ -41,8 +41,9 @@ def describe(message: Message, context: Context) -> Message:
     from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
+        signature = lab.signature(context.run_id, context.node_id)
         left_out = len(lab.whole.cells) - len(lab.expression.cells)
-        told = pack_about(lab.expression, lab.siblings, left_out)
+        told = pack_about(lab.expression, lab.siblings, signature, left_out)
         return RecordDict({key("about", lab.name): told})
 
     return _for_each_lab(message, context, about)

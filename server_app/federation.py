@@ -22,6 +22,7 @@ from protocol.describe import About
 from protocol.quality import pack_filter
 from protocol.records import ASK, key
 from protocol.replies import Answers, sort_replies
+from server_app.identity import Identities
 from server_app.post import Clock, Post
 from server_app.roster import Roster
 
@@ -57,6 +58,8 @@ class Federation:
         A lab with fewer cells is refused.
     clock
         Tells the time and waits.
+    identities
+        Hold the names of real labs against the register.
 
     Attributes
     ----------
@@ -73,6 +76,7 @@ class Federation:
         run: dict[str, str],
         min_cells: int = 1,
         clock: Clock = time,
+        identities: Identities | None = None,
     ) -> None:
         self.options = options
         self.run = run
@@ -80,7 +84,9 @@ class Federation:
         self.cell_filter: CellFilter | None = None
         self._clock = clock
         self._post = Post(grid, clock)
-        self._roster = Roster(self._post, options, run, min_cells, clock)
+        self._roster = Roster(
+            self._post, options, run, min_cells, clock, identities or Identities()
+        )
         self._left_out: set[str] = set()
 
     @property

@@ -27,6 +27,7 @@ from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
 from server_app.clustering import find_clusters
 from server_app.federation import Federation
 from server_app.finish import finish
+from server_app.identity import Identities
 from server_app.integration import Integration, integrate
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.run_folder import RunFolder
@@ -49,7 +50,10 @@ def main(grid: Grid, context: Context) -> None:
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
-        federation = Federation(grid, config.federation, run, config.split.min_cells)
+        identities = Identities.here(context.run_id)
+        federation = Federation(
+            grid, config.federation, run, config.split.min_cells, identities=identities
+        )
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))

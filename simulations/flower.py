@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -52,9 +53,7 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if gpus:
             federation += f" client-resources-num-gpus={gpus}"
-        started = flower.ask(
-            "run", str(app), "--run-config", str(options), "--federation-config", federation
-        )
+        started = _start(str(app), "--run-config", str(options), "--federation-config", federation)
     run_id = str(started["run-id"])
     try:
         # Follows the log to the run's end; its text is in the run folder, its exit code is not
@@ -72,7 +71,39 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         raise
     run = flower.ask("ls", "--run-id", run_id)["runs"][0]
     if run["status"] != "finished:completed":
-        raise RunError(run.get("status-details") or run["status"])
+        why = run.get("status-details") or run["status"]
+        raise RunError(_RAY_CRASHED if _NO_REASON in why else why)
+
+
+_TRIES = 3
+_TOO_SLOW = "Failed to start local SuperLink within"
+_NO_REASON = "An error was encountered. Ending simulation."
+_RAY_CRASHED = (
+    "Ray, in which Flower runs the nodes, did not start or crashed; on a busy machine it may start "
+    "too slowly, or memory is short. Run it again when less runs beside it, or use "
+    "--engine inprocess, which gives the same bits without Ray"
+)
+
+
+def _start(*arguments: str) -> dict[str, Any]:
+    """Start a run, and Flower's local SuperLink with it, which has 15 s to come up each time.
+
+    Raises
+    ------
+    RunError
+        If it does not come up, saying what to do, or the run is refused.
+    """
+    for _ in range(_TRIES):
+        try:
+            return flower.ask("run", *arguments)
+        except RunError as error:
+            if _TOO_SLOW not in " ".join(str(error).split()):
+                raise
+    raise RunError(
+        f"Flower's local SuperLink did not start within 15 s, {_TRIES} times: the machine is too "
+        "busy. Run it again when less runs beside it, or use --engine inprocess, which gives the "
+        "same bits without it"
+    )
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """One cell of a suite's grid: one method on one set with one seed, run and written down.
 
-A cell's folder is named by what decides its result, so suites share cells, and a finished one is
-never run again. A federated cell's folder is an ordinary run folder: a run that was killed goes on
-from its last checkpoint.
+A cell's folder is named by what decides its result: its options, the code and the data. So suites
+share cells, a finished one is not run again, and one of other code or data is. A federated cell's
+folder is an ordinary run folder: a run that was killed goes on from its last checkpoint.
 """
 
 import fcntl
+import glob
 import hashlib
 import json
 import resource
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
 from fedsc.data.expression import Expression
+from fedsc.data.registry import resolve
 from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
 from fedsc.versions import versions
+from simulations.bench.provenance import code_digest, data_digest
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
@@ -67,17 +69,19 @@ class Cell(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hash of what decides the result.
-
-        Only what the suite says is in it, so an option added later does not make old results
-        unknown; the version is in it, so a default changed later does.
-        """
-        decisive = {**self.model_dump(exclude_defaults=True), "version": fedsc.__version__}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        """Hash of what is run: what the suite says, so an option added later does not change it."""
+        decisive = self.model_dump(exclude_defaults=True)
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def key(self) -> str:
         """Name of the cell's folder, readable and unique."""
+        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)}"
+        return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:6]}"
+
+    @property
+    def name(self) -> str:
+        """What is run, whatever the code and the data."""
         method = self.method.replace(":", ".")
         return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{self.digest}"
 
@@ -112,6 +116,12 @@ def load_row(cell: Cell, output: Path) -> Row | None:
     return row
 
 
+def of_other_code_or_data(cell: Cell, output: Path) -> bool:
+    """Say whether the cell is finished with other code or data only, so its row is not used."""
+    folders = output.glob(f"{glob.escape(cell.name)}-*")
+    return load_row(cell, output) is None and any((f / _ROW).exists() for f in folders)
+
+
 def run_cell(cell: Cell, output: Path) -> Row:
     """Run a cell unless it is finished, and write its row.
 
@@ -133,6 +143,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
     FedscError
         As the method does.
     """
+    resolve(cell.dataset)  # a set that has to be downloaded has its digest only then
     folder = output / cell.key
     with _locked(folder.with_name(f"{cell.key}.lock")):
         finished = load_row(cell, output)
@@ -155,6 +166,8 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "method": cell.method,
             "dataset": cell.dataset,
             "seed": cell.seed,
+            "code": code_digest(cell.method),
+            "data": data_digest(cell.dataset),
             "options": json.dumps(cell.options, sort_keys=True),
             **found,
             **(dict.fromkeys(cost) if resumed else cost),
@@ -222,7 +235,6 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.fitting import fit
     from fedsc.baselines.method import Settings
     from fedsc.data.reading.read import read
-    from fedsc.data.registry import resolve
 
     source = resolve(cell.dataset)
     expression = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from client_app import app as client
+from deployment.certificates import make_supernode_key
+from deployment.register import VARIABLE, record
 from fedsc.errors import ConfigError, RunError
 from protocol import records
 from server_app.checkpoint import load_checkpoint
@@ -287,6 +289,53 @@ def test_a_real_lab_may_join_late(tiny, change, lead, tmp_path):
     assert not (left.folder / "labs").exists()
     assert left.scores["pooled"] is None
     assert -1 <= left.scores["kmeans"]["ari"] <= 1
+
+
+@pytest.fixture
+def real_labs(tiny, tmp_path, monkeypatch):
+    """Give what makes the node config of a real lab: its keys are in the server's register."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "register"))
+
+    def make(lab, name=None):
+        key = tmp_path / f"{lab}.key"
+        private, public = make_supernode_key()
+        key.write_bytes(private)
+        record(tmp_path / "register", lab, public)
+        state = tmp_path / f"state-{lab}"
+        return {
+            "lab": name or lab,
+            "data": tiny.data.dataset,
+            "state": str(state),
+            "key": str(key),
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_who_takes_another_lab_s_name_gets_nothing_and_changes_nothing(
+    unlabelled, change, lead, real_labs, tmp_path, place
+):
+    """Whether it comes before the lab itself or after it."""
+    honest = [real_labs("A"), real_labs("B")]
+    thief = real_labs("M", name="A")
+    config = change(unlabelled, rounds=1, wait_for_labs=2)
+    alone = lead(change(config, run_name="alone"), honest)
+
+    told = []
+
+    def app(message, context):
+        if context.node_config["key"] == thief["key"]:
+            told.append(message.metadata.message_type)
+        return client(message, context)
+
+    left = lead(config, [*honest[:place], thief, *honest[place:]], app=app)
+    assert left.model == alone.model
+    assert set(told) == {"query.describe"}
+    assert "calls itself A, and its signature is not by A's key" in left.log
+    for lab in ("A", "B"):
+        assert list((tmp_path / f"state-{lab}" / "run").glob("*.fedsc.h5ad"))
+    assert not (tmp_path / "state-M").exists()
 
 
 def test_a_simulation_waits_for_all_its_nodes(tiny, lead, undisturbed):

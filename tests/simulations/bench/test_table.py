@@ -152,7 +152,7 @@ def test_a_frame_has_a_row_per_finished_cell(done):
     assert set(found.loc[found["control"], "line"]) == {"ours"}
     assert set(found["at"]) == {json.dumps({})}
     assert found["config_hash"].nunique() == 9
-    ends = [cell.rsplit("-", 1)[1] for cell in found["cell"]]
+    ends = [cell.rsplit("-", 2)[1] for cell in found["cell"]]
     assert ends == list(found["config_hash"])
 
 
