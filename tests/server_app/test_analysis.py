@@ -279,7 +279,7 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
 
 
 def test_labs_of_unlike_panels_of_which_one_is_annotated_get_the_same_kind_of_file(
-    tiny, change, files
+    tiny, change, files, lead
 ):
     """Each measured genes the other did not, and only A names a column of cell types."""
     for name, genes in (("A", slice(0, 56)), ("B", slice(6, 60))):
