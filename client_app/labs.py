@@ -4,8 +4,9 @@ In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'`
 and ``output`` for the folders it may write to. In a simulation the n nodes share the K labs of the
 partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
 
-A lab may name columns of its own: ``layer``, ``label-key`` and ``batch-key`` of its node config
-go before the run's options. ``key`` is the path of its private key, with which it signs its name.
+A lab may name columns of its own: ``layer``, ``label-key``, ``batch-key`` and ``symbols`` of its
+node config go before the run's options; so does ``make-unique``. ``key`` is the path of its private
+key, with which it signs its name.
 """
 
 import json
@@ -29,9 +30,10 @@ from fedsc.names import check_name
 from fedsc.options import Scale
 
 if TYPE_CHECKING:
+    from fedsc.data.annotated import Origin
     from partitioning.simulation import Simulation
 
-_OWN_COLUMNS = ("layer", "label-key", "batch-key")
+_OWN_COLUMNS = ("layer", "label-key", "batch-key", "symbols")
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,31 @@ class LabFile:
     ----------
     path
         File or 10x folder.
-    layer, label_key
+    layer, label_key, symbols, make_unique
         As :func:`fedsc.data.reading.read.read` takes them.
     """
 
     path: Path
     layer: str
     label_key: str
+    symbols: str = ""
+    make_unique: bool = False
 
     def read(self) -> Expression:
         """Read and validate the cells."""
         from fedsc.data.reading.read import read
 
-        return read(self.path, layer=self.layer, label_key=self.label_key)
+        return read(
+            self.path,
+            layer=self.layer,
+            label_key=self.label_key,
+            symbols=self.symbols,
+            make_unique=self.make_unique,
+        )
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        return json.dumps([self.layer, identity(self.path)])
+        return json.dumps([self.layer, self.symbols, self.make_unique, identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -85,6 +95,8 @@ class Lab:
         File of its private key; ``None`` without one.
     cell_filter
         What tells which of its cells are kept; ``None`` = all are.
+    origin
+        Where the cells of a simulated lab are from.
     """
 
     name: str
@@ -96,6 +108,7 @@ class Lab:
     key: Path | None = None
     cell_filter: CellFilter | None = None
     _filtered: "Lab | None" = field(default=None, repr=False)
+    origin: "Origin | None" = None
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
     _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
 
@@ -206,6 +219,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             path,
             own["layer"] or config.data.layer,
             own["label-key"] or config.data.label_key,
+            own["symbols"] or config.data.symbols,
+            node_config.get("make-unique", config.data.make_unique) in (True, 1),
         )
         key = Path(str(node_config["key"])) if node_config.get("key") else None
         return [_real_lab(name, file, state, output, own["batch-key"], key)]
@@ -231,5 +246,13 @@ def _real_lab(
 def _simulated(simulation: "Simulation") -> list[Lab]:
     labs = simulation.labs
     return [
-        Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())
+        Lab(
+            name,
+            cells,
+            siblings=len(labs),
+            state=None,
+            batch_key=simulation.batch_keys.get(name, ""),
+            origin=simulation.origins[name],
+        )
+        for name, cells in sorted(labs.items())
     ]

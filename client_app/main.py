@@ -69,6 +69,7 @@ def ask(message: Message, context: Context) -> Message:
 @app.query("embed")
 def embed(message: Message, context: Context) -> Message:
     """Embed each lab's cells with the global model; the embedding stays in the lab."""
+    from fedsc.data.coverage import coverage
     from fedsc.training import embed_cells, with_kept_norm
     from protocol.embed import pack_embedded, unpack_encoder
 
@@ -83,7 +84,8 @@ def embed(message: Message, context: Context) -> Message:
         x = embed_cells(own, cells, unit=unit, device=_device())
         batches, names = lab.batches(config.analysis.batch_key)
         digest = cells_digest(lab.expression)
-        save_embedding(folder, KeptEmbedding(x, batches, digest, names))
+        covered = coverage(cells.measured, own["encoder.0.weight"])
+        save_embedding(folder, KeptEmbedding(x, batches, digest, covered, names))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)

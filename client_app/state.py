@@ -15,6 +15,7 @@ import numpy as np
 from flwr.common import log
 
 from fedsc import tensors
+from fedsc.data.coverage import Coverage
 from fedsc.data.expression import Expression
 from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
@@ -86,6 +87,8 @@ class KeptEmbedding:
         Batch of every cell within the lab, int64 (cells,).
     cells
         Of :func:`cells_digest`.
+    coverage
+        How much of what the model looks at the lab has measured.
     names
         Of the batches, where the lab has named a column of them.
     """
@@ -93,6 +96,7 @@ class KeptEmbedding:
     x: np.ndarray
     batches: np.ndarray
     cells: str
+    coverage: Coverage
     names: tuple[str, ...] = ()
 
     def of(self, expression: Expression) -> "KeptEmbedding":
@@ -130,7 +134,7 @@ def save_embedding(folder: Path, kept: KeptEmbedding) -> None:
     RunError
         If the lab's disk does not take it.
     """
-    about = {"cells": kept.cells, "names": list(kept.names)}
+    about = {"cells": kept.cells, "coverage": vars(kept.coverage), "names": list(kept.names)}
     content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, about)
     make_folder(folder)
     (folder / INTEGRATION).unlink(missing_ok=True)
@@ -146,8 +150,8 @@ def load_embedding(folder: Path) -> KeptEmbedding:
         If there is none, or it is damaged.
     """
     arrays, about = _read(folder / _EMBEDDING)
-    names = tuple(about["names"])
-    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], names)
+    covered, names = Coverage(**about["coverage"]), tuple(about["names"])
+    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], covered, names)
 
 
 def save_integration(folder: Path, state: HarmonyState, names: Sequence[str] = ()) -> None:

@@ -15,8 +15,6 @@ SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
-# Ray gives its own agent 15 s to start, which is too little on a busy machine; milliseconds.
-_RAY = {"RAY_agent_register_timeout_ms": "120000"}
 # Seconds a lab's executor waits before it looks for the next message; Flower's default is 1. The
 # server's has one message a run to look for, and asking is not free for the SuperLink.
 LAB_EXECUTOR = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
@@ -34,7 +32,7 @@ def environment(home: Path | None = None) -> dict[str, str]:
     # The environment this interpreter belongs to may not be activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     own = {} if home is None else {"FLWR_HOME": str(home)}
-    return {**_RAY, **os.environ, **SETTINGS, **own, "PATH": path}
+    return {**os.environ, **SETTINGS, **own, "PATH": path}
 
 
 def ask(*arguments: str, home: Path | None = None) -> dict[str, Any]:

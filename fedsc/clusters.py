@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from fedsc import tensors
 from fedsc.data.reading.kept import read_kept
 from fedsc.errors import DataError
 from fedsc.federated import graph, kmeans
 from fedsc.federated.centres import batches
-from fedsc.federated.micro import MicroCentres, weigh
+from fedsc.federated.micro import MicroCentres, unit, weigh
 
 CLUSTERS = "clusters.safetensors"
 
@@ -72,6 +73,30 @@ class Clusters:
         if self.centres is not None:
             return kmeans.assign(self.centres, x[:, : self.centres.shape[1]])
         return graph.assign(self.micro, self.communities, x)
+
+    def distances(self, x: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+        """Give every cell's distance to its cluster, float32 (cells,).
+
+        Of k-means: to the centre, in the columns that count. Of the graph, whose clusters may have
+        any shape: from the cell's unit vector to the nearest micro-centre of its cluster.
+
+        Parameters
+        ----------
+        x
+            Embedding, float (cells, d).
+        clusters
+            As :meth:`assign` gives them, int (cells,).
+        """
+        if self.centres is not None:
+            away = x[:, : self.centres.shape[1]] - self.centres[clusters]
+            return np.asarray(np.linalg.norm(away, axis=1), dtype=np.float32)
+        found = np.zeros(len(x), dtype=np.float32)
+        for cluster in np.unique(clusters):
+            here = clusters == cluster
+            nodes = self.micro.centres[self.communities == cluster]
+            parts = [cdist(unit(batch), nodes).min(axis=1) for batch in batches(x[here])]
+            found[here] = np.concatenate(parts)
+        return found
 
     def place(self, x: np.ndarray) -> np.ndarray | None:
         """Place every cell on the map among its nearest nodes, float32 (cells, 2)."""

@@ -88,6 +88,12 @@ class DataOptions(_Group):
     label_key: str = _option(
         "", "Column of obs with cell types, for splits and scores; '' = none known."
     )
+    symbols: str = _option(
+        "", "Column of var that names the genes; '' = they have the names of var."
+    )
+    make_unique: bool = _option(
+        False, "Number names of genes and cells that repeat; they are refused otherwise."
+    )
     genes: Literal["intersection", "union", "reference"] = _option(
         "intersection", "Which genes count when labs measured different ones."
     )
@@ -367,6 +373,12 @@ class RunOptions(_Group):
         "",
         "Name of the run folder; '' = time, method, set and seed.",
         name="run-name",
+        changeable=True,
+    )
+    files: bool = _option(
+        True,
+        "Write report.html and, in a simulation, each lab's cells with the results (.h5ad) into "
+        "the run folder. Real labs always get their files.",
         changeable=True,
     )
     resume: str = _option("", "Run folder to go on with; '' = a new run.", changeable=True)

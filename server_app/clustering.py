@@ -9,6 +9,7 @@ from flwr.common import log
 
 from fedsc.config import Config
 from fedsc.federated.answers import answer, no_embedding
+from fedsc.federated.bounds import LARGEST
 from fedsc.federated.graph import GraphClusters, learn_agreement, learn_graph
 from fedsc.federated.kmeans import Centres, Report, learn_kmeans
 from fedsc.federated.metrics import learn_scores
@@ -60,7 +61,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
         If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, federation.types
-    ask = _ask_embedding(federation, model.dimensions, steps, "graph")
+    ask = _ask_embedding(federation, model, model.dimensions, steps, "graph")
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
@@ -83,7 +84,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
     if k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, columns, steps, "kmeans")
+        narrow = _ask_embedding(federation, model, columns, steps, "kmeans")
         centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
         k_from = "given" if options.k else f"the {k} cell types the labs name"
         log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
@@ -111,13 +112,20 @@ def _without_empty(found: Centres) -> Centres:
     return replace(found, centres=found.centres[some], sizes=found.sizes[some])
 
 
-def _ask_embedding(federation: Federation, dimensions: int, steps: int, purpose: str) -> Ask:
+_UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
+
+
+def _ask_embedding(
+    federation: Federation, model: Model, dimensions: int, steps: int, purpose: str
+) -> Ask:
     nothing = no_embedding(dimensions)
+    unit = model.unit and not steps  # Harmony moves cells off the sphere
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(steps, dimensions),
         lambda question: answer(nothing, question),
         purpose,
+        largest=_UNIT if unit else LARGEST,
     )
 
 

@@ -1,4 +1,4 @@
-"""The results go to the labs: each real lab writes them into a copy of its own file."""
+"""The results go to the labs: each writes them into a copy of its own file."""
 
 import hashlib
 from logging import INFO, WARNING
@@ -10,7 +10,7 @@ import fedsc
 from fedsc.config import Config
 from fedsc.model import Model
 from protocol.embed import pack_model
-from protocol.finish import Results, pack_results
+from protocol.finish import Results, pack_results, read_finished
 from protocol.records import EMBED, FINISH
 from server_app.analysis import Analysis
 from server_app.federation import Federation
@@ -21,12 +21,15 @@ _MARKERS = 100  # genes of each cluster that a lab's file holds
 def finish(
     federation: Federation, config: Config, model: Model, analysis: Analysis, warnings: list[str]
 ) -> None:
-    """Let every real lab write its results into a copy of its own file.
+    """Let every lab write its results into a copy of its own file; simulated ones if wanted.
 
-    A lab that is busy still is waited for, and one that was left out of the clusters embeds its
-    cells first. A lab that cannot is told of in the log; it can do so later with ``fedsc embed``.
+    A real lab that is busy still is waited for, and one that was left out of the clusters embeds
+    its cells first. A lab that cannot is told of in the log; it can do so later with
+    ``fedsc embed``.
     """
-    labs = [lab for lab, about in federation.labs.items() if not about.simulated]
+    labs = [
+        lab for lab, about in federation.labs.items() if config.run.files or not about.simulated
+    ]
     if not labs:
         return
     options = config.analysis
@@ -55,6 +58,7 @@ def finish(
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
+        {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
     )
     served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
@@ -63,11 +67,20 @@ def finish(
         _tell_results(federation, late, results)
 
 
+_OF_THE_SERVER = ("output", "resume")  # options that say where its files are
+
+
 def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
     """Tell labs the results; list those that have them in a copy of their own file."""
     answers = federation.tell(labs, FINISH, pack_results(results))
-    for lab in answers.records:
-        log(INFO, "lab %s has its results in a copy of its own file", lab, extra={"lab": lab})
+    for lab, reply in answers.records.items():
+        log(
+            INFO,
+            "lab %s has its results in a copy of its own file: %s",
+            lab,
+            read_finished(reply, lab),
+            extra={"lab": lab},
+        )
     for lab, reason in answers.failures.items():
         log(
             WARNING,

@@ -12,6 +12,7 @@ from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
+from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError
 from fedsc.federated.answers import answer, no_cells
@@ -19,6 +20,8 @@ from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
+from fedsc.report.run import FIRST_PHASE, write_report
+from fedsc.versions import versions
 from partitioning.simulation import simulated_labs
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
@@ -50,6 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
+        _begin(FIRST_PHASE)
         identities = Identities.here(context.run_id)
         federation = Federation(
             grid, config.federation, run, config.split.min_cells, identities=identities
@@ -57,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))
+        _begin("statistics")
         quality = _quality(federation, config, folder)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
@@ -64,6 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             preprocessing = federation.phase(lambda: prepare(federation, config, rare))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
+        _begin("training" if method.objective else "principal components")
         if method.objective:
             weights = _train(federation, config, folder, preprocessing)
         else:
@@ -79,7 +85,10 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
+        if method.objective:
+            _begin("floor")
         floor = _floor(federation, config, model) if method.objective else None
+        _begin("clusters, markers and types")
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
@@ -89,6 +98,7 @@ def main(grid: Grid, context: Context) -> None:
         ]
         for warning in warnings:
             log(WARNING, "%s", warning)
+        _begin("scores")
         scores: dict[str, Any] = {
             **analysis.found.scores,
             **_pooled(federation, config, model, analysis.integration),
@@ -96,13 +106,51 @@ def main(grid: Grid, context: Context) -> None:
             "integration": analysis.integration.about,
             "quality": quality.told(federation) if quality else None,
             "questions": dict(federation.questions),
+            "labs": _described(federation, preprocessing),
+            "vocabulary": len(preprocessing.vocabulary),
+            "versions": versions(*_PACKAGES),
             "config": config.to_mapping(),
             "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
+        _begin("files")
         finish(federation, config, model, analysis, warnings)
+        if config.run.files:
+            _begin("report")
+            _report(folder.path)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
+
+
+def _report(folder: Path) -> None:
+    """Write the report; the run is done, whatever becomes of a page about it."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        log(WARNING, "no report (%s); `fedsc report %s` tries again", error, folder)
+
+
+_PACKAGES = ("flwr", "torch", "numpy", "scikit-learn", "anndata")
+
+
+def _begin(phase: str) -> None:
+    """Say which phase begins; ``fedsc status`` and the report read it."""
+    log(INFO, "phase: %s", phase, extra={"phase": phase})
+
+
+def _described(
+    federation: Federation, preprocessing: Preprocessing
+) -> dict[str, dict[str, int | str]]:
+    """Tell what each lab brought, and how many of the chosen genes it has measured."""
+    return {
+        lab: {
+            "cells": about.cells,
+            "genes": len(about.genes),
+            "chosen": len(preprocessing.genes),
+            "measured": int((match(about.genes, preprocessing.genes) >= 0).sum()),
+        }
+        for lab, about in federation.labs.items()
+    }
 
 
 def _quality(federation: Federation, config: Config, folder: RunFolder) -> Quality | None:

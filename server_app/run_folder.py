@@ -9,7 +9,8 @@ cells and genes are left out ·
 ``integration.safetensors`` how labs of different techniques were brought together ·
 ``scores.json`` ·
 ``checkpoint.safetensors`` and ``checkpoint.previous.safetensors`` the last two rounds ·
-``labs/`` private state of simulated labs.
+``report.html`` all of it for a person ·
+``labs/`` private state of simulated labs, and their cells with the results.
 """
 
 import io

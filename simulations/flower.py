@@ -33,6 +33,9 @@ _PACKAGES = (
 def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
     """Run a whole simulation on Flower's local SuperLink and wait for its end.
 
+    On a busy machine Ray may fail to start: it gives its own agent 15 s, which cannot be set (Ray
+    2.55.1; its issue 65983). The run is then started again, where it is known by name.
+
     Parameters
     ----------
     config
@@ -47,6 +50,23 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
     RunError
         If the run could not be started or failed, with the reason.
     """
+    run = config.run
+    folder = Path(run.resume) if run.resume else Path(run.output) / run.name
+    for left in reversed(range(_TRIES)):
+        why = _run_once(config, nodes, gpus)
+        if not why:
+            return
+        if _NO_REASON not in why:
+            raise RunError(why)
+        # No lab has answered yet, so it was the start that failed.
+        again = (folder / "config.json").exists() and not (folder / "preprocessing.json").exists()
+        if not (left and again):
+            raise RunError(_RAY_CRASHED)
+        config = config.replace(resume=str(folder))
+
+
+def _run_once(config: Config, nodes: int, gpus: float) -> str:
+    """Run a simulation; say why it failed, nothing when it did not."""
     with _app_folder() as app, tempfile.TemporaryDirectory() as scratch:
         options = Path(scratch) / "run.toml"
         options.write_text(tomli_w.dumps(config.to_mapping()))
@@ -70,9 +90,9 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         flower.ask("stop", run_id)
         raise
     run = flower.ask("ls", "--run-id", run_id)["runs"][0]
-    if run["status"] != "finished:completed":
-        why = run.get("status-details") or run["status"]
-        raise RunError(_RAY_CRASHED if _NO_REASON in why else why)
+    if run["status"] == "finished:completed":
+        return ""
+    return str(run.get("status-details") or run["status"])
 
 
 _TRIES = 3

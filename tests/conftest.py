@@ -82,6 +82,7 @@ def tiny_run(tiny_set: Path) -> Config:
         local_epochs=1,
         rounds=3,
         draw_map=False,  # compiling UMAP takes longer than the rest of a run
+        files=False,
         run_name="run",
     )
 

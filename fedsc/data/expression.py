@@ -32,6 +32,8 @@ class Expression:
         ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
     label_key
         Column of ``obs`` with cell types; ``""`` when none is known.
+    columns
+        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
     """
 
     matrix: csr_matrix
@@ -40,6 +42,7 @@ class Expression:
     obs: "pd.DataFrame"
     kind: Kind
     label_key: str = ""
+    columns: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray | None:

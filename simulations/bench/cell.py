@@ -96,6 +96,7 @@ class Cell(BaseModel):
         return Config.from_mapping(
             {
                 "draw-map": False,  # nobody looks at it
+                "files": False,
                 **self.options,
                 "method": self.method,
                 "dataset": self.dataset,

@@ -59,7 +59,7 @@ def finished(tiny_run, tiny_set, lead, tmp_path_factory):
     """Give what a run has left and the two labs' copies; only read them."""
     folder = split(tiny_set, tmp_path_factory.mktemp("finished"))
     config = tiny_run.replace(
-        method="fedpca", label_key="", wait_for_labs=2, output=str(folder / "runs")
+        method="fedpca", label_key="", wait_for_labs=2, files=True, output=str(folder / "runs")
     )
     left = lead(config, nodes_of(folder))
     return left, {name: copy_of(folder, name) for name in "AB"}
@@ -75,6 +75,10 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
         types = copy.obs["fedsc_type"].astype(str)
         assert (types == truth[copy.obs_names]).mean() > 0.9
         assert copy.obs["fedsc_type_share"].between(0.5, 1).all()
+        # Its own report lies beside it; the server has one of the run that knows no cell.
+        page = (left.folder.parents[1] / name / "run" / f"{name}.fedsc.html").read_text()
+        assert f"Lab {name} brought {copy.n_obs} of the 96 cells" in page
+    assert "Each lab has them in its own file" in (left.folder / "report.html").read_text()
     # A cluster has the same type everywhere.
     both = pd.concat([copy.obs for copy in copies.values()])
     assert (both.groupby("fedsc_cluster", observed=True)["fedsc_type"].nunique() == 1).all()

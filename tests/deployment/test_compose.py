@@ -89,6 +89,13 @@ def test_what_runs_on_the_data_reaches_its_supernode_alone(federation, services)
     ]
 
 
+def test_every_service_is_limited_in_memory_processes_and_tmp(services):
+    for name, service in services.items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"] <= 1024, name
+        assert all("size=" in mount for mount in service["tmpfs"]), name
+
+
 def test_only_the_gate_is_open_to_the_outside(services):
     ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert ports == {"gate": ["8443:8443"], "superlink": ["127.0.0.1:8444:8444"]}

@@ -16,7 +16,7 @@ from fedsc.errors import ConfigError, RunError
 from fedsc.model import load_model
 from simulations.inprocess import run_inprocess
 
-OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share"]
+OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance"]
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,9 @@ def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(quick, change, lea
     assert copy.obs["fedsc_cluster"].notna().all()
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "A.fedsc.h5ad",
+        "A.fedsc.html",
         "B.fedsc.h5ad",
+        "B.fedsc.html",
     ]
 
 

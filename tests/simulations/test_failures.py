@@ -214,6 +214,24 @@ def test_a_poisonous_update_is_refused_and_the_next_round_has_all_labs(
     assert all("loss" in rows[2, f"lab-{lab}"] for lab in range(4))
 
 
+def test_a_lab_cannot_claim_an_embedding_longer_than_one(unlabelled, change, lead):
+    """Possible for other cells, not for those of a trained encoder, whose rows have length 1."""
+
+    def app(message, context):
+        reply = client(message, context)
+        key = records.key("sums", "lab-1")
+        asked = message.content.get("question")
+        if asked is not None and asked["name"] == "kmeans-mean" and key in reply.content:
+            sums = records.unpack_arrays(reply.content[key])
+            sums["sum"], sums["squares"] = sums["sum"] * 100, sums["squares"] * 10_000
+            reply.content[key] = records.pack_arrays(sums)
+        return reply
+
+    left = lead(change(unlabelled, rounds=1, clusters=3), app=app)
+    assert "going on without lab lab-1: kmeans-mean: the" in left.log
+    assert left.scores["kmeans"]["sizes"]
+
+
 @pytest.mark.parametrize("how", ["median", "trimmed-mean"])
 def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(tiny, change, lead, how):
     name = "encoder.0.weight"

@@ -13,7 +13,7 @@ from fedsc.data.reading.read import read
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import METHODS, load_objective, method_of
 from fedsc.model import load_model
-from fedsc.rng import torch_generator
+from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.views import masked_view
 from fedsc.training import batches
 from protocol import records
@@ -242,7 +242,7 @@ def train_plainly(config):
             optimizer.step()
 
         order = torch_generator(0, "batches", "lab-0", round_)
-        masks = torch_generator(0, "masks", "lab-0", round_)
+        masks = random_bits(0, "masks", "lab-0", round_)
         for _ in range(config.training.local_epochs):
             for rows in batches(cells.n_cells, 8, order):
                 x = torch.from_numpy(cells.batch(rows))

@@ -1,11 +1,15 @@
 """The start of Flower and Ray on a busy machine; tests with both are in test_flower.py."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from deployment import flower
 from fedsc.errors import RunError
 from simulations.flower import run_flower
 
+DONE = {"status": "finished:completed"}
 SLOW = (
     "flwr run failed: Starting local SuperLink on 127.0.0.1:39091...\n"
     "Error: Failed to start local\nSuperLink within 15s. See logs at x.log."
@@ -15,16 +19,18 @@ SLOW = (
 @pytest.fixture
 def superlink(monkeypatch):
     """Stand in for Flower: a SuperLink that is too slow so many times, and how runs end."""
-    state = {"slow": 0, "refusal": "", "started": 0, "end": {"status": "finished:completed"}}
+    state = {"slow": 0, "refusal": "", "started": 0, "ends": [DONE], "resumed": []}
 
     def ask(command, *arguments):
         if command == "ls":
-            return {"runs": [state["end"]]}
+            return {"runs": [state["ends"].pop(0)]}
         state["started"] += 1
         if state["started"] <= state["slow"]:
             raise RunError(SLOW)
         if state["refusal"]:
             raise RunError(state["refusal"])
+        options = Path(arguments[arguments.index("--run-config") + 1]).read_text()
+        state["resumed"].append(tomllib.loads(options)["resume"])
         return {"run-id": 1}
 
     monkeypatch.setattr(flower, "ask", ask)
@@ -53,22 +59,57 @@ def test_another_refusal_is_told_at_once(tiny, superlink):
     assert superlink["started"] == 1
 
 
-def test_ray_that_does_not_start_is_told_in_one_sentence_with_the_remedy(tiny, superlink):
-    details = "Simulation failed with exception: An error was encountered. Ending simulation."
-    superlink["end"] = {"status": "finished:failed", "status-details": details}
+RAY = {
+    "status": "finished:failed",
+    "status-details": "Simulation failed with exception: An error was encountered. "
+    "Ending simulation.",
+}
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_run_in_which_ray_did_not_start_goes_on(tiny, superlink, left_by, crashes):
+    folder = left_by(tiny).folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")  # the server's app was there, no lab
+    superlink["ends"] = [RAY] * crashes + [DONE]
+    run_flower(tiny)
+    assert superlink["resumed"] == [""] + [str(folder)] * crashes
+
+
+def test_ray_that_never_starts_is_told_in_one_sentence_with_the_remedy(tiny, superlink, left_by):
+    folder = left_by(tiny).folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    superlink["ends"] = [RAY] * 9
     with pytest.raises(RunError, match=r"^Ray, in which .*--engine inprocess"):
         run_flower(tiny)
+    assert len(superlink["resumed"]) == 3
+
+
+def test_a_run_in_which_ray_crashed_later_is_not_started_again(tiny, superlink, left_by):
+    folder = left_by(tiny).folder
+    folder.mkdir(parents=True)
+    for name in ("config.json", "preprocessing.json"):
+        (folder / name).write_text("{}")
+    superlink["ends"] = [RAY, DONE]
+    with pytest.raises(RunError, match=r"^Ray, in which .* crashed"):
+        run_flower(tiny)
+
+
+def test_a_run_that_ended_before_a_lab_answered_can_be_gone_on_with(tiny, change, lead, left_by):
+    """As it is when Ray does not start."""
+
+    def dead(message, context):
+        raise MemoryError
+
+    with pytest.raises(RunError, match="no lab can take part"):
+        lead(tiny, app=dead)
+    left = left_by(tiny)
+    assert not (left.folder / "preprocessing.json").exists()
+    assert (lead(change(tiny, resume=str(left.folder), rounds=1)).folder / "scores.json").exists()
 
 
 def test_why_a_run_failed_is_told_in_its_own_words(tiny, superlink):
-    superlink["end"] = {"status": "finished:failed", "status-details": "none.h5ad: no such file"}
+    superlink["ends"] = [{"status": "finished:failed", "status-details": "none.h5ad: no such file"}]
     with pytest.raises(RunError, match=r"^none.h5ad: no such file$"):
         run_flower(tiny)
-
-
-def test_ray_gets_time_to_start_and_a_user_s_own_limit_stays(monkeypatch):
-    name = "RAY_agent_register_timeout_ms"
-    monkeypatch.delenv(name, raising=False)
-    assert int(flower.environment()[name]) == 120_000
-    monkeypatch.setenv(name, "7")
-    assert flower.environment()[name] == "7"
