@@ -278,3 +278,30 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
     other = Path(tiny.run.output) / "undisturbed"
     assert (folder / "genes.csv").read_bytes() == (other / "genes.csv").read_bytes()
     assert (folder / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_labs_of_unlike_panels_of_which_one_is_annotated_get_the_same_kind_of_file(
+    tiny, change, files, lead
+):
+    """Each measured genes the other did not, and only A names a column of cell types."""
+    for name, genes in (("A", slice(0, 56)), ("B", slice(6, 60))):
+        cells = anndata.read_h5ad(files / f"{name}.h5ad")[:, genes].copy()
+        if name == "B":
+            del cells.obs["cell_type"]
+        cells.write_h5ad(files / f"{name}.h5ad")
+    nodes = nodes_of(files)
+    nodes[0]["label-key"] = "cell_type"
+    config = change(tiny, method="fedpca", label_key="", genes="union", resolution=1.0)
+    scores = scores_of(lead(config, nodes))
+    assert scores["questions"]["graph"] <= 20
+    assert scores["questions"]["clusters"] == 2  # markers, types
+    copies = {name: copy_of(files, name) for name in "AB"}
+    for copy in copies.values():
+        assert copy.obs["fedsc_cluster"].notna().all()
+        names = tuple(copy.obs["fedsc_cluster"].cat.categories)
+        assert copy.uns["rank_genes_groups"]["names"].dtype.names == names
+    of_all = pd.concat([copy.obs["fedsc_cluster"] for copy in copies.values()])
+    assert sorted(of_all.value_counts(), reverse=True) == scores["graph"]["sizes"]
+    # B has its types from A.
+    assert set(copies["B"].obs["fedsc_type"]) <= {"type0", "type1", "type2", "type3", "unknown"}
+    assert set(copies["B"].obs["fedsc_type"]) - {"unknown"}
