@@ -86,7 +86,7 @@ def test_up_to_8_groups_have_a_legend_and_more_their_names_on_the_map():
     few, many = np.arange(44) % 8, np.arange(44) % 11
     one, other = embedding_map(x, {"few": few.astype(str), "many": many.astype(str)}).axes
     assert [text.get_text() for text in one.get_legend().get_texts()] == list("01234567")
-    assert one.texts == []
+    assert len(one.texts) == 0
     assert other.get_legend() is None
     assert [text.get_text() for text in other.texts] == [str(i) for i in range(11)]
     looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in other.collections}
