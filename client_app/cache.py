@@ -16,15 +16,19 @@ from scipy.sparse import csr_matrix
 
 from fedsc import tensors
 from fedsc.data.preprocess import CellMatrix, Preprocessing
+from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
 from fedsc.files import make_folder, replace
 
 _FORMAT = 1
 
 
-def preparation_key(preprocessing: Preprocessing, scale: str) -> str:
-    """Name a preparation by all it depends on but the cells."""
-    digest = hashlib.sha256(json.dumps([_FORMAT, scale]).encode())
+def preparation_key(
+    preprocessing: Preprocessing, scale: str, cell_filter: CellFilter | None = None
+) -> str:
+    """Name a preparation by all it depends on but the lab's file."""
+    kept = None if cell_filter is None else dataclasses.asdict(cell_filter)
+    digest = hashlib.sha256(json.dumps([_FORMAT, scale, kept]).encode())
     for field in dataclasses.fields(preprocessing):
         value = getattr(preprocessing, field.name)
         content = value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode()

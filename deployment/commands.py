@@ -37,7 +37,7 @@ def superlink(folder: PurePath, host: str, port: int) -> list[str]:
 
 
 def superexec(folder: PurePath, address: str) -> list[str]:
-    """Start the executor of apps beside a SuperLink or a SuperNode.
+    """Start Flower's executor of apps beside a SuperLink or a SuperNode.
 
     Parameters
     ----------
@@ -52,6 +52,19 @@ def superexec(folder: PurePath, address: str) -> list[str]:
         *("--root-certificates", str(folder / "ca.crt")),
         *("--superexec-auth-secret-file", str(folder / "superexec.secret")),
     ]
+
+
+def clientapp(folder: PurePath, address: str) -> list[str]:
+    """Start the executor of a lab's app, which forks for each message.
+
+    Parameters
+    ----------
+    folder
+        The lab's folder, as that process sees it.
+    address
+        ``host:port`` of the SuperNode it works for.
+    """
+    return ["fedsc-executor", *superexec(folder, address)[1:]]
 
 
 def supernode(

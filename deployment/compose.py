@@ -85,7 +85,7 @@ def _compose(deployment: Deployment, title: str, server: str, labs: list[dict[st
         runtime_port=RUNTIME_PORT,
         superlink=commands.superlink(_SERVER, _ANYWHERE, deployment.control_port),
         serverapp=commands.superexec(_SERVER, superlink),
-        clientapp=commands.superexec(_LAB, f"supernode:{RUNTIME_PORT}"),
+        clientapp=commands.clientapp(_LAB, f"supernode:{RUNTIME_PORT}"),
         labs=labs,
         settings=flower.SETTINGS,
         lab_executor=flower.LAB_EXECUTOR,

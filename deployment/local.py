@@ -49,7 +49,7 @@ def lab_programs(deployment: Deployment, lab: str, data: Path) -> list[Program]:
     supernode = commands.supernode(
         folder, lab, data.resolve(), deployment.control_address, _LOOPBACK, port
     )
-    clientapp = commands.superexec(folder, f"{_LOOPBACK}:{port}")
+    clientapp = commands.clientapp(folder, f"{_LOOPBACK}:{port}")
     return [
         Program(f"supernode-{lab}", supernode, environment),
         Program(f"clientapp-{lab}", clientapp, environment | flower.LAB_EXECUTOR),

@@ -16,7 +16,7 @@ from fedsc.models.encoder import embed
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_norm
 from fedsc.options import MethodOptions, TrainingOptions
-from fedsc.rng import torch_generator
+from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective
 from fedsc.ssl.views import masked_view
@@ -129,7 +129,7 @@ def train_lab(
             optimizer.step()
 
         order = torch_generator(seed, "batches", lab, round_)
-        masks = torch_generator(seed, "masks", lab, round_, device=device)
+        masks = random_bits(seed, "masks", lab, round_)
         total, steps = torch.zeros((), dtype=torch.float64, device=device), 0
         for _ in range(training.local_epochs):
             for rows in batches(cells.n_cells, training.batch_size, order):

@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
+from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
 from fedsc.federated.answers import implausible
 from fedsc.federated.bounds import LARGEST, Asked
@@ -18,6 +19,7 @@ from fedsc.options import FederationOptions
 from protocol.ask import pack_question, read_sums
 from protocol.checks import BadReply
 from protocol.describe import About
+from protocol.quality import pack_filter
 from protocol.records import ASK, key
 from protocol.replies import Answers, sort_replies
 from server_app.identity import Identities
@@ -63,6 +65,8 @@ class Federation:
     ----------
     questions
         How many have been put, by what they were for.
+    cell_filter
+        Which cells labs work with; ``None`` = all.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Federation:
         self.options = options
         self.run = run
         self.questions: Counter[str] = Counter()
+        self.cell_filter: CellFilter | None = None
         self._clock = clock
         self._post = Post(grid, clock)
         self._roster = Roster(
@@ -95,9 +100,19 @@ class Federation:
         """Labs that take part and are connected, sorted by name."""
         return [lab for lab in self._roster.connected if lab not in self._left_out]
 
+    @property
+    def types(self) -> list[str]:
+        """Names of cell types that these labs know, sorted."""
+        return sorted({name for about in self.labs.values() for name in about.types})
+
     def gather(self) -> None:
         """Wait for labs at the start of a run, as :meth:`Roster.gather`."""
         self._roster.gather()
+
+    def filter_cells(self, cell_filter: CellFilter) -> None:
+        """Let labs work with some of their cells from now on, as :meth:`Roster.describe_anew`."""
+        self.cell_filter = cell_filter
+        self._roster.describe_anew(pack_filter(cell_filter))
 
     def welcome(self) -> None:
         """Let labs join or come back, as :meth:`Roster.welcome`."""

@@ -37,6 +37,8 @@ class Roster:
         Tells the time and waits.
     identities
         Hold the names of real labs against the register.
+    common
+        What every message carries besides.
     labs
         Every lab that described itself, sorted by name, whether connected now or not.
     present
@@ -49,6 +51,7 @@ class Roster:
     min_cells: int = 1
     clock: Clock = time
     identities: Identities = field(default_factory=Identities)
+    common: RecordDict = field(default_factory=RecordDict)
     labs: dict[str, About] = field(default_factory=dict)
     present: set[int] = field(default_factory=set)
     _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
@@ -132,6 +135,21 @@ class Roster:
             self._hear(reply)
         self.labs = dict(sorted(self.labs.items()))
 
+    def describe_anew(self, common: RecordDict) -> None:
+        """Let every message carry something more, and every lab describe itself under it.
+
+        Raises
+        ------
+        RunError
+            If fewer than half of the labs do.
+        """
+        self.common, before = common, len(self.labs)
+        self.labs = {}
+        self._described.clear()
+        self.welcome()
+        if 2 * len(self.labs) < before:
+            raise RunError(f"{len(self.labs)} of {before} labs are left: {self._reasons()}")
+
     def send(
         self, contents: dict[int, RecordDict], message_type: str, group: str, timeout: float
     ) -> list[Message]:
@@ -145,7 +163,7 @@ class Roster:
         # Flower compares clocks, which may be a bit off.
         lifetime = max(DEFAULT_TTL, 2 * self.options.round_timeout)
         for node, content in sorted(contents.items()):
-            own = RecordDict(dict(content))
+            own = RecordDict({**self.common, **content})
             own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
             yield Message(own, node, message_type, group_id=group, ttl=lifetime)
 
@@ -252,11 +270,12 @@ class Roster:
         self.labs[lab] = about
         log(
             INFO,
-            "lab %s%s: %d cells, %s",
+            "lab %s%s: %d cells, %s%s",
             lab,
             " is back" if back else "",
             about.cells,
             about.kind,
+            f"; quality control leaves out {about.left_out} more" if self.common else "",
             extra={"lab": lab, "cells": about.cells},
         )
 

@@ -22,7 +22,7 @@ from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN, embed
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive, Rate
-from fedsc.rng import torch_generator
+from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.views import masked_view
 from fedsc.training import one_thread
@@ -82,15 +82,13 @@ def train_encoder(cells: CellMatrix, preset: Preset, settings: Settings) -> Trai
     weights = init_mlp("encoder", (cells.n_genes, *HIDDEN, EMBEDDING), "batch", start)
 
     def loss_of_epoch(number: int) -> BatchLoss:
-        masks = torch_generator(seed, "contrastive-sc", "masks", number, device=device)
+        masks = random_bits(seed, "contrastive-sc", "masks", number)
 
         def loss(rows: np.ndarray) -> Tensor:
             x = dense(cells, rows, device)
-            z_1, z_2 = (
-                mlp(weights, masked_view(x, preset.mask_rate, masks), "encoder", training=True)
-                for _ in range(2)
-            )
-            return nt_xent(z_1, z_2, preset.temperature)
+            views = torch.stack([masked_view(x, preset.mask_rate, masks) for _ in range(2)], dim=1)
+            z = mlp(weights, views, "encoder", training=True)
+            return nt_xent(z[:, 0], z[:, 1], preset.temperature)
 
         return loss
 

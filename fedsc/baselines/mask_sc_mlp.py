@@ -26,7 +26,7 @@ from fedsc.data.preprocess import CellMatrix
 from fedsc.models.encoder import EMBEDDING, HIDDEN
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive
-from fedsc.rng import torch_generator
+from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.views import masked_view
 
 
@@ -97,7 +97,7 @@ def train_autoencoder(cells: CellMatrix, preset: Preset, settings: Settings) -> 
         )
 
     def loss_of_epoch(number: int) -> BatchLoss:
-        masks = torch_generator(seed, "mask-sc-mlp", "masks", number, device=device)
+        masks = random_bits(seed, "mask-sc-mlp", "masks", number)
 
         def loss(rows: np.ndarray) -> Tensor:
             x = dense(cells, rows, device)

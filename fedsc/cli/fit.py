@@ -3,23 +3,21 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedsc.baselines import METHODS, fitting
-from fedsc.baselines.method import Fitted, Progress, Settings
-from fedsc.baselines.outcome import annotate, plain
+from fedsc.baselines import METHODS
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
-from fedsc.data.annotated import write_annotated
-from fedsc.data.expression import Expression
-from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, RunError
 from fedsc.files import make_folder, replace, replacing
+
+if TYPE_CHECKING:
+    from fedsc.baselines.method import Fitted, Progress
+    from fedsc.data.expression import Expression
 
 _INTERRUPTED = 130
 _RECORD = "fit.json"
@@ -72,6 +70,11 @@ def fit(
     `fedsc fit scdeepcluster cells.h5ad --layer counts --set pretraining-epochs=100
     --output out/scdeepcluster`
     """
+    from fedsc.baselines import fitting
+    from fedsc.baselines.method import Settings
+    from fedsc.baselines.outcome import plain
+    from fedsc.data.reading.read import read
+
     fitting.require_method(method)
     fitting.require_device(device)
     copy = output / f"{Path(file.name.removesuffix('.gz')).stem}.h5ad"
@@ -125,7 +128,7 @@ def fit(
     console.print(f"written: {copy}", highlight=False, soft_wrap=True)
 
 
-def _shower(bars: Bars) -> Progress:
+def _shower(bars: Bars) -> "Progress":
     """Show a fit's progress: a bar for every phase."""
 
     def show(phase: str, done: int, total: int, figures: dict[str, float]) -> None:
@@ -152,12 +155,17 @@ def _already_there(output: Path, request: dict[str, Any], console: Console) -> N
 def _write(
     copy: Path,
     file: Path,
-    expression: Expression,
-    fitted: Fitted,
+    expression: "Expression",
+    fitted: "Fitted",
     about: dict[str, Any],
 ) -> None:
     """Write everything; the record comes last, so that its presence means a whole fit."""
-    write_annotated(file, copy, expression, lambda cells: annotate(cells, fitted, about))
+    import numpy as np
+
+    from fedsc.baselines.outcome import additions_of
+    from fedsc.data.annotated import Origin, write_annotated
+
+    write_annotated(Origin(file), copy, expression, additions_of(fitted, about))
     if fitted.extras:
         extras = copy.with_name("extras.npz")
         with replacing(extras) as partial, partial.open("wb") as stream:
@@ -169,7 +177,7 @@ def _write(
     _write_json(copy.with_name(_RECORD), about)
 
 
-def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
+def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> None:
     """Draw where mask-sc looks (its Fig. 5), by cell type where known, else by cluster."""
     from fedsc.plots import attention_map
 
@@ -184,6 +192,8 @@ def _draw_attention(path: Path, expression: Expression, fitted: Fitted) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
+    from fedsc.baselines.outcome import plain
+
     replace(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -20,6 +18,8 @@ from fedsc.errors import DataError
 
 if TYPE_CHECKING:
     import anndata
+    import numpy as np
+    import pandas as pd
 
 _TABLE = "split.csv"
 _FIGURE = "split.png"
@@ -121,6 +121,8 @@ def _open(path: Path, layer: str, label_key: str) -> "tuple[anndata.AnnData, str
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path}: cannot be read as .h5ad ({error})") from error
         return cells, label_key
+    import pandas as pd
+
     from fedsc.data.reading.read import read
 
     found = read(path, layer=layer, label_key=label_key)
@@ -129,7 +131,7 @@ def _open(path: Path, layer: str, label_key: str) -> "tuple[anndata.AnnData, str
 
 
 def _check_output(
-    output: Path, source: Path, labs: Mapping[str, np.ndarray], *, force: bool
+    output: Path, source: Path, labs: "Mapping[str, np.ndarray]", *, force: bool
 ) -> list[Path]:
     """Refuse to touch anything but an earlier split; give the files of it that must go.
 
@@ -162,11 +164,11 @@ def _check_output(
 
 def _write(
     cells: "anndata.AnnData",
-    parts: Mapping[str, np.ndarray],
-    counts: pd.DataFrame,
+    parts: "Mapping[str, np.ndarray]",
+    counts: "pd.DataFrame",
     output: Path,
     stale: list[Path],
-    plot: Callable[[pd.DataFrame, Path], None],
+    plot: "Callable[[pd.DataFrame, Path], None]",
 ) -> None:
     """Write everything beside its place first, so that a full disk leaves what was there."""
     output.mkdir(parents=True, exist_ok=True)

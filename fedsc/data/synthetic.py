@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from scipy.sparse import csr_matrix, vstack
 
 from fedsc.errors import ConfigError
 from fedsc.rng import numpy_generator
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
+    from scipy.sparse import csr_matrix
 
 GROUP = 256
 """Cells that share a generator. Changing it changes every set."""
@@ -118,7 +118,7 @@ def draw_truth(
     return Truth(profiles, marks, type_of_cell, lab_of_cell, library, seed, biology)
 
 
-def draw_group(truth: Truth, group: int) -> csr_matrix:
+def draw_group(truth: Truth, group: int) -> "csr_matrix":
     """Draw the counts of one group of :data:`GROUP` cells (the last may be smaller).
 
     Parameters
@@ -133,6 +133,8 @@ def draw_group(truth: Truth, group: int) -> csr_matrix:
     csr_matrix
         float32 whole numbers, cells × genes.
     """
+    from scipy.sparse import csr_matrix
+
     rng = numpy_generator(truth.seed, "synthetic", "counts", group)
     rows = slice(group * GROUP, (group + 1) * GROUP)
     rate = truth.profiles[truth.lab_of_cell[rows], truth.type_of_cell[rows]]
@@ -167,6 +169,7 @@ def synthesize(
         (``""`` = of no type).
     """
     import anndata
+    from scipy.sparse import vstack
 
     truth = draw_truth(cells, genes, types, labs, seed, biology)
     obs, var = _annotation(truth)
@@ -231,8 +234,10 @@ def write_synthetic(
         partial.unlink(missing_ok=True)
 
 
-def _blocks(truth: Truth, block: int) -> Iterator[csr_matrix]:
+def _blocks(truth: Truth, block: int) -> "Iterator[csr_matrix]":
     """Draw group after group and cut the stream of cells into blocks."""
+    from scipy.sparse import vstack
+
     held: list[csr_matrix] = []
     for group in range(-(-len(truth.library) // GROUP)):
         held.append(draw_group(truth, group))
@@ -244,7 +249,9 @@ def _blocks(truth: Truth, block: int) -> Iterator[csr_matrix]:
         yield vstack(held, format="csr")
 
 
-def _annotation(truth: Truth) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _annotation(truth: Truth) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    import pandas as pd
+
     labs, types, genes = truth.profiles.shape
     cells = len(truth.library)
     type_names, lab_names = _names("type-", types), _names("lab-", labs)

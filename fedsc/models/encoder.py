@@ -32,24 +32,23 @@ def init_online(
 
 
 def project(weights: Weights, x: Tensor, prefix: str = "") -> Tensor:
-    """Encode and project a training view.
+    """Encode and project a training view, or several at once.
 
     Parameters
     ----------
     weights
         Holds ``{prefix}encoder`` and ``{prefix}projector``.
     x
-        View, float32 (cells, genes).
+        View, float32 (cells, genes), or views, (cells, views, genes).
     prefix
         ``""`` for the online network, ``"target."`` or ``"key."`` for its moving average.
 
     Returns
     -------
     Tensor
-        float32 (cells, 128), not normalised.
+        float32 (cells, 128) or (cells, views, 128), not normalised.
     """
-    hidden = mlp(weights, x, f"{prefix}encoder", training=True)
-    return mlp(weights, hidden, f"{prefix}projector", training=True)
+    return mlp(weights, x, f"{prefix}encoder", f"{prefix}projector", training=True)
 
 
 def embed(weights: Weights, x: Tensor, *, unit: bool = True) -> Tensor:

@@ -5,12 +5,14 @@ A network is its weights: layer ``i`` of the network ``prefix`` is ``{prefix}.{i
 so a saved model needs no class to be used again, and the same dict travels, averages and mirrors.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Weights = dict[str, Tensor]
 Norm = Literal["batch", "layer", "none"]
@@ -52,42 +54,139 @@ def init_mlp(
     return weights
 
 
-def mlp(weights: Weights, x: Tensor, prefix: str, *, training: bool) -> Tensor:
-    """Apply the network ``prefix``: linear, norm, ReLU; the last layer is linear alone.
+def mlp(weights: Weights, x: Tensor, *prefixes: str, training: bool) -> Tensor:
+    """Apply networks one after the other: linear, norm, ReLU; the last layer is linear alone.
 
     Parameters
     ----------
     weights
-        Holds at least this network's tensors.
+        Holds at least these networks' tensors.
     x
-        Input, float32 (cells, inputs).
-    prefix
-        Name of the network.
+        Input, float32 (cells, inputs), or in training several views of every cell, (cells, views,
+        inputs).
+    *prefixes
+        Names of the networks.
     training
-        Normalise by the batch and move the running statistics (in place), instead of
-        normalising by the running statistics.
+        Normalise by the batch, each view by its own, and move the running statistics (in place,
+        view by view), instead of normalising by the running statistics.
 
     Returns
     -------
     Tensor
-        float32 (cells, outputs).
+        float32 (cells, outputs) or (cells, views, outputs).
+
+    Raises
+    ------
+    ValueError
+        If one cell alone is to be normalised by its batch.
     """
-    i = 0
-    while f"{prefix}.{i}.weight" in weights:
-        layer = f"{prefix}.{i}"
-        if i > 0:
-            x = torch.relu(_normalise(weights, f"{prefix}.{i - 1}.norm", x, training))
-        x = F.linear(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
-        i += 1
+    layers = [layer for prefix in prefixes for layer in _layers(weights, prefix)]
+    if training and any(layer.mean is not None for layer in layers):
+        if len(x) < 2:
+            raise ValueError("batch norm needs two cells or more: one alone has no variance")
+        parameters = [tensor for layer in layers for tensor in layer.parameters]
+        y: Tensor = _BatchNormalised.apply(x, layers, *parameters)  # type: ignore[no-untyped-call]
+        return y
+    for layer in layers:
+        matrix, bias, scale, shift = layer.parameters
+        x = F.linear(x, matrix, bias)
+        if layer.mean is not None:
+            x = F.batch_norm(x, layer.mean, layer.var, scale, shift, eps=_EPS)
+        elif scale is not None:
+            x = F.layer_norm(x, x.shape[-1:], scale, shift, _EPS)
+        if layer.hidden:
+            x = torch.relu(x)
     return x
 
 
-def _normalise(weights: Weights, norm: str, x: Tensor, training: bool) -> Tensor:
-    scale = weights.get(f"{norm}.weight")
-    if scale is None:
-        return x
-    shift = weights[f"{norm}.bias"]
-    mean = weights.get(f"{norm}.running_mean")
-    if mean is None:
-        return F.layer_norm(x, x.shape[1:], scale, shift)
-    return F.batch_norm(x, mean, weights[f"{norm}.running_var"], scale, shift, training=training)
+class _Layer(NamedTuple):
+    """One layer: matrix, bias and, of its norm, scale and shift; running mean and variance."""
+
+    parameters: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    mean: Tensor | None
+    var: Tensor | None
+    hidden: bool
+
+
+def _layers(weights: Weights, prefix: str) -> Iterator[_Layer]:
+    i = 0
+    while (layer := f"{prefix}.{i}") + ".weight" in weights:
+        i += 1
+        yield _Layer(
+            (
+                weights[f"{layer}.weight"],
+                weights[f"{layer}.bias"],
+                weights.get(f"{layer}.norm.weight"),
+                weights.get(f"{layer}.norm.bias"),
+            ),
+            weights.get(f"{layer}.norm.running_mean"),
+            weights.get(f"{layer}.norm.running_var"),
+            hidden=f"{prefix}.{i}.weight" in weights,
+        )
+
+
+_EPS = 1e-5  # PyTorch's own defaults
+_MOMENTUM = 0.1
+
+
+class _BatchNormalised(torch.autograd.Function):
+    """Layers with batch norm while they are trained, with their gradients written out.
+
+    It computes what PyTorch's own functions compute, with less work: all views go through one
+    product and one normalisation, in which every view has columns of its own. A bias before a
+    batch norm moves nothing but the running mean, as the norm takes it away again: its gradient
+    is 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layers: list[_Layer], *parameters: Tensor) -> Tensor:
+        cells, views = len(x), x.shape[1] if x.dim() == 3 else 1
+        rows, kept = x.reshape(cells * views, -1), []
+        for layer in layers:
+            matrix, bias, scale, shift = layer.parameters
+            inputs, norm = rows, None
+            if layer.mean is None or layer.var is None or scale is None or shift is None:
+                rows = torch.addmm(bias, rows, matrix.t())
+            else:
+                wide = torch.mm(rows, matrix.t()).view(cells, -1)
+                scales = torch.cat([scale] * views)
+                # With momentum 1 these become the batch's own mean and unbiased variance.
+                mean, var = wide.new_zeros(2, len(scales))
+                normed, *saved = torch.native_batch_norm(
+                    wide, scales, torch.cat([shift] * views), mean, var, True, 1.0, _EPS
+                )
+                for own_mean, own_var in zip(
+                    mean.view(views, -1), var.view(views, -1), strict=True
+                ):
+                    layer.mean.lerp_(own_mean + bias, _MOMENTUM)
+                    layer.var.lerp_(own_var, _MOMENTUM)
+                rows, norm = normed.view(len(rows), -1), (wide, scales, *saved)
+            if layer.hidden:
+                rows = rows.relu_()
+            kept.append((inputs, matrix, norm, rows if layer.hidden else None))
+        ctx.kept, ctx.shape = kept, x.shape
+        return rows.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        g = gradient.reshape(ctx.kept[-1][0].shape[0], -1)
+        found: list[Tensor | None] = []
+        for i, (inputs, matrix, norm, output) in reversed(list(enumerate(ctx.kept))):
+            if output is not None:
+                g = torch.ops.aten.threshold_backward(g, output, 0)
+            of_scale = of_shift = None
+            if norm is not None:
+                wide, scales, mean, inverse_std = norm
+                g, *wider = torch.ops.aten.native_batch_norm_backward(
+                    g.view_as(wide), wide, scales, None, None, mean, inverse_std,
+                    True, _EPS, (True, True, True),
+                )  # fmt: skip
+                g = g.view(len(inputs), -1)
+                of_scale, of_shift = (w.view(-1, len(matrix)).sum(0) for w in wider)
+            of_bias = g.sum(0) if norm is None else matrix.new_zeros(len(matrix))
+            found[:0] = torch.mm(g.t(), inputs), of_bias, of_scale, of_shift
+            if i or ctx.needs_input_grad[0]:
+                g = torch.mm(g, matrix)
+        of_x = g.view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return of_x, None, *found

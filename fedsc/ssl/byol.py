@@ -47,25 +47,19 @@ def step(
     state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
 ) -> Tensor:
     """Take one step on eq. (2), both views in both roles, then move the target."""
-    z_1 = project(state.shared, view_1)
-    z_2 = project(state.shared, view_2)
+    views = torch.stack((view_1, view_2), dim=1)
+    z = project(state.shared, views)
     if options.ema:
         with torch.no_grad() if options.stop_gradient else nullcontext():
-            target_1 = project(state.private, view_1, "target.")
-            target_2 = project(state.private, view_2, "target.")
+            target = project(state.private, views, "target.")
     else:  # the target is the online network: its projection of a view serves both roles
-        target_1, target_2 = (z_1.detach(), z_2.detach()) if options.stop_gradient else (z_1, z_2)
-    loss = cosine_distance(_predict(state, z_1, options), target_2) + cosine_distance(
-        _predict(state, z_2, options), target_1
-    )
+        target = z.detach() if options.stop_gradient else z
+    p = mlp(state.shared, z, "predictor", training=True) if options.predictor else z
+    loss = 2.0 * cosine_distance(p, target.flip(1))  # each view predicts the other's target
     descend(loss)
     if options.ema:
         move_average(state.private, "target.", state.shared, options.target_momentum)
     return loss.detach()
-
-
-def _predict(state: State, z: Tensor, options: MethodOptions) -> Tensor:
-    return mlp(state.shared, z, "predictor", training=True) if options.predictor else z
 
 
 OBJECTIVE = Objective(init, begin, step)

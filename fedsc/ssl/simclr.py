@@ -34,7 +34,8 @@ def step(
 ) -> Tensor:
     """Take one step on NT-Xent over the batch's 2B − 2 negatives per view."""
     temperature = options.temperature or TEMPERATURE
-    loss = nt_xent(project(state.shared, view_1), project(state.shared, view_2), temperature)
+    z = project(state.shared, torch.stack((view_1, view_2), dim=1))
+    loss = nt_xent(z[:, 0], z[:, 1], temperature)
     descend(loss)
     return loss.detach()
 

@@ -42,11 +42,9 @@ def step(
     The target is the online network's own projection under stop-gradient, so one forward pass of
     each view serves both roles.
     """
-    z_1 = project(state.shared, view_1)
-    z_2 = project(state.shared, view_2)
-    p_1 = mlp(state.shared, z_1, "predictor", training=True)
-    p_2 = mlp(state.shared, z_2, "predictor", training=True)
-    loss = (negative_cosine(p_1, z_2.detach()) + negative_cosine(p_2, z_1.detach())) / 2
+    z = project(state.shared, torch.stack((view_1, view_2), dim=1))
+    p = mlp(state.shared, z, "predictor", training=True)
+    loss = negative_cosine(p, z.detach().flip(1))  # each view predicts the other
     descend(loss)
     return loss.detach()
 

@@ -1,10 +1,13 @@
 """Augmentation of both papers: a view of a cell is the cell with most genes dropped."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+_LEVELS = 2**16
 
-def masked_view(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+
+def masked_view(x: Tensor, rate: float, bits: np.random.SFC64) -> Tensor:
     """Zero every gene value independently, divide the rest by the kept share (FedSC §3.2).
 
     Parameters
@@ -13,21 +16,17 @@ def masked_view(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         Standardised expression, float32 (cells, genes).
     rate
         Probability that a value is dropped, ``0 <= rate < 1``; kept to 1 / 65536.
-    generator
-        Source of the mask, on ``x``'s device.
+    bits
+        Source of the mask (:func:`fedsc.rng.random_bits`); the mask is the same on every device.
 
     Returns
     -------
     Tensor
         float32 (cells, genes); its expectation is ``x``.
     """
-    # 16 random bits decide a value: a quarter of the draws that a uniform float each would take,
-    # and drawing is a tenth of a training step.
+    # 16 random bits decide a value: drawing is a tenth of a training step.
     drop = min(round(rate * _LEVELS), _LEVELS - 1)
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
-    keep = bits[: x.numel()].view(x.shape) >= drop - _LEVELS // 2
-    return (x * keep).div_(1.0 - drop / _LEVELS)
-
-
-_LEVELS = 2**16
+    drawn = bits.random_raw(-(-x.numel() // 4)).astype("<u8", copy=False).view("<u2")
+    keep = np.empty(x.shape, dtype=np.float32)
+    np.greater_equal(drawn[: x.numel()].reshape(x.shape), drop, out=keep)
+    return (x * torch.from_numpy(keep).to(x.device)).div_(1.0 - drop / _LEVELS)

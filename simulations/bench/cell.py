@@ -23,6 +23,7 @@ from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
 from fedsc.data.expression import Expression
 from fedsc.data.registry import resolve
+from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
 from fedsc.versions import versions
 from simulations.bench.provenance import code_digest, data_digest
@@ -31,6 +32,7 @@ Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
 
 _ROW = "row.json"
+_OF_GRAPH = ("ari", "nmi", "rare_f1", "clusters", "stability")
 _PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
 
 
@@ -94,6 +96,7 @@ class Cell(BaseModel):
         return Config.from_mapping(
             {
                 "draw-map": False,  # nobody looks at it
+                "files": False,
                 **self.options,
                 "method": self.method,
                 "dataset": self.dataset,
@@ -185,15 +188,16 @@ def _federated(cell: Cell, output: Path) -> Row:
         config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
-    scores = written["pooled"] or written["kmeans"]
+    pooled = written["pooled_integrated"] or written["pooled"]
+    scores = pooled or written["kmeans"]
     graph, integration = written["graph"], written["integration"]
     return {
         "k_is": "true k",
         "clusters": None,
-        **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
-        **{f"graph_{name}": graph[name] for name in ("ari", "nmi", "clusters", "stability")},
+        **{name: scores.get(name) for name in METRICS},
+        **{f"graph_{name}": graph[name] for name in _OF_GRAPH},
         **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
-        "scored": "pooled" if written["pooled"] else "kmeans",
+        "scored": "pooled" if pooled else "kmeans",
         "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
         "bytes_to_labs": traffic.to_labs,
@@ -205,10 +209,13 @@ def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
     from partitioning.simulation import simulated_labs
+    from server_app.run_folder import RunFolder
 
     if config.split.scheme != "column":
         return {}
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    if quality := RunFolder(folder).read_quality(config.fingerprint()):
+        labs = {lab: quality.cell_filter.passing(cells) for lab, cells in labs.items()}
     x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
     batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
     return _mixing(np.concatenate(x), batches, list(labs.values()))
@@ -256,7 +263,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     return {
         "k_is": "Leiden" if k == "auto" else "true k",
         "clusters": int(found["k"]),
-        **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        **{name: found[name] for name in METRICS},
         **mixing,
         "scored": "pooled",
         "warning": "",

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsc.rng import derive_seed, numpy_generator, torch_generator
+from fedsc.rng import derive_seed, numpy_generator, random_bits, torch_generator
 
 
 def test_seed_is_fixed_for_ever():
@@ -24,3 +24,12 @@ def test_generators_repeat_and_ignore_global_state():
     assert torch.equal(first, torch.rand(3, generator=torch_generator(5, "masks", 2)))
     assert numpy_generator(5, "x").random() == numpy_generator(5, "x").random()
     assert numpy_generator(5, "x").random() != numpy_generator(6, "x").random()
+
+
+def test_random_bits_are_fixed_for_ever():
+    # Masks are made of them: a change here changes every published number.
+    assert random_bits(0, "masks", "lab-1", 7).random_raw(2).tolist() == [
+        7416218525456639917,
+        5091013114001415470,
+    ]
+    assert random_bits(0, "masks").random_raw() != random_bits(1, "masks").random_raw()

@@ -3,6 +3,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from fedsc.models.mlp import init_mlp, mlp
@@ -77,6 +80,58 @@ def test_training_and_inference_match_torch_modules(norm):
     assert all(torch.equal(weights[name], tensor) for name, tensor in before.items())
 
 
+@given(st.integers(2, 7), st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.integers(0))
+def test_gradients_of_views_are_those_of_torch(cells, views, inputs, hidden, seed):
+    """The backward pass written out, against autograd through PyTorch's own functions."""
+    generator = _generator(seed % 2**63)
+    weights = {
+        name: torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        for name, tensor in init_mlp("net", (inputs, hidden, 2), "batch", generator).items()
+    }
+    weights["net.0.norm.running_var"].abs_()
+    x = torch.randn(cells, views, inputs, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(cells, views, 2, generator=generator, dtype=torch.float64)
+
+    def with_gradients(forward):
+        own = {name: tensor.clone() for name, tensor in weights.items()}
+        trained = [tensor.requires_grad_() for n, tensor in own.items() if not is_buffer(n)]
+        leaf = x.clone().requires_grad_()
+        result = forward(own, leaf)
+        gradients = torch.autograd.grad(result, [leaf, *trained], upstream)
+        return [result, *gradients, *(tensor for n, tensor in own.items() if is_buffer(n))]
+
+    def plainly(own, leaf):
+        return torch.stack([_one_view(own, view) for view in leaf.unbind(1)], dim=1)
+
+    found = with_gradients(lambda own, leaf: mlp(own, leaf, "net", training=True))
+    for ours, theirs in zip(found, with_gradients(plainly), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def _one_view(weights, view):
+    hidden = F.linear(view, weights["net.0.weight"], weights["net.0.bias"])
+    normed = F.batch_norm(
+        hidden,
+        weights["net.0.norm.running_mean"],
+        weights["net.0.norm.running_var"],
+        weights["net.0.norm.weight"],
+        weights["net.0.norm.bias"],
+        training=True,
+    )
+    return F.linear(torch.relu(normed), weights["net.1.weight"], weights["net.1.bias"])
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_views_together_give_what_each_gives_alone(norm):
+    together, alone = _draw(norm), _draw(norm)
+    views = torch.stack([_cells(12, seed) for seed in range(3)], dim=1)
+    y = mlp(together, views, "net", training=True)
+    for i, view in enumerate(views.unbind(1)):
+        torch.testing.assert_close(y[:, i], mlp(alone, view, "net", training=True))
+    for name, tensor in together.items():
+        torch.testing.assert_close(tensor, alone[name])
+
+
 def test_networks_live_side_by_side_in_one_dict():
     first = _draw("batch")
     second = {"other.0.weight": _cells(2), "other.0.bias": _cells(1)[0, :2]}
@@ -91,7 +146,7 @@ def test_networks_live_side_by_side_in_one_dict():
 
 def test_batch_norm_refuses_a_single_cell_in_training():
     weights = _draw("batch")
-    with pytest.raises(ValueError, match="more than 1 value"):
+    with pytest.raises(ValueError, match="two cells or more"):
         mlp(weights, _cells(1), "net", training=True)
     assert mlp(weights, _cells(1), "net", training=False).shape == (1, 3)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsc.ssl.losses import cosine_distance, info_nce, negative_cosine, nt_xent
+from fedsc.ssl.losses import cosine_distance, info_nce, mean_cosine, negative_cosine, nt_xent
 
 SIZES = [(1, 3), (2, 2), (3, 5), (8, 4), (17, 6)]
 TEMPERATURES = [0.07, 0.2, 1.0, 5.0]
@@ -189,3 +189,27 @@ def test_gradients(temperature):
     assert torch.autograd.gradcheck(negative_cosine, (z_1, z_2))
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature), (z_1, z_2))
     assert torch.autograd.gradcheck(lambda q: info_nce(q, keys, negatives, temperature), (z_1,))
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 3), st.integers(1, 7), st.integers(0, 2**32), st.booleans()
+)
+def test_gradients_of_the_mean_cosine_are_those_of_autograd(cells, views, width, seed, both):
+    p = _draw(seed, cells, views, width).requires_grad_()
+    t = _draw(seed + 1, cells, views, width).requires_grad_(both)
+    leaves = [p, t] if both else [p]
+    ours, theirs = mean_cosine(p, t), F.cosine_similarity(p, t, dim=-1).mean()
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    found, expected = (torch.autograd.grad(3 * c, leaves) for c in (ours, theirs))
+    for a, b in zip(found, expected, strict=True):
+        # A gradient grows as a row gets shorter, and its rounding with it.
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 / float(p.detach().abs().max()))
+
+
+def test_a_row_of_zeros_has_cosine_zero_and_a_finite_gradient():
+    p = torch.zeros(2, 3, requires_grad=True)
+    cosine = mean_cosine(p, torch.ones(2, 3))
+    cosine.backward()
+    assert cosine == 0
+    assert torch.isfinite(p.grad).all()
