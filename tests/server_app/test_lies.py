@@ -37,8 +37,8 @@ from protocol import ask as asking
 from protocol import records
 from protocol.checks import BadReply
 from protocol.train import read_update
-from server_app.analysis import _IntegrationAnswers
 from server_app.federation import Federation
+from server_app.integration import _IntegrationAnswers
 
 LIAR, HONEST = "M", ["A", "B", "C"]
 DIMENSIONS = 4
