@@ -285,7 +285,7 @@ ABSURD = st.one_of(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(phase=st.sampled_from(PHASES), at=st.integers(0, 60), lie=ABSURD)
 def test_an_absurd_answer_costs_its_lab_the_phase_and_nothing_else(pool, honest, phase, at, lie):
     asked, alone = honest[phase]
@@ -330,7 +330,7 @@ HOW = {
 }
 
 
-@settings(max_examples=25)
+@settings(max_examples=16)
 @given(
     phase=st.sampled_from(PHASES),
     at=st.integers(0, 60),
