@@ -68,8 +68,8 @@ def bench(
 
     `fedsc bench fedsc-table1 --dataset mouse_bladder --seeds 2 --set rounds=20`
 
-    How fast this machine trains, beside plain PyTorch (a minute or two; writes OUTPUT/speed.json;
-    no suite, so other options do not count):
+    How fast this machine trains, beside plain PyTorch (minutes on a busy machine; writes
+    OUTPUT/speed.json; no suite, so other options do not count):
 
     `fedsc bench speed`
 

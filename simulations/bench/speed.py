@@ -37,8 +37,8 @@ from simulations.inprocess import InProcessGrid, silence_flower, worthwhile
 
 GENES, BATCH = 500, 128  # the default options
 _TURNS, _STEPS = 40, 4
-_ROUNDS = 4
-_STARTS = 3
+_ROUNDS = 3
+_STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def gflops() -> list[float]:
 
 
 def measure() -> dict[str, Any]:
-    """Measure everything, in about a minute on a quiet machine.
+    """Measure everything; quick on a quiet machine, several minutes on a busy one.
 
     Returns
     -------
@@ -330,7 +330,7 @@ def measure() -> dict[str, Any]:
         "step_ratio": step_ratios(),
         "round_ratio": round_ratios(),
         "overhead_ms_per_lab": overheads(4),
-        "overhead_ms_per_lab_of_128": overheads(128),
+        "overhead_ms_per_lab_of_32": overheads(32),
         "startup_cpu_s": start,
         "help_cpu_s": help_,
         "import_torch_cpu_s": torch_alone,
