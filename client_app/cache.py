@@ -4,6 +4,9 @@ One file, replaced whole. It belongs to exactly one preparation of exactly one f
 read is checked before it is used: a damaged cache is made anew, never trained on.
 """
 
+import dataclasses
+import hashlib
+import json
 from logging import WARNING
 from pathlib import Path
 
@@ -13,15 +16,22 @@ from scipy.sparse import csr_matrix
 
 from fedsc import tensors
 from fedsc.data.preprocess import CellMatrix, Preprocessing
+from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
 from fedsc.files import make_folder, replace
 
 _FORMAT = 1
 
 
-def preparation_key(preprocessing: Preprocessing, scale: str) -> str:
-    """Name a preparation by all it depends on but the cells."""
-    return f"{_FORMAT} {scale} {preprocessing.digest} "
+def preparation_key(
+    preprocessing: Preprocessing, scale: str, cell_filter: CellFilter | None = None
+) -> str:
+    """Name a preparation by all it depends on but the lab's file."""
+    kept = "all"
+    if cell_filter is not None:
+        content = json.dumps(dataclasses.asdict(cell_filter)).encode()
+        kept = hashlib.sha256(content).hexdigest()
+    return f"{_FORMAT} {scale} {kept} {preprocessing.digest} "
 
 
 def save_cells(path: Path, key: str, cells: CellMatrix) -> None:

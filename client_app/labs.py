@@ -4,13 +4,14 @@ In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'`
 and ``output`` for the folders it may write to. In a simulation the n nodes share the K labs of the
 partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
 
-A lab may name columns of its own: ``layer``, ``label-key`` and ``batch-key`` of its node config
-go before the run's options.
+A lab may name columns of its own: ``layer``, ``label-key``, ``batch-key`` and ``symbols`` of its
+node config go before the run's options; so does ``make-unique``. ``key`` is the path of its private
+key, with which it signs its name.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,17 @@ from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
-from fedsc.errors import ConfigError, DataError
+from fedsc.data.quality import CellFilter
+from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import check_name
 from fedsc.options import Scale
 
 if TYPE_CHECKING:
+    from fedsc.data.annotated import Origin
     from partitioning.simulation import Simulation
 
-_OWN_COLUMNS = ("layer", "label-key", "batch-key")
+_OWN_COLUMNS = ("layer", "label-key", "batch-key", "symbols")
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,31 @@ class LabFile:
     ----------
     path
         File or 10x folder.
-    layer, label_key
+    layer, label_key, symbols, make_unique
         As :func:`fedsc.data.reading.read.read` takes them.
     """
 
     path: Path
     layer: str
     label_key: str
+    symbols: str = ""
+    make_unique: bool = False
 
     def read(self) -> Expression:
         """Read and validate the cells."""
         from fedsc.data.reading.read import read
 
-        return read(self.path, layer=self.layer, label_key=self.label_key)
+        return read(
+            self.path,
+            layer=self.layer,
+            label_key=self.label_key,
+            symbols=self.symbols,
+            make_unique=self.make_unique,
+        )
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        return json.dumps([self.layer, identity(self.path)])
+        return json.dumps([self.layer, self.symbols, self.make_unique, identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -80,6 +91,12 @@ class Lab:
         Folder for the copy of its file with the results; ``None`` = its state of the run.
     batch_key
         Column of ``obs`` with this lab's batches, where it has named one of its own.
+    key
+        File of its private key; ``None`` without one.
+    cell_filter
+        What tells which of its cells are kept; ``None`` = all are.
+    origin
+        Where the cells of a simulated lab are from.
     """
 
     name: str
@@ -88,13 +105,54 @@ class Lab:
     state: Path | None
     output: Path | None = None
     batch_key: str = ""
+    key: Path | None = None
+    cell_filter: CellFilter | None = None
+    _filtered: "Lab | None" = field(default=None, repr=False)
+    origin: "Origin | None" = None
     _aligned: tuple[bytes, Aligned] | None = field(default=None, repr=False)
     _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
 
     @cached_property
-    def expression(self) -> Expression:
-        """Its cells; a file is read once per process, and only if they are asked for."""
+    def whole(self) -> Expression:
+        """All its cells; a file is read once per process, and only if they are asked for."""
         return self.source.read() if isinstance(self.source, LabFile) else self.source
+
+    @cached_property
+    def expression(self) -> Expression:
+        """The cells it works with: those that pass quality control."""
+        return self.whole if self.cell_filter is None else self.cell_filter.passing(self.whole)
+
+    def filtered(self, cell_filter: CellFilter | None) -> "Lab":
+        """Give the lab with some of its cells; kept until another filter comes."""
+        if cell_filter is None:
+            return self
+        if self._filtered is None or self._filtered.cell_filter != cell_filter:
+            lab = replace(self, cell_filter=cell_filter, _filtered=None, _aligned=None, _cells=None)
+            if "whole" in vars(self):
+                vars(lab)["whole"] = self.whole  # read already
+            self._filtered = lab
+        return self._filtered
+
+    def signature(self, run: int, node: int) -> bytes:
+        """Sign that this node is this lab in this run; empty without a key.
+
+        Raises
+        ------
+        ConfigError
+            If the key cannot be read.
+        """
+        if self.key is None:
+            return b""
+        from protocol.identity import sign
+
+        try:
+            return sign(self.key.read_bytes(), run, node, self.name)
+        except OSError as error:
+            raise ConfigError(f"node config key = '{self.key}': {error.strerror}") from error
+        except ValueError:  # its words could quote the key
+            raise ConfigError(
+                f"node config key = '{self.key}': is no EC key in the OpenSSH format"
+            ) from None
 
     def aligned(self, vocabulary: np.ndarray) -> Aligned:
         """Put the cells into the columns of a vocabulary; kept until another one comes."""
@@ -110,7 +168,7 @@ class Lab:
         reading and preparing a file takes longer than training on it.
         """
         kept = None
-        key = preparation_key(preprocessing, scale)
+        key = preparation_key(preprocessing, scale, self.cell_filter)
         if isinstance(self.source, LabFile) and self.state is not None:
             kept = self.state / ".cache" / "cells.safetensors"
             key += self.source.identity()
@@ -123,29 +181,9 @@ class Lab:
             self._cells = key, cells
         return self._cells[1]
 
-    def batches(self, key: str) -> np.ndarray:
-        """Number the batch of every cell, int64 (cells,); all 0 where no column is named.
-
-        Parameters
-        ----------
-        key
-            Column of ``obs``; a column the lab has named itself goes before.
-
-        Raises
-        ------
-        DataError
-            If there is no such column, or a cell has no value in it.
-        """
-        obs, column = self.expression.obs, self.batch_key or key
-        if not column:
-            return np.zeros(len(obs), dtype=np.int64)
-        if column not in obs.columns:
-            known = ", ".join(f"'{name}'" for name in obs.columns) or "no columns"
-            raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
-        if obs[column].isna().any():
-            raise DataError(f"batch-key = '{column}': some cells have no value")
-        values = obs[column].astype(str).to_numpy(dtype=str)
-        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    def batches(self, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Number the batches, as :meth:`Expression.batches`; the lab's own column goes before."""
+        return self.expression.batches(self.batch_key or key)
 
     def folder(self, run: str, run_folder: str) -> Path:
         """Give the folder of this lab's private state in one run.
@@ -181,8 +219,11 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             path,
             own["layer"] or config.data.layer,
             own["label-key"] or config.data.label_key,
+            own["symbols"] or config.data.symbols,
+            node_config.get("make-unique", config.data.make_unique) in (True, 1),
         )
-        return [_real_lab(name, file, state, output, own["batch-key"])]
+        key = Path(str(node_config["key"])) if node_config.get("key") else None
+        return [_real_lab(name, file, state, output, own["batch-key"], key)]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
@@ -195,13 +236,23 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
 
 
 @lru_cache(maxsize=1)
-def _real_lab(name: str, file: LabFile, state: Path, output: Path | None, batch_key: str) -> Lab:
-    return Lab(name, file, siblings=0, state=state, output=output, batch_key=batch_key)
+def _real_lab(
+    name: str, file: LabFile, state: Path, output: Path | None, batch_key: str, key: Path | None
+) -> Lab:
+    return Lab(name, file, 0, state, output, batch_key, key)
 
 
 @lru_cache(maxsize=1)
 def _simulated(simulation: "Simulation") -> list[Lab]:
     labs = simulation.labs
     return [
-        Lab(name, cells, siblings=len(labs), state=None) for name, cells in sorted(labs.items())
+        Lab(
+            name,
+            cells,
+            siblings=len(labs),
+            state=None,
+            batch_key=simulation.batch_keys.get(name, ""),
+            origin=simulation.origins[name],
+        )
+        for name, cells in sorted(labs.items())
     ]

@@ -28,6 +28,7 @@ from client_app.state import (
 from fedsc.config import Config
 from fedsc.errors import FedscError
 from fedsc.methods import load_objective, method_of
+from protocol.quality import unpack_filter
 from protocol.records import key, pack_arrays, unpack_preprocessing
 from protocol.replies import pack_error
 
@@ -40,7 +41,10 @@ def describe(message: Message, context: Context) -> Message:
     from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
-        return RecordDict({key("about", lab.name): pack_about(lab.expression, lab.siblings)})
+        signature = lab.signature(context.run_id, context.node_id)
+        left_out = len(lab.whole.cells) - len(lab.expression.cells)
+        told = pack_about(lab.expression, lab.siblings, signature, left_out)
+        return RecordDict({key("about", lab.name): told})
 
     return _for_each_lab(message, context, about)
 
@@ -65,6 +69,7 @@ def ask(message: Message, context: Context) -> Message:
 @app.query("embed")
 def embed(message: Message, context: Context) -> Message:
     """Embed each lab's cells with the global model; the embedding stays in the lab."""
+    from fedsc.data.coverage import coverage
     from fedsc.training import embed_cells, with_kept_norm
     from protocol.embed import pack_embedded, unpack_encoder
 
@@ -77,8 +82,10 @@ def embed(message: Message, context: Context) -> Message:
         private = load_private(folder, round_=config.training.rounds + 1)
         own = with_kept_norm(weights, private)
         x = embed_cells(own, cells, unit=unit, device=_device())
-        batches, digest = lab.batches(config.analysis.batch_key), cells_digest(lab.expression)
-        save_embedding(folder, KeptEmbedding(x, batches, digest))
+        batches, names = lab.batches(config.analysis.batch_key)
+        digest = cells_digest(lab.expression)
+        covered = coverage(cells.measured, own["encoder.0.weight"])
+        save_embedding(folder, KeptEmbedding(x, batches, digest, covered, names))
         return pack_embedded(lab.name, cells.n_cells)
 
     return _for_each_lab(message, context, embedded)
@@ -141,7 +148,8 @@ def _for_each_lab(
     reply = RecordDict()
     try:
         config = Config.from_mapping(context.run_config)
-        labs = hosted_labs(context.node_config, config)
+        cell_filter = unpack_filter(message.content)
+        labs = [lab.filtered(cell_filter) for lab in hosted_labs(context.node_config, config)]
     except FedscError as error:
         reply["error"] = pack_error(error)
         return Message(reply, reply_to=message)

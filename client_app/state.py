@@ -5,6 +5,7 @@ the state of that round, because the last two rounds are kept.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import WARNING
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from flwr.common import log
 
 from fedsc import tensors
+from fedsc.data.coverage import Coverage
 from fedsc.data.expression import Expression
 from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
@@ -85,11 +87,17 @@ class KeptEmbedding:
         Batch of every cell within the lab, int64 (cells,).
     cells
         Of :func:`cells_digest`.
+    coverage
+        How much of what the model looks at the lab has measured.
+    names
+        Of the batches, where the lab has named a column of them.
     """
 
     x: np.ndarray
     batches: np.ndarray
     cells: str
+    coverage: Coverage
+    names: tuple[str, ...] = ()
 
     def of(self, expression: Expression) -> "KeptEmbedding":
         """Give itself, for the cells it was made of.
@@ -126,7 +134,8 @@ def save_embedding(folder: Path, kept: KeptEmbedding) -> None:
     RunError
         If the lab's disk does not take it.
     """
-    content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, {"cells": kept.cells})
+    about = {"cells": kept.cells, "coverage": vars(kept.coverage), "names": list(kept.names)}
+    content = tensors.pack({"embedding": kept.x, "batches": kept.batches}, about)
     make_folder(folder)
     (folder / INTEGRATION).unlink(missing_ok=True)
     replace(folder / _EMBEDDING, content)
@@ -141,18 +150,28 @@ def load_embedding(folder: Path) -> KeptEmbedding:
         If there is none, or it is damaged.
     """
     arrays, about = _read(folder / _EMBEDDING)
-    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"])
+    covered, names = Coverage(**about["coverage"]), tuple(about["names"])
+    return KeptEmbedding(arrays["embedding"], arrays["batches"], about["cells"], covered, names)
 
 
-def save_integration(folder: Path, state: HarmonyState) -> None:
+def save_integration(folder: Path, state: HarmonyState, names: Sequence[str] = ()) -> None:
     """Keep a lab's side of Harmony, atomically: its own correction, which never leaves it.
+
+    Parameters
+    ----------
+    folder
+        Of the lab's private state of the run.
+    state
+        What is kept.
+    names
+        Of the lab's batches: so that a later file can say of which its cells are.
 
     Raises
     ------
     RunError
         If the lab's disk does not take it.
     """
-    replace(folder / INTEGRATION, tensors.pack(state.arrays(), {}))
+    replace(folder / INTEGRATION, tensors.pack(state.arrays(), {"batches": list(names)}))
 
 
 def load_integration(folder: Path) -> HarmonyState | None:

@@ -110,5 +110,5 @@ def _integration(question: Question, steps: int, folder: Path) -> Sums:
     before = load_integration(folder)
     sums, after_step = harmony_lab.answer(cells, before, question)
     if after_step is not None and after_step is not before:
-        save_integration(folder, after_step)
+        save_integration(folder, after_step, kept.names)
     return sums

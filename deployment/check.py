@@ -15,6 +15,7 @@ import httpx
 from deployment import registration
 from deployment.certificates import certificate_problems, public_of
 from deployment.layout import LAB_FACTS, Deployment, load
+from deployment.register import key_of
 from fedsc.errors import ConfigError, RunError
 
 _SERVER_FILES = ("ca.crt", "server.crt", "server.key", "superexec.secret", "gate.conf")
@@ -109,13 +110,14 @@ def _registration_problems(deployment: Deployment) -> list[str]:
         known = {node["node-id"] for node in registration.nodes(deployment)}
     except RunError as error:
         return [f"the server at {deployment.control_address} does not answer: {error}"]
-    ids = deployment.nodes()
-    return [
-        f"lab {lab}: its key is not registered at the server: fedsc deploy register "
-        f"{deployment.root}"
-        for lab in deployment.labs
-        if ids.get(lab) not in known
-    ]
+    ids, problems = deployment.nodes(), []
+    for lab in deployment.labs:
+        if ids.get(lab) not in known or key_of(deployment.register, lab) is None:
+            problems.append(
+                f"lab {lab}: its key is not registered at the server: fedsc deploy register "
+                f"{deployment.root}"
+            )
+    return problems
 
 
 def _lab_problems(folder: Path, lab: str) -> list[str]:
@@ -130,16 +132,20 @@ def _lab_problems(folder: Path, lab: str) -> list[str]:
 
 def _key_problems(deployment: Deployment, lab: str) -> list[str]:
     private = deployment.lab(lab) / "supernode.key"
-    public = deployment.server / "keys" / f"{lab}.pub"
-    if not (private.exists() and public.exists()):
+    if not private.exists():
         return []  # said already
     try:
-        fits = public_of(private.read_bytes()).split()[:2] == public.read_bytes().split()[:2]
+        own = public_of(private.read_bytes()).split()[:2]
     except (ValueError, OSError):
         return [f"lab {lab}: {private} cannot be read as an OpenSSH key"]
-    if fits:
-        return []
-    return [f"lab {lab}: {private} does not belong to {public}; the server will refuse this lab"]
+    return [
+        f"lab {lab}: {private} does not belong to {public}; the server will refuse this lab"
+        for public in (
+            deployment.server / "keys" / f"{lab}.pub",
+            deployment.register / f"{lab}.pub",
+        )
+        if public.exists() and public.read_bytes().split()[:2] != own
+    ]
 
 
 def _data_problems(lab: str, path: Path, layer: str, label_key: str) -> list[str]:

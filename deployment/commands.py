@@ -1,8 +1,9 @@
 """The command lines of Flower's processes, the same in a container and without one.
 
 Every process runs apart (``--isolation process``): the SuperLink and SuperNodes talk to the
-network, and a SuperExec beside each starts the app. So a lab's network-facing process has the
-key but not the data, and the process that runs the app has the data but not the key.
+network, and a SuperExec beside each starts the app. So a lab's network-facing process does not
+have the data, and the process that runs the app reaches nothing but its SuperNode. Both have the
+lab's key: the one signs requests to the server with it, the other the lab's name.
 """
 
 from pathlib import PurePath
@@ -36,7 +37,7 @@ def superlink(folder: PurePath, host: str, port: int) -> list[str]:
 
 
 def superexec(folder: PurePath, address: str) -> list[str]:
-    """Start the executor of apps beside a SuperLink or a SuperNode.
+    """Start Flower's executor of apps beside a SuperLink or a SuperNode.
 
     Parameters
     ----------
@@ -51,6 +52,19 @@ def superexec(folder: PurePath, address: str) -> list[str]:
         *("--root-certificates", str(folder / "ca.crt")),
         *("--superexec-auth-secret-file", str(folder / "superexec.secret")),
     ]
+
+
+def clientapp(folder: PurePath, address: str) -> list[str]:
+    """Start the executor of a lab's app, which forks for each message.
+
+    Parameters
+    ----------
+    folder
+        The lab's folder, as that process sees it.
+    address
+        ``host:port`` of the SuperNode it works for.
+    """
+    return ["fedsc-executor", *superexec(folder, address)[1:]]
 
 
 def supernode(
@@ -81,7 +95,7 @@ def supernode(
         *("--superlink", server),
         *("--root-certificates", str(folder / "ca.crt")),
         *("--auth-supernode-private-key", str(folder / "supernode.key")),
-        *("--node-config", node_config(lab=lab, data=data, state=folder / "state")),
+        *("--node-config", _node_config_of(folder, lab, data)),
         *("--host", host),
         *("--port", str(port)),
         *("--ssl-ca-certfile", str(folder / "ca.crt")),
@@ -90,6 +104,10 @@ def supernode(
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(folder / "superexec.secret")),
     ]
+
+
+def _node_config_of(folder: PurePath, lab: str, data: PurePath) -> str:
+    return node_config(lab=lab, data=data, state=folder / "state", key=folder / "supernode.key")
 
 
 def node_config(**values: PurePath | str) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deployment import certificates, commands, flower
 from deployment.layout import Deployment, write
+from deployment.register import VARIABLE
 
 GATE_IMAGE = "nginx:1.28.0-alpine"
 RUNTIME_PORT = 9094
@@ -84,10 +85,11 @@ def _compose(deployment: Deployment, title: str, server: str, labs: list[dict[st
         runtime_port=RUNTIME_PORT,
         superlink=commands.superlink(_SERVER, _ANYWHERE, deployment.control_port),
         serverapp=commands.superexec(_SERVER, superlink),
-        clientapp=commands.superexec(_LAB, f"supernode:{RUNTIME_PORT}"),
+        clientapp=commands.clientapp(_LAB, f"supernode:{RUNTIME_PORT}"),
         labs=labs,
         settings=flower.SETTINGS,
         lab_executor=flower.LAB_EXECUTOR,
+        register_variable=VARIABLE,
     )
 
 

@@ -37,6 +37,7 @@ def create(root: Path, labs: list[str], **facts: object) -> Deployment:
     for folder in (
         deployment.ca,
         deployment.server / "keys",
+        deployment.register,
         deployment.server / "state",
         deployment.server / "runs",
         deployment.flwr_home,

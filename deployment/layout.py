@@ -112,6 +112,11 @@ class Deployment(BaseModel):
         """Folder of the server."""
         return self.root / "server"
 
+    @property
+    def register(self) -> Path:
+        """Folder of the register: the labs' public keys that the server knows."""
+        return self.server / "register"
+
     def lab(self, name: str) -> Path:
         """Folder of a lab."""
         return self.root / "labs" / name

@@ -9,6 +9,7 @@ from pathlib import Path
 from deployment import commands, flower
 from deployment.check import port_taken
 from deployment.layout import Deployment
+from deployment.register import VARIABLE
 from deployment.registration import online, register
 from deployment.supervisor import Program, Supervisor, supervised
 from fedsc.errors import ConfigError, RunError
@@ -26,7 +27,11 @@ def server_programs(deployment: Deployment) -> list[Program]:
             commands.superlink(folder, _LOOPBACK, deployment.control_port),
             environment,
         ),
-        Program("serverapp", commands.superexec(folder, deployment.control_address), environment),
+        Program(
+            "serverapp",
+            commands.superexec(folder, deployment.control_address),
+            environment | {VARIABLE: str(deployment.register)},
+        ),
     ]
 
 
@@ -44,7 +49,7 @@ def lab_programs(deployment: Deployment, lab: str, data: Path) -> list[Program]:
     supernode = commands.supernode(
         folder, lab, data.resolve(), deployment.control_address, _LOOPBACK, port
     )
-    clientapp = commands.superexec(folder, f"{_LOOPBACK}:{port}")
+    clientapp = commands.clientapp(folder, f"{_LOOPBACK}:{port}")
     return [
         Program(f"supernode-{lab}", supernode, environment),
         Program(f"clientapp-{lab}", clientapp, environment | flower.LAB_EXECUTOR),

@@ -1,16 +1,18 @@
-"""Make the labs' keys known to the server, and ask it which labs are there."""
+"""Make the labs' names and keys known to the server, and ask it which labs are there."""
 
+from pathlib import Path
 from typing import Any
 
 from deployment import flower
 from deployment.layout import Deployment
+from deployment.register import key_of, record
 from fedsc.errors import RunError
 
 _KNOWN_KEY = "Public key already in use"
 
 
 def register(deployment: Deployment) -> list[str]:
-    """Register every lab's public key that is not registered yet.
+    """Register every lab's name and public key that are not registered yet.
 
     Returns
     -------
@@ -20,16 +22,19 @@ def register(deployment: Deployment) -> list[str]:
     Raises
     ------
     RunError
-        If the server does not answer or refuses a key.
+        If a key cannot be read or is another lab's, or the server does not answer or refuses it.
     """
     deployment.save_connection()  # the folder may have been moved since it was made
     known = {node["node-id"] for node in nodes(deployment)}
     ids = {lab: node for lab, node in deployment.nodes().items() if node in known}
     new = []
     for lab in deployment.labs:
-        if lab in ids:
-            continue
         key = deployment.server / "keys" / f"{lab}.pub"
+        if lab in ids:
+            if key_of(deployment.register, lab) is None:  # registered by an earlier version
+                record(deployment.register, lab, _read(key))
+            continue
+        public = _read(key)
         try:
             answer = flower.ask(
                 "supernode",
@@ -51,7 +56,15 @@ def register(deployment: Deployment) -> list[str]:
         ids[lab] = str(answer["node-id"])
         new.append(lab)
         deployment.save_nodes(ids)  # at once: a node without a name is hard to tell from others
+        record(deployment.register, lab, public)
     return new
+
+
+def _read(key: Path) -> bytes:
+    try:
+        return key.read_bytes()
+    except OSError as error:
+        raise RunError(f"{key} cannot be read: {error.strerror}") from error
 
 
 def nodes(deployment: Deployment) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ _PLAN = re.compile(r"rounds (?P<first>\d+) to (?P<rounds>\d+), ")
 _FAILED = re.compile(r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<why>.*)")
 _KMEANS = re.compile(r"k-means: iteration (?P<iteration>\d+)")
 _FOLDER = re.compile(r"run folder: (?P<folder>.+)")
+_PHASE = re.compile(r"phase: (?P<phase>.+)")
+_FILE = re.compile(r"lab (?P<lab>\S+) has its results in a copy of its own file(?:: (?P<file>.+))?")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -43,6 +45,10 @@ class Progress:
         The run's folder on the server; empty until it is made.
     kmeans
         Iterations of the clustering that follows the rounds; 0 before.
+    phase
+        What the run is doing; empty until it says so.
+    files
+        Name of the file with each lab's results, in that lab's own folder; by lab.
     """
 
     round: int = 0
@@ -53,6 +59,8 @@ class Progress:
     failed: Mapping[str, str] | None = None
     folder: str = ""
     kmeans: int = 0
+    phase: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ def read_log(log: str) -> Progress:
     """Read a run's log, as ``flwr log`` shows it or as ``run.log`` keeps it."""
     found: dict[str, Any] = {}
     failed: dict[int, dict[str, str]] = {}
+    files: dict[str, str] = {}
     for line in _COLOURS.sub("", log).splitlines():
         if match := _ROUND.search(line):
             found |= {key: int(match[key]) for key in ("round", "rounds")}
@@ -173,13 +182,17 @@ def read_log(log: str) -> Progress:
         elif match := _PLAN.search(line):
             first = int(match["first"])
             found |= {"first": first, "round": first - 1, "rounds": int(match["rounds"])}
+        elif match := _PHASE.search(line):
+            found["phase"] = match["phase"].strip()
+        elif match := _FILE.search(line):
+            files[match["lab"]] = match["file"] or ""
         elif match := _KMEANS.search(line):
             found["kmeans"] = int(match["iteration"])
         elif match := _FOLDER.search(line):
             found["folder"] = match["folder"].strip()
     last = found.get("round", 0)
     # A round that could not be finished is one past the last.
-    return Progress(**found, failed=failed.get(last + 1, failed.get(last, {})))
+    return Progress(**found, failed=failed.get(last + 1, failed.get(last, {})), files=files)
 
 
 def seconds_left(progress: Progress, elapsed: float) -> float | None:

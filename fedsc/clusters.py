@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from fedsc import tensors
-from fedsc.data.reading.memory import refuse_large
+from fedsc.data.reading.kept import read_kept
 from fedsc.errors import DataError
 from fedsc.federated import graph, kmeans
 from fedsc.federated.centres import batches
-from fedsc.federated.micro import MicroCentres, weigh
+from fedsc.federated.micro import MicroCentres, unit, weigh
 
 CLUSTERS = "clusters.safetensors"
 
@@ -62,11 +63,40 @@ class Clusters:
         """Number of clusters."""
         return len(self.sizes)
 
+    @property
+    def dimensions(self) -> int:
+        """Columns of the embedding they are of."""
+        return int(self.micro.centres.shape[1])
+
     def assign(self, x: np.ndarray) -> np.ndarray:
         """Give every cell its cluster, int32 (cells,), from its embedding (cells, d)."""
         if self.centres is not None:
             return kmeans.assign(self.centres, x[:, : self.centres.shape[1]])
         return graph.assign(self.micro, self.communities, x)
+
+    def distances(self, x: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+        """Give every cell's distance to its cluster, float32 (cells,).
+
+        Of k-means: to the centre, in the columns that count. Of the graph, whose clusters may have
+        any shape: from the cell's unit vector to the nearest micro-centre of its cluster.
+
+        Parameters
+        ----------
+        x
+            Embedding, float (cells, d).
+        clusters
+            As :meth:`assign` gives them, int (cells,).
+        """
+        if self.centres is not None:
+            away = x[:, : self.centres.shape[1]] - self.centres[clusters]
+            return np.asarray(np.linalg.norm(away, axis=1), dtype=np.float32)
+        found = np.zeros(len(x), dtype=np.float32)
+        for cluster in np.unique(clusters):
+            here = clusters == cluster
+            nodes = self.micro.centres[self.communities == cluster]
+            parts = [cdist(unit(batch), nodes).min(axis=1) for batch in batches(x[here])]
+            found[here] = np.concatenate(parts)
+        return found
 
     def place(self, x: np.ndarray) -> np.ndarray | None:
         """Place every cell on the map among its nearest nodes, float32 (cells, 2)."""
@@ -103,40 +133,28 @@ class Clusters:
         """
         try:
             arrays, about = tensors.unpack_with_about(data)
+        except ValueError as error:
+            raise DataError(f"the clusters cannot be read ({error})") from error
+        return cls.from_arrays(arrays, about)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> "Clusters":
+        """Make them of named arrays and what is kept with these, whoever wrote them.
+
+        Raises
+        ------
+        DataError
+            If these are not what :meth:`pack` puts into bytes.
+        """
+        try:
             return _checked(arrays, about)
         except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"the clusters cannot be read ({error})") from error
+            raise DataError(f"these are no clusters ({error})") from error
 
 
 def load_clusters(folder: Path, dimensions: int) -> Clusters | None:
-    """Load the clusters of a finished run; ``None`` where it made none.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
-    dimensions
-        d of the model's embedding.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, too large, or its clusters are of another model.
-    """
-    path = folder / CLUSTERS
-    if not path.exists():
-        return None
-    try:
-        refuse_large(path)
-        clusters = Clusters.unpack(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (DataError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
-    found = clusters.micro.centres.shape[1]
-    if found != dimensions:
-        raise DataError(f"{path}: clusters of {found} dimensions, the model has {dimensions}")
-    return clusters
+    """Load the clusters of a finished run, as :func:`~fedsc.data.reading.kept.read_kept`."""
+    return read_kept(folder / CLUSTERS, Clusters.from_arrays, dimensions)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clusters:

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-METRICS = ("ari", "nmi", "silhouette", "calinski_harabasz")
+AGREEMENT = ("ari", "nmi", "rare_f1")
+"""Scores against labels."""
+
+METRICS = (*AGREEMENT, "silhouette", "calinski_harabasz")
+
+_RARE = 3  # types that count as rare
 
 
 def kmeans(x: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -47,7 +52,7 @@ def scores(
     Returns
     -------
     dict
-        The four :data:`METRICS`; ``None`` where one is undefined (no labels, a single cluster).
+        The :data:`METRICS`; ``None`` where one is undefined (no labels, a single cluster).
     """
     from sklearn import metrics
 
@@ -57,8 +62,37 @@ def scores(
         "nmi": None
         if labels is None
         else float(metrics.normalized_mutual_info_score(labels, clusters)),
+        "rare_f1": None
+        if labels is None
+        else rare_type_f1(metrics.cluster.contingency_matrix(labels, clusters)),
         "silhouette": float(metrics.silhouette_score(x, clusters)) if separable else None,
         "calinski_harabasz": float(metrics.calinski_harabasz_score(x, clusters))
         if separable
         else None,
     }
+
+
+def rare_type_f1(table: np.ndarray) -> float | None:
+    """Say how well clusters find the three rarest types: the mean of their best F1.
+
+    A type's best F1 is that of the cluster which, taken as the type, has the highest harmonic mean
+    of precision and recall.
+
+    Parameters
+    ----------
+    table
+        Cells by type and cluster, int (types, clusters); types without a cell do not count, all
+        those as rare as the third do.
+
+    Returns
+    -------
+    float or None
+        ``None`` where no cell has a type.
+    """
+    table = table[table.any(axis=1)]
+    if not table.size:
+        return None
+    cells = table.sum(axis=1)
+    f1 = 2 * table / (cells[:, None] + np.maximum(table.sum(axis=0), 1))
+    rarest = cells <= np.sort(cells)[:_RARE][-1]
+    return float(f1[rarest].max(axis=1).mean())

@@ -20,6 +20,7 @@ from fedsc import tensors
 from fedsc.data.coverage import Coverage, coverage
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
+from fedsc.data.reading.backed import Backed
 from fedsc.data.reading.memory import refuse_large
 from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
@@ -76,7 +77,7 @@ class Model:
         layers = [name for name in self.weights if _LAYER.fullmatch(name)]
         return len(self.weights[max(layers, key=lambda name: int(name.split(".")[1]))])
 
-    def prepare(self, expression: Expression) -> CellMatrix:
+    def prepare(self, expression: Expression | Backed) -> CellMatrix:
         """Make encoder input of cells the model has not seen.
 
         Raises

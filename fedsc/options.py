@@ -7,6 +7,7 @@ Flower's run config has no null and no lists, so "not set" is the empty string o
 option says. Sections in brackets are of the FedSC paper unless said otherwise.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -65,6 +66,14 @@ class _Group(BaseModel):
     )
 
 
+def _as_text(value: object) -> object:
+    """Take a number where text that may hold one is meant."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
 class DataOptions(_Group):
     """Which cells, which genes, how they become the encoder's input."""
 
@@ -78,6 +87,12 @@ class DataOptions(_Group):
     )
     label_key: str = _option(
         "", "Column of obs with cell types, for splits and scores; '' = none known."
+    )
+    symbols: str = _option(
+        "", "Column of var that names the genes; '' = they have the names of var."
+    )
+    make_unique: bool = _option(
+        False, "Number names of genes and cells that repeat; they are refused otherwise."
     )
     genes: Literal["intersection", "union", "reference"] = _option(
         "intersection", "Which genes count when labs measured different ones."
@@ -104,6 +119,36 @@ class DataOptions(_Group):
         10.0, "Clip standardised values at ± this; inf = no clipping (the paper)."
     )
 
+    min_genes: Text = _option(
+        "",
+        "Quality control: fewest genes of a cell; a number, 'mad' = 5 MAD below the pool's median, "
+        "'' = none.",
+        unit="genes",
+    )
+    max_mito: Text = _option(
+        "",
+        "Quality control: largest mitochondrial share of a cell's counts; a number up to 1, 'mad' "
+        "= 3 MAD above the pool's median, '' = none.",
+    )
+    min_cells_per_gene: Annotated[int, Field(ge=0)] = _option(
+        0, "Quality control: fewest cells of the pool that express a gene.", unit="cells"
+    )
+
+    @property
+    def controls_quality(self) -> bool:
+        """Whether cells or genes are to be left out."""
+        return bool(self.min_genes or self.max_mito or self.min_cells_per_gene)
+
+    @field_validator("min_genes")
+    @classmethod
+    def _fewest(cls, value: str) -> str:
+        return _limit(value, math.inf, "a number above 0")
+
+    @field_validator("max_mito")
+    @classmethod
+    def _largest_share(cls, value: str) -> str:
+        return _limit(value, 1, "a share from 0 to 1")
+
     @field_validator("n_genes")
     @classmethod
     def _some_genes(cls, value: int) -> int:
@@ -114,6 +159,19 @@ class DataOptions(_Group):
         if self.genes == "reference" and not self.reference_genes:
             raise ValueError("genes = 'reference' needs reference-genes, a file of gene names")
         return self
+
+
+def _limit(value: str, most: float, allowed: str) -> str:
+    """Take ``""``, ``"mad"`` or a number that is in the range."""
+    if value in ("", "mad"):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= most or math.isinf(number):
+        raise ValueError(f"should be {allowed}, 'mad' or '' (none)")
+    return value
 
 
 class SplitOptions(_Group):
@@ -234,11 +292,6 @@ class FederationOptions(_Group):
     )
 
 
-def _resolutions(value: object) -> object:
-    """Take a number where a list of numbers, as text, is meant."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
 class AnalysisOptions(_Group):
     """what is made of the labs' embeddings at the end."""
 
@@ -258,7 +311,7 @@ class AnalysisOptions(_Group):
         "Which clusters the cells get: of a graph (k unknown) or of k-means.",
         changeable=True,
     )
-    resolution: Annotated[str, BeforeValidator(_resolutions)] = _option(
+    resolution: Text = _option(
         "0.4",
         "Of the graph's clusters: the higher, the more. Several with commas; the first names the "
         "cells' clusters.",
@@ -320,6 +373,12 @@ class RunOptions(_Group):
         "",
         "Name of the run folder; '' = time, method, set and seed.",
         name="run-name",
+        changeable=True,
+    )
+    files: bool = _option(
+        True,
+        "Write report.html and, in a simulation, each lab's cells with the results (.h5ad) into "
+        "the run folder. Real labs always get their files.",
         changeable=True,
     )
     resume: str = _option("", "Run folder to go on with; '' = a new run.", changeable=True)

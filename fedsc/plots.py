@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 
 def attention_map(
@@ -69,8 +71,16 @@ def attention_map(
     return figure
 
 
+CURVES = {
+    "loss": "Loss",
+    "d": "Divergence d from the global model",
+    "mu": "Share μ of a lab's own weights",
+}
+"""What a run's curves show, by the column of ``metrics.jsonl``."""
+
+
 def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
-    """Draw a run's loss, divergence d and share μ of local weights, a line per lab.
+    """Draw a run's loss, divergence d and share μ of local weights over the rounds.
 
     Parameters
     ----------
@@ -81,56 +91,169 @@ def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    axes = figure.subplots(1, 3)
-    trained = [row for row in rows if "loss" in row]
-    labs = sorted({row["lab"] for row in trained})
-    titles = {"loss": "loss", "d": "divergence d from the global model", "mu": "local share μ"}
-    for axis, (figures, title) in zip(axes, titles.items(), strict=True):
-        for i, lab in enumerate(labs):
-            points = [
-                (row["round"], row[figures])
-                for row in trained
-                if row["lab"] == lab and row[figures] is not None
-            ]
-            axis.plot(
-                *zip(*points, strict=True) if points else ((), ()),
-                label=lab,
-                color=COLOURS[i % len(COLOURS)],
-                linestyle=LINES[i % len(LINES)],
-            )
-        axis.set(xlabel="round", title=title)
-    if alpha is not None:
-        axes[1].axhline(alpha, color="black", linewidth=0.8, linestyle=":")
-        axes[1].annotate("α", (0, alpha), xytext=(3, 3), textcoords="offset points")
-    if len(labs) <= 8:
-        axes[0].legend(fontsize="small")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    draw_curves(list(figure.subplots(1, 3)), rows, alpha)
     return figure
 
 
-def embedding_map(embedding: np.ndarray, groups: dict[str, np.ndarray], seed: int) -> "Figure":
-    """Draw cells in two dimensions (t-SNE), one panel per way to colour them.
+def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float | None) -> None:
+    """Draw loss, d and μ on three axes: a line a lab, or above 8 labs their median among them.
 
     Parameters
     ----------
-    embedding
-        float (cells, dimensions).
+    panels
+        Three axes.
+    rows, alpha
+        As for :func:`run_curves`.
+    """
+    trained = [row for row in rows if "loss" in row]
+    labs = sorted({row["lab"] for row in trained})
+    many = len(labs) > DISTINCT
+    for axes, (name, title) in zip(panels, CURVES.items(), strict=True):
+        by_round: dict[int, list[float]] = {}
+        for i, lab in enumerate(labs):
+            points = [
+                (row["round"], row[name])
+                for row in trained
+                if row["lab"] == lab and row[name] is not None
+            ]
+            for round_, value in points:
+                by_round.setdefault(round_, []).append(value)
+            axes.plot(
+                *zip(*points, strict=True) if points else ((), ()),
+                label=lab,
+                color="#999999" if many else COLOURS[i % len(COLOURS)],
+                linestyle="-" if many else LINES[i % len(LINES)],
+                linewidth=0.6 if many else None,
+                marker="o" if len(points) == 1 else None,
+            )
+        if many and by_round:
+            median = [float(np.median(values)) for values in by_round.values()]
+            axes.plot(list(by_round), median, color=COLOURS[0], linewidth=2.5)
+        axes.set(xlabel="round", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("mean over a lab's cells")
+    panels[1].set_ylabel("L2 norm")
+    panels[2].set(ylabel="0 = global model, 1 = own", ylim=(-0.03, 1.03))
+    if alpha is not None:
+        panels[1].axhline(alpha, color="black", linewidth=0.8, linestyle=":")
+        panels[1].annotate("α", (0, alpha), xytext=(3, 3), textcoords="offset points")
+    if many:
+        panels[0].annotate(
+            f"blue: median of {len(labs)} labs; grey: each", (0.02, 0.02), xycoords="axes fraction"
+        )
+    elif labs:
+        panels[0].legend(fontsize="small", frameon=False)
+
+
+def embedding_map(places: np.ndarray, groups: dict[str, np.ndarray]) -> "Figure":
+    """Draw cells in two dimensions, one panel per way to colour them.
+
+    Parameters
+    ----------
+    places
+        float (cells, 2).
     groups
         Title of the panel to the group of every cell, str (cells,).
-    seed
-        Of the t-SNE.
     """
     from matplotlib.figure import Figure
 
-    flat = tsne(embedding, seed)
-    figure = Figure(figsize=(5.5 * len(groups), 4.5), layout="constrained")
-    for axes, (title, group) in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
-    ):
-        scatter_groups(axes, flat, group)
-        axes.set(title=title)
-        axes.legend(fontsize="x-small", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure = Figure(figsize=(6 * len(groups), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, group) in zip(panels, groups.items(), strict=True):
+        draw_map(axes, places, group, title)
     return figure
+
+
+def draw_map(axes: "Axes", places: np.ndarray, group: np.ndarray, title: str) -> None:
+    """Scatter cells with the names of their groups: beside them up to 8, else on them.
+
+    Parameters
+    ----------
+    axes
+        Drawn on.
+    places
+        float (cells, 2).
+    group
+        Group of every cell, str (cells,).
+    title
+        What groups are.
+    """
+    from matplotlib.patheffects import withStroke
+
+    scatter_groups(axes, places, group)
+    axes.set_title(f"{title} ({len(places):,} cells)")
+    axes.spines[:].set_visible(False)
+    names = _in_order(group)
+    if len(names) <= DISTINCT:
+        legend = axes.legend(
+            loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
+        )
+        for handle in legend.legend_handles:
+            handle.set_sizes([36.0])  # type: ignore[union-attr]
+        return
+    for name in names:
+        x, y = np.median(places[group == name], axis=0)
+        outline = withStroke(linewidth=2.5, foreground="white")
+        axes.text(x, y, name, ha="center", va="center", fontsize="small", path_effects=[outline])
+
+
+def draw_composition(axes: "Axes", table: "pd.DataFrame") -> None:
+    """Draw which clusters the cells of each lab are in, as shares.
+
+    Parameters
+    ----------
+    axes
+        Drawn on.
+    table
+        Number of cells by lab (rows) and cluster (columns).
+    """
+    shares = table.div(table.sum(axis=1), axis=0)
+    left = np.zeros(len(table))
+    for i, cluster in enumerate(table.columns):
+        width = shares[cluster].to_numpy()
+        bars = axes.barh(
+            range(len(table)),
+            width,
+            left=left,
+            color=COLOURS[i % len(COLOURS)],
+            hatch=_HATCHES[i // len(COLOURS) % len(_HATCHES)],
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        for bar, share in zip(bars, width, strict=True):
+            if share >= _SHOWN:
+                _write_on(axes, bar, str(cluster))
+        left += width
+    labels = [f"{lab} ({n:,})" for lab, n in table.sum(axis=1).items()]
+    axes.set_yticks(range(len(table)), labels)
+    axes.set(xlim=(0, 1), xlabel="share of the lab's cells", title="Clusters by lab (cells)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+
+
+def draw_markers(panels: "list[Axes]", table: "pd.DataFrame", n_genes: int) -> None:
+    """Draw the best markers of each cluster as bars, the best on top.
+
+    Parameters
+    ----------
+    panels
+        One for each cluster.
+    table
+        As ``markers.csv``.
+    n_genes
+        Genes of each cluster.
+    """
+    for i, (axes, (cluster, rows)) in enumerate(
+        zip(panels, table.groupby("cluster", sort=True), strict=True)
+    ):
+        best = rows.head(n_genes)
+        axes.barh(range(len(best)), best["score"], color=COLOURS[i % len(COLOURS)])
+        axes.set_yticks(range(len(best)), best["gene"])
+        axes.invert_yaxis()
+        axes.set(title=f"Cluster {cluster}", xlabel="score t")
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def tsne(embedding: np.ndarray, seed: int) -> np.ndarray:
@@ -146,7 +269,7 @@ def tsne(embedding: np.ndarray, seed: int) -> np.ndarray:
 
 
 def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
-    """Scatter cells, a colour and a marker per group.
+    """Scatter cells, a colour and a marker per group; the more cells, the smaller.
 
     Parameters
     ----------
@@ -157,20 +280,58 @@ def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
     group
         Group of every cell, str (cells,).
     """
-    for i, name in enumerate(sorted(set(group), key=lambda n: (len(n), n))):
-        here = flat[group == name]
-        axes.scatter(
-            here[:, 0],
-            here[:, 1],
-            s=6,
-            label=name,
-            color=COLOURS[i % len(COLOURS)],
-            marker="osD^vPX*"[i // len(COLOURS) % 8],
-            linewidths=0,
-        )
+    size = float(np.clip(30_000 / max(len(flat), 1), 1.5, 30))  # points squared
+    names = _in_order(group)
+    if len(names) <= DISTINCT:  # all at once, in no order, or the last group hides the others
+        colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
+        mixed = np.random.default_rng(0).permutation(len(flat))
+        colours = [colour_of[group[i]] for i in mixed]
+        x, y = flat[mixed].T
+        axes.scatter(x, y, s=size, c=colours, linewidths=0, rasterized=True)
+        for name, colour in colour_of.items():
+            axes.scatter([], [], s=size, label=name, color=colour, linewidths=0)
+    else:
+        for i, name in enumerate(names):
+            x, y = flat[group == name].T
+            axes.scatter(
+                x,
+                y,
+                s=size,
+                label=name,
+                color=COLOURS[i % len(COLOURS)],
+                marker="osD^vPX*"[i // len(COLOURS) % 8],
+                linewidths=0,
+                rasterized=True,
+            )
     axes.set(xticks=[], yticks=[])
 
 
-# Okabe & Ito's colours, told apart under colour blindness; lines and markers vary too.
+def _in_order(group: np.ndarray) -> list[str]:
+    """Name groups as a person counts: 2 before 10."""
+    return sorted(set(group), key=lambda name: (len(name) if name.isdigit() else 0, name))
+
+
+def _write_on(axes: "Axes", bar: "Rectangle", text: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(bar.get_facecolor())
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+    axes.text(
+        bar.get_x() + bar.get_width() / 2,
+        bar.get_y() + bar.get_height() / 2,
+        text,
+        ha="center",
+        va="center",
+        fontsize="small",
+        color="white" if dark else "black",
+    )
+
+
+# Okabe & Ito's colours, told apart under colour blindness; lines, markers and hatches vary too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#555555")
 LINES = ("-", "--", "-.", ":")
+DISTINCT = len(COLOURS)
+"""Groups above this number have their names on the picture, since colours come again."""
+
+_HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+_SHOWN = 0.05  # share of a bar that has room for a name

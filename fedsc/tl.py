@@ -1,37 +1,125 @@
-"""The centralised methods from Python, scanpy style: AnnData in, results written into it.
+"""Tools, scanpy style: an AnnData in, results written into it.
 
->>> import fedsc.tl
+>>> import fedsc
+>>> fedsc.tl.embed(adata, "runs/my-run")
 >>> fedsc.tl.contrastive_sc(adata, preset="steady", overrides={"epochs": 50})
 >>> adata.obsm["X_contrastive_sc"], adata.obs["contrastive_sc"], adata.uns["contrastive_sc"]
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-
-import numpy as np
-from scipy.sparse import csr_matrix
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedsc.baselines.fitting import fit
-from fedsc.baselines.method import Progress, Settings
-from fedsc.baselines.outcome import annotate
-from fedsc.data.expression import Expression
-from fedsc.data.reading.validate import label_problems, name_problems, value_problems
-from fedsc.errors import DataError
+from fedsc.baselines.method import Progress, Settings, silent
+from fedsc.baselines.outcome import additions_of
+from fedsc.data.annotated import additions_of as annotation_of_run
+from fedsc.data.reading.in_memory import expression_of
+from fedsc.placement import place
+from fedsc.results import Run, load
 
 if TYPE_CHECKING:
     import anndata
 
+__all__ = [
+    "contrastive_sc",
+    "embed",
+    "leiden",
+    "mask_sc",
+    "mask_sc_mlp",
+    "nmf",
+    "pca",
+    "scdeepcluster",
+    "sczidesk",
+]
 
-class Options(TypedDict, total=False):
-    """What every function here takes besides the AnnData.
 
-    Attributes
+def embed(
+    adata: "anndata.AnnData",
+    run: Run | str | Path,
+    *,
+    layer: str = "",
+    symbols: str = "",
+    resolution: float | None = None,
+    seed: int = 0,
+    allow_low_coverage: bool = False,
+    copy: bool = False,
+) -> "anndata.AnnData | None":
+    """Embed cells with the model of a run and give them its clusters, types and map.
+
+    Parameters
     ----------
+    adata
+        Cells; they get what :meth:`fedsc.results.Run.embed` gives.
+    run
+        A run, or its folder.
+    layer, symbols, resolution, seed, allow_low_coverage
+        As there.
+    copy
+        Give a copy with the results and leave ``adata`` as it is.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, if one was wanted.
+
+    Raises
+    ------
+    DataError
+        If the folder is none of a run, or the cells do not fit its model.
+    """
+    placed = place(
+        run.folder if isinstance(run, Run) else load(run).folder,
+        expression_of(adata, layer, symbols=symbols),
+        resolution=resolution,
+        seed=seed,
+        allow_low_coverage=allow_low_coverage,
+    )
+    target = adata.copy() if copy else adata
+    annotation_of_run(placed.annotation).add_to(target)
+    return target if copy else None
+
+
+class Centralised(Protocol):
+    """A centralised method as a function; all take the same keywords.
+
+    ``obsm["X_<method>"]`` gets the embedding, ``obs["<method>"]`` the clusters, ``uns["<method>"]``
+    the record.
+    """
+
+    def __call__(
+        self,
+        adata: "anndata.AnnData",
+        *,
+        k: int | str = "auto",
+        resolution: float = 0.5,
+        layer: str = "",
+        label_key: str = "",
+        preset: str = "",
+        overrides: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+        progress: Progress | None = None,
+        copy: bool = False,
+    ) -> "anndata.AnnData | None":
+        """Fit and write the results into ``adata``."""
+
+
+_PARAMETERS = """
+
+    Adds ``obsm["X_{key}"]``, the embedding, ``obs["{key}"]``, the clusters, and ``uns["{key}"]``,
+    the record.
+
+    Parameters
+    ----------
+    adata
+        Cells; they get the results.
     k
-        Number of clusters; ``"auto"`` (default) lets Leiden on the embedding choose, ``"true"``
-        takes it from the labels, and the record says so.
+        Number of clusters; ``"auto"`` lets Leiden on the embedding choose, ``"true"`` takes it
+        from the labels, and the record says so.
     resolution
-        Of Leiden, default 0.5.
+        Of Leiden.
     layer
         ``""`` = ``adata.X``, ``"raw"`` = ``adata.raw``, else a layer's name.
     label_key
@@ -39,113 +127,79 @@ class Options(TypedDict, total=False):
     preset, overrides
         A preset of the method (default its first), and single values of it by name.
     seed
-        Moves every draw, default 0.
+        Moves every draw.
     device
-        Torch device, default ``"cpu"``.
+        Torch device.
     checkpoint
         Folder where a long fit keeps what it has; another call with the same options goes on.
     progress
         Called as ``progress(phase, done, total, figures)``.
-    """
+    copy
+        Give a copy with the results and leave ``adata`` as it is.
 
-    k: int | str
-    resolution: float
-    layer: str
-    label_key: str
-    preset: str
-    overrides: dict[str, Any]
-    seed: int
-    device: str
-    checkpoint: Path | None
-    progress: Progress
-
-
-def pca(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """Principal components and k-means; presets ``practitioner`` and ``published``."""
-    _fit("pca", adata, options)
-
-
-def leiden(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """Leiden on 50 principal components of 2000 genes; takes no ``k``.
-
-    ``preset="scanpy"`` is scanpy's own route, with igraph.
-    """
-    _fit("leiden", adata, options)
-
-
-def nmf(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """scRNA: NMF of the counts; ``overrides={"source": FILE}`` transfers from another set."""
-    _fit("nmf", adata, options)
-
-
-def contrastive_sc(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """contrastive-sc; presets ``paper`` and ``steady``."""
-    _fit("contrastive-sc", adata, options)
-
-
-def mask_sc(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """mask-sc; presets ``tiny``, ``small`` and ``base`` (the paper's)."""
-    _fit("mask-sc", adata, options)
-
-
-def mask_sc_mlp(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """mask-sc's appendix: a masked MLP autoencoder."""
-    _fit("mask-sc-mlp", adata, options)
-
-
-def scdeepcluster(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """scDeepCluster, on raw counts."""
-    _fit("scdeepcluster", adata, options)
-
-
-def sczidesk(adata: "anndata.AnnData", **options: Unpack[Options]) -> None:
-    """scziDesk, on raw counts."""
-    _fit("sczidesk", adata, options)
-
-
-def _fit(method: str, adata: "anndata.AnnData", options: Options) -> None:
-    chosen: dict[str, Any] = dict(options)
-    k, layer = chosen.pop("k", "auto"), chosen.pop("layer", "")
-    expression = _expression_of(adata, layer, chosen.pop("label_key", ""))
-    annotate(adata, fit(method, expression, Settings(**chosen), k), {"layer": layer})
-
-
-def _expression_of(adata: "anndata.AnnData", layer: str, label_key: str) -> Expression:
-    """Validate an AnnData in memory as :func:`fedsc.data.reading.read.read` does a file.
-
-    Parameters
-    ----------
-    adata
-        Not modified.
-    layer
-        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
-    label_key
-        Column of ``obs`` with cell types, or ``""``.
+    Returns
+    -------
+    AnnData or None
+        The copy, if one was wanted.
 
     Raises
     ------
     DataError
-        With one line per problem.
+        If the cells cannot be used.
     """
-    if layer == "raw" and adata.raw is None:
-        raise DataError("there is no adata.raw; leave layer = 'raw' out")
-    if layer not in ("", "raw") and layer not in adata.layers:
-        known = ", ".join(adata.layers) or "none"
-        raise DataError(f"there is no layer '{layer}'; adata.layers has: {known}")
-    values = adata.raw.X if layer == "raw" else adata.layers[layer] if layer else adata.X
-    if values is None:
-        raise DataError("adata.X is empty; name the layer that holds counts")
-    names = adata.raw.var_names if layer == "raw" else adata.var_names
-    genes, cells = names.to_numpy(dtype=object), adata.obs_names.to_numpy(dtype=object)
-    obs = adata.obs.copy()
-    problems = name_problems(genes, cells) + label_problems(obs, label_key)
-    matrix = csr_matrix(values, dtype=np.float32, copy=True)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    kind = None
-    if min(matrix.shape):
-        kind, found = value_problems(matrix, "adata", cells, genes, {})
-        problems += found
-    if problems or kind is None:
-        raise DataError("\n".join(problems))
-    return Expression(matrix, genes, cells, obs, kind, label_key)
+
+
+def _function(method: str, summary: str) -> Centralised:
+    key = method.replace("-", "_")
+
+    def function(
+        adata: "anndata.AnnData",
+        *,
+        k: int | str = "auto",
+        resolution: float = 0.5,
+        layer: str = "",
+        label_key: str = "",
+        preset: str = "",
+        overrides: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+        progress: Progress | None = None,
+        copy: bool = False,
+    ) -> "anndata.AnnData | None":
+        settings = Settings(
+            resolution=resolution,
+            preset=preset,
+            overrides=dict(overrides or {}),
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress or silent,
+        )
+        fitted = fit(method, expression_of(adata, layer, label_key), settings, k)
+        target = adata.copy() if copy else adata
+        additions_of(fitted, {"layer": layer}).add_to(target)
+        return target if copy else None
+
+    function.__name__ = function.__qualname__ = key
+    function.__doc__ = summary + _PARAMETERS.replace("{key}", key)
+    return function
+
+
+pca = _function(
+    "pca", "Principal components and k-means; presets ``practitioner`` and ``published``."
+)
+leiden = _function(
+    "leiden",
+    "Leiden on 50 principal components of 2000 genes; takes no ``k``.\n\n"
+    '    ``preset="scanpy"`` is scanpy\'s own route, with igraph.',
+)
+nmf = _function(
+    "nmf",
+    'scRNA: NMF of the counts; ``overrides={"source": FILE}`` transfers from another set.',
+)
+contrastive_sc = _function("contrastive-sc", "contrastive-sc; presets ``paper`` and ``steady``.")
+mask_sc = _function("mask-sc", "mask-sc; presets ``tiny``, ``small`` and ``base`` (the paper's).")
+mask_sc_mlp = _function("mask-sc-mlp", "mask-sc's appendix: a masked MLP autoencoder.")
+scdeepcluster = _function("scdeepcluster", "scDeepCluster, on raw counts.")
+sczidesk = _function("sczidesk", "scziDesk, on raw counts.")

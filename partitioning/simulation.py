@@ -1,11 +1,15 @@
 """The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
 
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fedsc.data.annotated import Origin
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
 from fedsc.data.registry import Source, resolve
@@ -24,6 +28,10 @@ class Simulation:
     ----------
     labs
         Cells of every lab, by name.
+    origins
+        Where they are from, by lab.
+    batch_keys
+        Column of ``obs`` with batches, of labs that name one of their own.
     left_out
         Cells of types that no lab holds (``cover = "drop"``), or ``None``.
     scheme
@@ -31,6 +39,8 @@ class Simulation:
     """
 
     labs: dict[str, Expression]
+    origins: dict[str, Origin]
+    batch_keys: dict[str, str]
     left_out: Expression | None
     scheme: str
 
@@ -55,14 +65,17 @@ def _simulate(
 ) -> Simulation:
     layer = data.layer or source.layer
     label_key = data.label_key or source.label_key
+    how = {"symbols": data.symbols, "make_unique": data.make_unique}
     if source.path.is_dir():
-        return Simulation(_one_file_each(source.path, layer, label_key), None, scheme="")
-    whole = read(source.path, layer=layer, label_key=label_key)
+        return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
+    whole = read(source.path, layer=layer, label_key=label_key, **how)
     parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
     return Simulation(
         labs={lab: whole.subset(rows) for lab, rows in parts.items()},
+        origins={lab: Origin(source.path, rows) for lab, rows in parts.items()},
+        batch_keys={},
         left_out=whole.subset(rest) if len(rest) else None,
         scheme=split.scheme,
     )
@@ -74,9 +87,69 @@ def covering(split: SplitOptions, source: Source) -> SplitOptions:
     return split.model_copy(update={"cover": cover})
 
 
-def _one_file_each(folder: Path, layer: str, label_key: str) -> dict[str, Expression]:
+def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
+    files = lab_files(folder)
+    own = own_columns(folder, files)
+    read_as = {lab: {**how, **own[lab]} for lab in files}
+    batch_keys = {lab: key for lab, h in read_as.items() if (key := h.pop("batch_key", ""))}
+    return Simulation(
+        labs={lab: read(file, **read_as[lab]) for lab, file in files.items()},
+        origins={lab: Origin(file) for lab, file in files.items()},
+        batch_keys=batch_keys,
+        left_out=None,
+        scheme="",
+    )
+
+
+def lab_files(folder: Path) -> dict[str, Path]:
+    """List the ``.h5ad`` files of a folder by the labs' names, which are the files'.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or two would have one name.
+    """
     files = {file.stem: file for file in sorted(folder.glob("*.h5ad"))}
     if not files:
         raise ConfigError(f"option dataset = '{folder}': the folder holds no .h5ad file")
     names = safe_names(files, f"option dataset = '{folder}'")
-    return {lab: read(files[stem], layer=layer, label_key=label_key) for lab, stem in names.items()}
+    return {lab: files[stem] for lab, stem in names.items()}
+
+
+def own_columns(folder: Path, labs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Read what labs say of their own files in ``labs.toml``, which may be missing.
+
+    A table for each lab with some of ``label-key``, ``batch-key``, ``layer``, ``symbols`` and
+    ``make-unique``, which go before the run's options of these names.
+
+    Returns
+    -------
+    dict
+        Of every lab; keys with underscores.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no TOML, or names a lab or a key that is not there.
+    """
+    found: dict[str, dict[str, Any]] = {lab: {} for lab in labs}
+    path = folder / LABS
+    if not path.exists():
+        return found
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from None
+    for lab, own in told.items():
+        if lab not in found:
+            raise ConfigError(f"{path}: there is no lab '{lab}'; there are {', '.join(found)}")
+        for key, value in own.items() if isinstance(own, dict) else [("", own)]:
+            if not isinstance(value, _OWN.get(key, ())):
+                known = ", ".join(_OWN)
+                raise ConfigError(f"{path}: {lab}: {key} = {value!r}; known are {known}")
+            found[lab][key.replace("-", "_")] = value
+    return found
+
+
+LABS = "labs.toml"
+_OWN = {"label-key": str, "batch-key": str, "layer": str, "symbols": str, "make-unique": bool}

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedsc.data.expression import Expression
 from fedsc.names import is_name
 from protocol import records
-from protocol.checks import MOST_NAMES, BadReply, Cells, read_names, read_record
+from protocol.checks import MOST_CELLS, MOST_NAMES, BadReply, Cells, read_names, read_record
+
+_LONGEST_SIGNATURE = 128  # bytes; of a P-384 key at most 104
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class About:
         Names of its cell types; empty when it has no labels.
     siblings
         How many labs the simulation has that it is a part of; 0 for a real lab.
+    signature
+        By the lab's key, over run, node and name (:mod:`protocol.identity`); empty without a key.
+    left_out
+        Cells that quality control left out and that do not count in ``cells``.
     """
 
     node: int
@@ -39,6 +45,8 @@ class About:
     kind: str
     types: tuple[str, ...]
     siblings: int
+    signature: bytes = b""
+    left_out: int = 0
 
     @property
     def simulated(self) -> bool:
@@ -54,16 +62,25 @@ class _AboutRecord(BaseModel):
     genes: Annotated[bytes, Field(min_length=1, max_length=MOST_NAMES * 40)]
     types: Annotated[bytes, Field(max_length=MOST_NAMES * 4)] = b""  # no labels
     siblings: Annotated[int, Field(ge=0, le=1000)]
+    signature: Annotated[bytes, Field(max_length=_LONGEST_SIGNATURE)] = b""
+    left_out: Annotated[int, Field(ge=0, le=MOST_CELLS, alias="left-out")] = 0
 
 
-def pack_about(cells: Expression, siblings: int) -> ConfigRecord:
-    """Tell number of cells, genes, kind of values and names of cell types of a lab."""
+def pack_about(
+    cells: Expression, siblings: int, signature: bytes = b"", left_out: int = 0
+) -> ConfigRecord:
+    """Tell number of cells, genes, kind of values and names of cell types of a lab, signed.
+
+    ``left_out`` is how many more it has that quality control leaves out.
+    """
     record = ConfigRecord(
         {
             "cells": len(cells.cells),
             "kind": cells.kind,
             "genes": records.pack_names(cells.genes),
             "siblings": siblings,
+            "signature": signature,
+            "left-out": left_out,
         }
     )
     if cells.labels is not None and (types := sorted(set(cells.labels) - {""})):
@@ -84,4 +101,13 @@ def read_about(lab: str, node: int, record: object) -> About:
     told = read_record(_AboutRecord, record, ConfigRecord, f"the description of lab {lab}")
     genes = read_names(told.genes, f"the genes of lab {lab}")
     types = tuple(read_names(told.types, f"the cell types of lab {lab}"))
-    return About(node, told.cells, genes, told.kind, types, told.siblings)
+    return About(
+        node,
+        told.cells,
+        genes,
+        told.kind,
+        types,
+        told.siblings,
+        told.signature,
+        told.left_out,
+    )

@@ -28,6 +28,8 @@ class Results:
         Names the markers' positions mean.
     about
         What has to be known to use the results.
+    options
+        Of the run, by name.
     """
 
     clusters: Clusters
@@ -35,6 +37,7 @@ class Results:
     markers: Markers
     vocabulary: np.ndarray
     about: Mapping[str, Any]
+    options: Mapping[str, Any]
 
 
 def pack_results(results: Results) -> RecordDict:
@@ -45,6 +48,7 @@ def pack_results(results: Results) -> RecordDict:
             "markers": pack_arrays(vars(results.markers)),
             "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
             "about": ConfigRecord(dict(results.about)),
+            "options": ConfigRecord(dict(results.options)),
         }
     )
 
@@ -58,9 +62,20 @@ def unpack_results(content: RecordDict) -> Results:
         markers=Markers(**unpack_arrays(content["markers"])),
         vocabulary=unpack_names(content["vocabulary"]["names"]),
         about=dict(content["about"]),
+        options=dict(content["options"]),
     )
 
 
 def pack_finished(lab: str, copy: str) -> RecordDict:
     """Tell the name of the copy; not where the lab keeps its files."""
     return RecordDict({key("finished", lab): ConfigRecord({"copy": copy})})
+
+
+def read_finished(content: RecordDict, lab: str) -> str:
+    """Take the name of the copy out of a reply; ``""`` where there is none that can be shown."""
+    record = content.get(key("finished", lab))
+    name = record.get("copy") if isinstance(record, ConfigRecord) else None
+    return name if isinstance(name, str) and len(name) <= _LONGEST and name.isprintable() else ""
+
+
+_LONGEST = 255  # of a file's name

@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
+from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
 from fedsc.federated.answers import implausible
 from fedsc.federated.bounds import LARGEST, Asked
@@ -18,8 +19,10 @@ from fedsc.options import FederationOptions
 from protocol.ask import pack_question, read_sums
 from protocol.checks import BadReply
 from protocol.describe import About
+from protocol.quality import pack_filter
 from protocol.records import ASK, key
 from protocol.replies import Answers, sort_replies
+from server_app.identity import Identities
 from server_app.post import Clock, Post
 from server_app.roster import Roster
 
@@ -55,11 +58,15 @@ class Federation:
         A lab with fewer cells is refused.
     clock
         Tells the time and waits.
+    identities
+        Hold the names of real labs against the register.
 
     Attributes
     ----------
     questions
         How many have been put, by what they were for.
+    cell_filter
+        Which cells labs work with; ``None`` = all.
     """
 
     def __init__(
@@ -69,13 +76,17 @@ class Federation:
         run: dict[str, str],
         min_cells: int = 1,
         clock: Clock = time,
+        identities: Identities | None = None,
     ) -> None:
         self.options = options
         self.run = run
         self.questions: Counter[str] = Counter()
+        self.cell_filter: CellFilter | None = None
         self._clock = clock
         self._post = Post(grid, clock)
-        self._roster = Roster(self._post, options, run, min_cells, clock)
+        self._roster = Roster(
+            self._post, options, run, min_cells, clock, identities or Identities()
+        )
         self._left_out: set[str] = set()
 
     @property
@@ -89,9 +100,19 @@ class Federation:
         """Labs that take part and are connected, sorted by name."""
         return [lab for lab in self._roster.connected if lab not in self._left_out]
 
+    @property
+    def types(self) -> list[str]:
+        """Names of cell types that these labs know, sorted."""
+        return sorted({name for about in self.labs.values() for name in about.types})
+
     def gather(self) -> None:
         """Wait for labs at the start of a run, as :meth:`Roster.gather`."""
         self._roster.gather()
+
+    def filter_cells(self, cell_filter: CellFilter) -> None:
+        """Let labs work with some of their cells from now on, as :meth:`Roster.describe_anew`."""
+        self.cell_filter = cell_filter
+        self._roster.describe_anew(pack_filter(cell_filter))
 
     def welcome(self) -> None:
         """Let labs join or come back, as :meth:`Roster.welcome`."""

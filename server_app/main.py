@@ -12,21 +12,27 @@ from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid, ServerApp
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, case_note, read_reference
+from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError
-from fedsc.federated.answers import answer, no_cells, no_expression
+from fedsc.federated.answers import answer, no_cells
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
-from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
+from fedsc.report.run import FIRST_PHASE, write_report
+from fedsc.versions import versions
 from partitioning.simulation import simulated_labs
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
-from server_app.analysis import analyse, embed, find_clusters, finish, integrate, types_of
+from server_app.analysis import analyse, embed
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
+from server_app.clustering import find_clusters
 from server_app.federation import Federation
+from server_app.finish import finish
+from server_app.identity import Identities
+from server_app.integration import Integration, integrate
+from server_app.preparation import Quality, control_quality, prepare
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
 from server_app.strategy import RoundResult, train
@@ -47,15 +53,23 @@ def main(grid: Grid, context: Context) -> None:
         _warn_of_shadow_environment()
         log(INFO, "run folder: %s", folder.path)
         run = {"name": folder.path.name, "folder": str(folder.path)}
-        federation = Federation(grid, config.federation, run, config.split.min_cells)
+        _begin(FIRST_PHASE)
+        identities = Identities.here(context.run_id)
+        federation = Federation(
+            grid, config.federation, run, config.split.min_cells, identities=identities
+        )
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))
+        _begin("statistics")
+        quality = _quality(federation, config, folder)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
-            preprocessing = federation.phase(lambda: _learn_preprocessing(federation, config))
+            rare = quality.rare if quality else ()
+            preprocessing = federation.phase(lambda: prepare(federation, config, rare))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
+        _begin("training" if method.objective else "principal components")
         if method.objective:
             weights = _train(federation, config, folder, preprocessing)
         else:
@@ -71,7 +85,10 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_model(model)
         folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
+        if method.objective:
+            _begin("floor")
         floor = _floor(federation, config, model) if method.objective else None
+        _begin("clusters, markers and types")
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
@@ -81,19 +98,72 @@ def main(grid: Grid, context: Context) -> None:
         ]
         for warning in warnings:
             log(WARNING, "%s", warning)
+        _begin("scores")
         scores: dict[str, Any] = {
             **analysis.found.scores,
-            "pooled": pooled_scores(federation, config, model),
+            **_pooled(federation, config, model, analysis.integration),
             "floor": floor,
             "integration": analysis.integration.about,
+            "quality": quality.told(federation) if quality else None,
             "questions": dict(federation.questions),
+            "labs": _described(federation, preprocessing),
+            "vocabulary": len(preprocessing.vocabulary),
+            "versions": versions(*_PACKAGES),
             "config": config.to_mapping(),
             "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
+        _begin("files")
         finish(federation, config, model, analysis, warnings)
+        if config.run.files:
+            _begin("report")
+            _report(folder.path)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
+
+
+def _report(folder: Path) -> None:
+    """Write the report; the run is done, whatever becomes of a page about it."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        log(WARNING, "no report (%s); `fedsc report %s` tries again", error, folder)
+
+
+_PACKAGES = ("flwr", "torch", "numpy", "scikit-learn", "anndata")
+
+
+def _begin(phase: str) -> None:
+    """Say which phase begins; ``fedsc status`` and the report read it."""
+    log(INFO, "phase: %s", phase, extra={"phase": phase})
+
+
+def _described(
+    federation: Federation, preprocessing: Preprocessing
+) -> dict[str, dict[str, int | str]]:
+    """Tell what each lab brought, and how many of the chosen genes it has measured."""
+    return {
+        lab: {
+            "cells": about.cells,
+            "genes": len(about.genes),
+            "chosen": len(preprocessing.genes),
+            "measured": int((match(about.genes, preprocessing.genes) >= 0).sum()),
+        }
+        for lab, about in federation.labs.items()
+    }
+
+
+def _quality(federation: Federation, config: Config, folder: RunFolder) -> Quality | None:
+    """Leave out the cells that are not good enough; a resumed run leaves out the same."""
+    if not config.data.controls_quality:
+        return None
+    quality = folder.read_quality(config.fingerprint())
+    if quality is None:
+        quality = federation.phase(lambda: control_quality(federation, config.data))
+        folder.write_quality(quality, config.fingerprint())
+    if config.data.min_genes or config.data.max_mito:
+        federation.filter_cells(quality.cell_filter)
+    return quality
 
 
 def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
@@ -106,11 +176,11 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
     Returns
     -------
     dict or None
-        ``graph``, ``kmeans``, ``pooled`` and ``questions`` as for the run itself, which counts its
-        own without these; ``None`` where no lab names cell types, since there is nothing to hold
-        clusters against.
+        ``graph``, ``kmeans``, ``pooled``, ``pooled_integrated`` and ``questions`` as for the run
+        itself, which counts its own without these; ``None`` where no lab names cell types, since
+        there is nothing to hold clusters against.
     """
-    if not types_of(federation):
+    if not federation.types:
         log(INFO, "no floor: no lab names cell types to hold clusters against")
         return None
     log(INFO, "floor: the same without training, on principal components")
@@ -126,14 +196,25 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
 
     def scored() -> dict[str, Any]:
         dimensions = embed(federation, components)
-        steps = integrate(federation, config, dimensions).steps
-        found = find_clusters(federation, config, components, steps)
-        return {**found.scores, "pooled": pooled_scores(federation, config, components)}
+        integration = integrate(federation, config, dimensions)
+        found = find_clusters(federation, config, components, integration.steps)
+        return {**found.scores, **_pooled(federation, config, components, integration)}
 
     scores = federation.phase(scored)
     scores["questions"] = dict(federation.questions - before)
     federation.questions = before
     return scores
+
+
+def _pooled(
+    federation: Federation, config: Config, model: Model, integration: Integration
+) -> dict[str, Any]:
+    """Score as the papers do, and where labs were integrated again after it."""
+    harmony = integration.harmony
+    return {
+        "pooled": pooled_scores(federation, config, model),
+        "pooled_integrated": pooled_scores(federation, config, model, harmony) if harmony else None,
+    }
 
 
 def _scheme(federation: Federation, config: Config) -> str:
@@ -176,33 +257,6 @@ def _left_out(federation: Federation, config: Config) -> list[str]:
         f"cover = drop: {len(left.cells)} cells of {len(types)} types are in no lab: {named}; only "
         "the pooled scores count them; cover = all deals them too"
     ]
-
-
-def _learn_preprocessing(federation: Federation, config: Config) -> Preprocessing:
-    options, labs = config.data, federation.labs
-    vocabulary = agree(
-        {lab: about.genes for lab, about in labs.items()},
-        options.genes,
-        read_reference(Path(options.reference_genes)) if options.genes == "reference" else None,
-        options.min_shared_genes,
-    )
-    if note := case_note({lab: about.genes for lab, about in labs.items()}):
-        log(WARNING, "%s", note)
-    kind = next(iter(labs.values())).kind
-    log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
-    nothing = no_expression(vocabulary, kind)
-    ask = federation.ask(
-        asking.EXPRESSION,
-        asking.about_expression(vocabulary),
-        lambda question: answer(nothing, question),
-    )
-    return learn_preprocessing(ask, vocabulary, kind, options)
-
-
-_KINDS = {
-    "counts": "raw counts: scaled to one library size, then log1p",
-    "lognorm": "log-normalised already: taken as they are",
-}
 
 
 def _train(
@@ -286,11 +340,18 @@ def _leaks(federation: Federation, config: Config) -> list[str]:
 
 def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
     """Say in the last lines how the run went and what can be done next."""
-    lines = [f"scores, {way}: {_in_words(scores[way])}" for way in ("graph", "kmeans", "pooled")]
+    lines = _lines("scores", scores)
     if floor := scores["floor"]:
-        ways = ("graph", "kmeans", "pooled")
-        lines += [f"floor (no training), {way}: {_in_words(floor[way])}" for way in ways]
+        lines += _lines("floor (no training)", floor)
     return [*lines, f"run folder: {folder}"]
+
+
+def _lines(what: str, scores: dict[str, Any]) -> list[str]:
+    integrated = scores["pooled_integrated"] is not None
+    ways = {"graph": "graph", "kmeans": "kmeans", "pooled": "pooled"}
+    if integrated:  # only the papers' score is of the embedding as it was
+        ways = {**ways, "pooled": "pooled, before integration", "pooled_integrated": "pooled"}
+    return [f"{what}, {words}: {_in_words(scores[way])}" for way, words in ways.items()]
 
 
 def _in_words(scores: dict[str, Any] | None) -> str:

@@ -12,7 +12,8 @@ from fedsc.errors import ConfigError, DataError, RunError
 from fedsc.options import FederationOptions
 from protocol.checks import BadReply, is_final, last_line, reason_of
 from protocol.describe import About, read_about
-from protocol.records import DESCRIBE
+from protocol.records import DESCRIBE, labs_in
+from server_app.identity import Identities
 from server_app.post import Clock, Post
 
 _TRIES = 3  # before a node that fails for a reason that might pass counts as one that cannot
@@ -34,6 +35,10 @@ class Roster:
         A lab with fewer cells is refused.
     clock
         Tells the time and waits.
+    identities
+        Hold the names of real labs against the register.
+    common
+        What every message carries besides.
     labs
         Every lab that described itself, sorted by name, whether connected now or not.
     present
@@ -45,6 +50,8 @@ class Roster:
     run: dict[str, str]
     min_cells: int = 1
     clock: Clock = time
+    identities: Identities = field(default_factory=Identities)
+    common: RecordDict = field(default_factory=RecordDict)
     labs: dict[str, About] = field(default_factory=dict)
     present: set[int] = field(default_factory=set)
     _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
@@ -95,6 +102,12 @@ class Roster:
                 )
             self.clock.sleep(1.0)
         self._refuse_simulated_among_real()
+        if self.identities.register is None and not all(a.simulated for a in self.labs.values()):
+            log(
+                WARNING,
+                "this server has no register of keys, so nodes are whatever lab they say they are; "
+                "fedsc deploy makes one",
+            )
         self._agree_on_kind()
 
     def welcome(self) -> None:
@@ -122,6 +135,21 @@ class Roster:
             self._hear(reply)
         self.labs = dict(sorted(self.labs.items()))
 
+    def describe_anew(self, common: RecordDict) -> None:
+        """Let every message carry something more, and every lab describe itself under it.
+
+        Raises
+        ------
+        RunError
+            If fewer than half of the labs do.
+        """
+        self.common, before = common, len(self.labs)
+        self.labs = {}
+        self._described.clear()
+        self.welcome()
+        if 2 * len(self.labs) < before:
+            raise RunError(f"{len(self.labs)} of {before} labs are left: {self._reasons()}")
+
     def send(
         self, contents: dict[int, RecordDict], message_type: str, group: str, timeout: float
     ) -> list[Message]:
@@ -135,7 +163,7 @@ class Roster:
         # Flower compares clocks, which may be a bit off.
         lifetime = max(DEFAULT_TTL, 2 * self.options.round_timeout)
         for node, content in sorted(contents.items()):
-            own = RecordDict(dict(content))
+            own = RecordDict({**self.common, **content})
             own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
             yield Message(own, node, message_type, group_id=group, ttl=lifetime)
 
@@ -189,12 +217,28 @@ class Roster:
                 yield self._refuse(node, f"node {node}", str(bad), final=False)
                 continue
             before = self.labs.get(lab)
-            if before is not None and before.node in self.present and before.node != node:
+            # Who is not who it says it is does not count as a lab that is waited for.
+            if stolen := self.identities.against(lab, about) or self._second_name(
+                lab, about, labs_in(reply.content, "about")
+            ):
+                yield stolen, False
+            elif before is not None and before.node in self.present and before.node != node:
                 yield f"two nodes call themselves {lab}; stop one, or rename it", False
             elif against := self._against(lab, about):
                 yield self._refuse(node, f"lab {lab}", against, final=True)
             else:
                 self._take_up(lab, about, back=before is not None)
+
+    def _second_name(self, lab: str, about: About, told: list[str]) -> str:
+        """Say so when a node of a real lab has other names too."""
+        if about.simulated:
+            return ""
+        known = [name for name, other in self.labs.items() if other.node == about.node]
+        names = sorted({lab, *known, *told})
+        if len(names) == 1:
+            return ""
+        few = ", ".join(name[:40] for name in names[:3]) + (" …" if len(names) > 3 else "")
+        return f"node {about.node} calls itself {few}: the node of a real lab has one name"
 
     def _refuse(self, node: int, who: str, reason: str, final: bool) -> tuple[str, bool]:
         tried = self._refused.get(node, 0) + 1 >= _TRIES
@@ -214,6 +258,9 @@ class Roster:
         ):
             if count > most:
                 return f"lab {lab} claims {count} {what}, more than max-{what} = {most}"
+        real = any(not other.simulated for other in self.labs.values())
+        if self._kind and real and about.simulated:
+            return f"lab {lab} says it is simulated, and others are real"
         if self._kind and about.kind != self._kind:
             return f"lab {lab} brings {about.kind} values, the others {self._kind}"
         return ""
@@ -223,11 +270,12 @@ class Roster:
         self.labs[lab] = about
         log(
             INFO,
-            "lab %s%s: %d cells, %s",
+            "lab %s%s: %d cells, %s%s",
             lab,
             " is back" if back else "",
             about.cells,
             about.kind,
+            f"; quality control leaves out {about.left_out} more" if self.common else "",
             extra={"lab": lab, "cells": about.cells},
         )
 

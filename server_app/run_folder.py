@@ -1,6 +1,7 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
-``config.json`` options · ``preprocessing.json`` what the labs agreed on ·
+``config.json`` options · ``preprocessing.json`` what the labs agreed on · ``quality.json`` which
+cells and genes are left out ·
 ``run.log`` and, for programs, ``log.jsonl`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
@@ -8,7 +9,8 @@
 ``integration.safetensors`` how labs of different techniques were brought together ·
 ``scores.json`` ·
 ``checkpoint.safetensors`` and ``checkpoint.previous.safetensors`` the last two rounds ·
-``labs/`` private state of simulated labs.
+``report.html`` all of it for a person ·
+``labs/`` private state of simulated labs, and their cells with the results.
 """
 
 import io
@@ -16,6 +18,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +32,7 @@ from fedsc import tensors
 from fedsc.clusters import CLUSTERS
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
+from fedsc.data.quality import CellFilter, Thresholds
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.harmony import HARMONY
 from fedsc.federated.marker_tables import as_csv
@@ -37,8 +41,10 @@ from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
 from server_app.analysis import Analysis
+from server_app.preparation import Quality
 
 _PREPROCESSING = "preprocessing.json"
+_QUALITY = "quality.json"
 _MARKERS = "markers.csv"
 _GENES = 500  # of each cluster in the table of markers
 _WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -151,6 +157,26 @@ class RunFolder:
             for name, value in vars(preprocessing).items()
         }
         self.write_json(_PREPROCESSING, {"fingerprint": fingerprint, **about})
+
+    def write_quality(self, quality: Quality, fingerprint: str) -> None:
+        """Keep what quality control has decided, for the same reason."""
+        self.write_json(_QUALITY, {"fingerprint": fingerprint, **asdict(quality)})
+
+    def read_quality(self, fingerprint: str) -> Quality | None:
+        """Give what quality control has decided, as :meth:`read_preprocessing`."""
+        path = self.path / _QUALITY
+        if not path.exists():
+            return None
+        try:
+            about = json.loads(path.read_text())
+            if about.pop("fingerprint") != fingerprint:
+                return None
+            kept = about.pop("cell_filter")
+            cell_filter = CellFilter(Thresholds(**kept["thresholds"]), tuple(kept["vocabulary"]))
+            rare = tuple(about.pop("rare"))
+            return Quality(cell_filter=cell_filter, rare=rare, **about)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error}): start a new run") from error
 
     def read_preprocessing(self, fingerprint: str) -> Preprocessing | None:
         """Give what an earlier start of this run agreed on, bit for bit.

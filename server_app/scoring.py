@@ -4,7 +4,10 @@ import numpy as np
 
 from fedsc.config import Config
 from fedsc.data.preprocess import transform
-from fedsc.evaluate import METRICS, kmeans, scores
+from fedsc.evaluate import AGREEMENT, METRICS, kmeans, scores
+from fedsc.federated.correction import BatchedCells
+from fedsc.federated.harmony import Harmony
+from fedsc.federated.harmony_lab import fit_later
 from fedsc.model import Model
 from fedsc.training import embed_cells
 from partitioning.simulation import simulated_labs
@@ -13,10 +16,20 @@ from server_app.federation import Federation
 Scores = dict[str, float | None]
 
 
-def pooled_scores(federation: Federation, config: Config, model: Model) -> Scores | None:
+def pooled_scores(
+    federation: Federation, config: Config, model: Model, harmony: Harmony | None = None
+) -> Scores | None:
     """Score as the papers do: k-means with the true k on all cells' embedding (FedSC §4.1).
 
     All cells means also those of types no lab trained on.
+
+    Parameters
+    ----------
+    federation, config, model
+        Of the run.
+    harmony
+        What moves the cells before they are clustered, each lab's by its own batches; ``None`` =
+        nothing does.
 
     Returns
     -------
@@ -31,6 +44,8 @@ def pooled_scores(federation: Federation, config: Config, model: Model) -> Score
     parts = list(simulation.labs.values())
     if simulation.left_out is not None:
         parts.append(simulation.left_out)
+    if federation.cell_filter is not None:
+        parts = [federation.cell_filter.passing(part) for part in parts]
     labels = [part.labels for part in parts]
     if any(own is None for own in labels):
         return dict.fromkeys(METRICS)
@@ -40,10 +55,14 @@ def pooled_scores(federation: Federation, config: Config, model: Model) -> Score
         return dict.fromkeys(METRICS)
     embedding = np.concatenate(
         [
-            embed_cells(
-                model.weights,
-                transform(part, model.preprocessing, scale=config.data.scale),
-                unit=model.unit,
+            _moved(
+                embed_cells(
+                    model.weights,
+                    transform(part, model.preprocessing, scale=config.data.scale),
+                    unit=model.unit,
+                ),
+                part.batches(config.analysis.batch_key)[0],
+                harmony,
             )
             for part in parts
         ]
@@ -51,4 +70,11 @@ def pooled_scores(federation: Federation, config: Config, model: Model) -> Score
     clusters = kmeans(embedding, len(types), config.run.seed)
     found, labelled = scores(embedding, clusters, None), truth != ""
     of_labelled = scores(embedding[labelled], clusters[labelled], truth[labelled])
-    return found | {name: of_labelled[name] for name in ("ari", "nmi")}
+    return found | {name: of_labelled[name] for name in AGREEMENT}
+
+
+def _moved(x: np.ndarray, batches: np.ndarray, harmony: Harmony | None) -> np.ndarray:
+    """Give a lab's cells where its own correction takes them, to the bit."""
+    if harmony is None:
+        return x
+    return fit_later(BatchedCells(x, batches), harmony.questions).corrected

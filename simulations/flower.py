@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -32,6 +33,9 @@ _PACKAGES = (
 def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
     """Run a whole simulation on Flower's local SuperLink and wait for its end.
 
+    On a busy machine Ray may fail to start: it gives its own agent 15 s, which cannot be set (Ray
+    2.55.1; its issue 65983). The run is then started again, where it is known by name.
+
     Parameters
     ----------
     config
@@ -46,15 +50,30 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
     RunError
         If the run could not be started or failed, with the reason.
     """
+    run = config.run
+    folder = Path(run.resume) if run.resume else Path(run.output) / run.name
+    for left in reversed(range(_TRIES)):
+        why = _run_once(config, nodes, gpus)
+        if not why:
+            return
+        if _NO_REASON not in why:
+            raise RunError(why)
+        # No lab has answered yet, so it was the start that failed.
+        again = (folder / "config.json").exists() and not (folder / "preprocessing.json").exists()
+        if not (left and again):
+            raise RunError(_RAY_CRASHED)
+        config = config.replace(resume=str(folder))
+
+
+def _run_once(config: Config, nodes: int, gpus: float) -> str:
+    """Run a simulation; say why it failed, nothing when it did not."""
     with _app_folder() as app, tempfile.TemporaryDirectory() as scratch:
         options = Path(scratch) / "run.toml"
         options.write_text(tomli_w.dumps(config.to_mapping()))
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if gpus:
             federation += f" client-resources-num-gpus={gpus}"
-        started = flower.ask(
-            "run", str(app), "--run-config", str(options), "--federation-config", federation
-        )
+        started = _start(str(app), "--run-config", str(options), "--federation-config", federation)
     run_id = str(started["run-id"])
     try:
         # Follows the log to the run's end; its text is in the run folder, its exit code is not
@@ -71,8 +90,40 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         flower.ask("stop", run_id)
         raise
     run = flower.ask("ls", "--run-id", run_id)["runs"][0]
-    if run["status"] != "finished:completed":
-        raise RunError(run.get("status-details") or run["status"])
+    if run["status"] == "finished:completed":
+        return ""
+    return str(run.get("status-details") or run["status"])
+
+
+_TRIES = 3
+_TOO_SLOW = "Failed to start local SuperLink within"
+_NO_REASON = "An error was encountered. Ending simulation."
+_RAY_CRASHED = (
+    "Ray, in which Flower runs the nodes, did not start or crashed; on a busy machine it may start "
+    "too slowly, or memory is short. Run it again when less runs beside it, or use "
+    "--engine inprocess, which gives the same bits without Ray"
+)
+
+
+def _start(*arguments: str) -> dict[str, Any]:
+    """Start a run, and Flower's local SuperLink with it, which has 15 s to come up each time.
+
+    Raises
+    ------
+    RunError
+        If it does not come up, saying what to do, or the run is refused.
+    """
+    for _ in range(_TRIES):
+        try:
+            return flower.ask("run", *arguments)
+        except RunError as error:
+            if _TOO_SLOW not in " ".join(str(error).split()):
+                raise
+    raise RunError(
+        f"Flower's local SuperLink did not start within 15 s, {_TRIES} times: the machine is too "
+        "busy. Run it again when less runs beside it, or use --engine inprocess, which gives the "
+        "same bits without it"
+    )
 
 
 @contextmanager

@@ -123,14 +123,16 @@ class InProcessGrid(Grid):
     def _prepare(self, message: Message) -> int:
         """Prepare the cells of a node's labs and count them; a lab that cannot says so itself."""
         from client_app.labs import hosted_labs
+        from protocol.quality import unpack_filter
         from protocol.records import unpack_preprocessing
 
         context, total = self._contexts[message.metadata.dst_node_id], 0
         config = Config.from_mapping(context.run_config)
         preprocessing = unpack_preprocessing(message.content)
+        cell_filter = unpack_filter(message.content)
         for lab in hosted_labs(context.node_config, config):
             try:
-                cells = lab.cells(preprocessing, config.data.scale)
+                cells = lab.filtered(cell_filter).cells(preprocessing, config.data.scale)
             except FedscError:
                 continue
             cells.batch(

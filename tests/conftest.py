@@ -82,6 +82,7 @@ def tiny_run(tiny_set: Path) -> Config:
         local_epochs=1,
         rounds=3,
         draw_map=False,  # compiling UMAP takes longer than the rest of a run
+        files=False,
         run_name="run",
     )
 
@@ -202,5 +203,9 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put one file of real processes last: two deployments at once are each other's load."""
-    items.sort(key=lambda item: item.path.name == "test_loopback.py")
+    """Put first the file that mostly waits for Ray, so that another process works meanwhile.
+
+    Last comes one file of real processes: two deployments at once are each other's load.
+    """
+    order = {"test_flower.py": -1, "test_loopback.py": 1}
+    items.sort(key=lambda item: order.get(item.path.name, 0))

@@ -12,7 +12,7 @@ from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
-from fedsc.evaluate import scores
+from fedsc.evaluate import AGREEMENT, scores
 from fedsc.versions import versions
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
     Returns
     -------
     dict
-        The four :data:`fedsc.evaluate.METRICS` (ARI and NMI are ``None`` without labels), the
+        The :data:`fedsc.evaluate.METRICS` (those against labels are ``None`` without labels), the
         number of clusters ``k``, of cells and of labelled cells.
     """
     labels = _labels(expression)
@@ -158,7 +158,7 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
         of_labelled = scores(
             fitted.embedding[rows], fitted.clusters[rows], labels.iloc[rows].astype(str).to_numpy()
         )
-        found |= {name: of_labelled[name] for name in ("ari", "nmi")}
+        found |= {name: of_labelled[name] for name in AGREEMENT}
     return {
         **found,
         "k": len(np.unique(fitted.clusters)),

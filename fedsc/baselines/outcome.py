@@ -1,28 +1,27 @@
-"""Where the results of a fit go: into an AnnData, into JSON."""
+"""Where the results of a fit go: into an AnnData or a file of one, into JSON."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedsc.baselines.method import Fitted
-from fedsc.data.annotated import storable
-
-if TYPE_CHECKING:
-    import anndata
+from fedsc.data.annotated import Additions, storable
 
 
-def annotate(adata: "anndata.AnnData", fitted: Fitted, about: dict[str, Any]) -> None:
-    """Write the results into an AnnData of the same cells, scanpy style.
+def additions_of(fitted: Fitted, about: dict[str, Any]) -> Additions:
+    """Give the results of a fit their names, scanpy style.
 
     ``obsm["X_<method>"]`` the embedding, ``obs["<method>"]`` the clusters (a category),
     ``uns["<method>"]`` the record, ``about`` in it; the method's name with underscores.
     """
     key = fitted.record["method"].replace("-", "_")
     names = [str(j) for j in np.unique(fitted.clusters)]
-    adata.obsm[f"X_{key}"] = fitted.embedding
-    adata.obs[key] = pd.Categorical(fitted.clusters.astype(str), categories=names)
-    adata.uns[key] = storable(fitted.record | about)
+    return Additions(
+        {key: pd.Categorical(fitted.clusters.astype(str), categories=names)},
+        {f"X_{key}": fitted.embedding},
+        {key: storable(fitted.record | about)},
+    )
 
 
 def plain(value: Any) -> Any:

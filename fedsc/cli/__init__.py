@@ -19,12 +19,14 @@ app = typer.Typer(
 def _register() -> None:
     from fedsc.cli.bench import bench
     from fedsc.cli.check import check
+    from fedsc.cli.concat import concat
     from fedsc.cli.datasets import datasets
     from fedsc.cli.deploy import deploy
     from fedsc.cli.embed import embed
     from fedsc.cli.fit import fit
     from fedsc.cli.methods import methods
     from fedsc.cli.options import options
+    from fedsc.cli.report import report
     from fedsc.cli.run import run
     from fedsc.cli.split import split
     from fedsc.cli.status import status
@@ -32,6 +34,8 @@ def _register() -> None:
 
     for command in (
         run,
+        report,
+        concat,
         embed,
         fit,
         bench,

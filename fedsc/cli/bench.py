@@ -50,9 +50,10 @@ def bench(
 ) -> None:
     """Run a table of the papers, or a grid of your own, over several seeds.
 
-    Every run (one method, set and seed) that is done is kept in OUTPUT/cells. After Ctrl-C or a
-    crash the same command continues. OUTPUT/SUITE gets table.md, rows.parquet and the figures of
-    the runs that are done, also after Ctrl-C.
+    Every run (one method, set and seed) that is done is kept in OUTPUT/cells, under a digest of its
+    options, of the code and of the data: if one of them has changed, it is run again. After Ctrl-C
+    or a crash the same command continues. OUTPUT/SUITE gets table.md, rows.parquet and the figures
+    of the runs that are done, also after Ctrl-C.
 
     **Examples**
 
@@ -80,6 +81,7 @@ def bench(
     if suite == "speed":
         _speed(output)
         return
+    from simulations.bench.cell import of_other_code_or_data
     from simulations.bench.execute import finished, run_cells
     from simulations.bench.report import write_report
     from simulations.bench.suite import load, plan
@@ -94,6 +96,13 @@ def bench(
     cells = list({cell.key: cell for _, cell in planned}.values())
     kept = (output / "cells").resolve()
     stopped = False
+    if other := sum(of_other_code_or_data(cell, kept) for cell in cells):
+        console.print(
+            f"{other} of {len(cells)} runs are done with other code or data: not used, left as "
+            f"they are in {kept}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if tables_only:
         outcome = finished(cells, kept)
     else:
@@ -169,7 +178,7 @@ def _list_suites(console: Console) -> None:
     table = Table("suite", "what it is", "runs")
     for name in suites():
         suite = load(name)
-        cells = {cell.key for _, cell in plan(suite)}
+        cells = {cell.name for _, cell in plan(suite)}
         table.add_row(name, suite.title, str(len(cells)))
     console.print(table)
 

@@ -95,7 +95,7 @@ def renew(folder: Folder) -> None:
 
 @deploy.command()
 def register(folder: Folder) -> None:
-    """Register the labs' keys with the running server, on the server's machine."""
+    """Register the labs' names and keys with the running server, on the server's machine."""
     new = registration.register(load(folder))
     typer.echo(f"registered: {', '.join(new)}" if new else "every lab is registered already")
 

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -10,15 +10,15 @@ from rich.console import Console
 from fedsc.errors import DataError
 from fedsc.files import replace
 
-if TYPE_CHECKING:
-    import numpy as np
-
 
 def embed(
     file: Annotated[Path, typer.Argument(help="File of cells; it is not changed.")],
     model: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the copy goes (.h5ad).")],
     layer: Annotated[str, typer.Option(help="'' = X, 'raw' = .raw, else a layer's name.")] = "",
+    symbols: Annotated[
+        str, typer.Option(help="Column of var that names the genes; '' = the names of var.")
+    ] = "",
     resolution: Annotated[
         float | None,
         typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's."),
@@ -35,11 +35,16 @@ def embed(
             "of that lab. Without it the file is of a new lab."
         ),
     ] = None,
+    batch_key: Annotated[
+        str,
+        typer.Option(help="Column of obs with batches, for --integration of a lab that had some."),
+    ] = "",
     allow_low_coverage: Annotated[
         bool, typer.Option(help="Embed even if the file has under 20 % of the model's genes.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw a t-SNE map of the cells here (.png, .svg).")
+        Path | None,
+        typer.Option(help="Also draw the cells here, on the run's map (.png, .svg, .pdf)."),
     ] = None,
     colour: Annotated[
         list[str] | None, typer.Option(help="Columns of obs to colour the map by.")
@@ -52,7 +57,8 @@ def embed(
     run, as in every lab's copy. With --resolution, the clusters are Leiden's on the embedding. The
     cell types in the file are not used.
 
-    It says how many of the model's genes the file has, warns below 80 % and refuses below 20 %.
+    It says how many of the model's genes the file has, warns below 80 % and refuses below 20 %. An
+    .h5ad that is larger than memory is read a block of cells at a time (X as CSR).
 
     **Examples**
 
@@ -62,112 +68,60 @@ def embed(
     """
     import numpy as np
 
-    from fedsc.clusters import load_clusters
-    from fedsc.data.annotated import Annotation, add_results, write_annotated
-    from fedsc.data.coverage import coverage_warning
-    from fedsc.data.genes import case_note
-    from fedsc.data.reading.read import read
-    from fedsc.leiden import leiden
-    from fedsc.model import load_model, load_private_norm
+    from fedsc.data.annotated import Origin, additions_of, write_annotated
+    from fedsc.data.expression import Expression
+    from fedsc.data.reading.read import read_or_open
+    from fedsc.placement import place
 
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
         raise DataError(f"{output} is the input file; name another output")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise DataError(f"--plot {plot}: should end in .png, .svg or .pdf")
-    trained = load_model(model)
-    norm = None if private is None else load_private_norm(private, trained)
-    expression = read(file, layer=layer)
-    missing = [name for name in colour or [] if name not in expression.obs]
+    cells = read_or_open(file, layer=layer, symbols=symbols)
+    if colour and not isinstance(cells, Expression):
+        raise DataError(f"--colour: {file} does not fit in memory, so only clusters can be shown")
+    obs = cells.obs if isinstance(cells, Expression) else {}
+    missing = [name for name in colour or [] if name not in obs]
     if missing:
-        known = ", ".join(expression.obs.columns) or "none"
+        known = ", ".join(obs) or "none"
         raise DataError(f"obs has no column '{missing[0]}' to colour by; it has: {known}")
-    prepared = trained.prepare(expression)
-    covered = trained.coverage(prepared)
-    hint = None
-    if covered.measured < covered.genes:
-        model_genes = trained.preprocessing.genes
-        hint = case_note({"the file": expression.genes, "the model": model_genes})
-    warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
-    embedding = trained.embed(prepared, norm)
-    embedding, integrated = _integrated(embedding, model, integration)
-    found = load_clusters(model, embedding.shape[1]) if resolution is None else None
-    about: dict[str, Any] = {
-        "model": str(model),
-        "method": trained.method,
-        "scale": trained.scale,
-        "genes": covered.genes,
-        "genes-measured": covered.measured,
-        "weight-measured": covered.weight,
-        "warning": warning,
-    }
-    if integrated:
-        about["integrated"] = integrated
-    if found is not None:
-        about["clusters"] = f"the run's {found.k} clusters"
-        annotation = Annotation(
-            embedding,
-            found.assign(embedding),
-            found.k,
-            about,
-            found.types,
-            found.shares,
-            found.place(embedding),
-        )
-    else:
-        resolution = 0.5 if resolution is None else resolution
-        clusters = leiden(embedding, resolution, seed)
-        about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
-        annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
-    write_annotated(file, output, expression, lambda cells: add_results(cells, annotation))
-    said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
-    if trained.scale == "lab":
-        said.append("standardised within this file, as the run did within each lab")
-    if integrated:
-        said.append(f"integrated {integrated}")
+    placed = place(
+        model,
+        cells,
+        resolution=resolution,
+        seed=seed,
+        private=private,
+        integration=integration,
+        batch_key=batch_key,
+        allow_low_coverage=allow_low_coverage,
+    )
+    found = placed.annotation
+    if symbols:
+        found.about["symbols"] = symbols
+    write_annotated(Origin(file), output, cells, additions_of(found))
+    said = list(placed.said)
+    if (model / "quality.json").exists():
+        said.append("the run controlled quality; the cells of this file are not judged")
     for sentence in said:
         console.print(sentence, highlight=False, soft_wrap=True)
+    if not isinstance(cells, Expression):
+        console.print("larger than memory: read a block of cells at a time", highlight=False)
     console.print(
-        f"{len(embedding)} cells in {len(np.unique(annotation.clusters))} clusters "
-        f"({about['clusters']}): {output}",
+        f"{len(found.embedding)} cells in {len(np.unique(found.clusters))} clusters "
+        f"({found.about['clusters']}): {output}",
         highlight=False,
         soft_wrap=True,
     )
     if plot is not None:
-        from fedsc.plots import embedding_map
+        from fedsc.plots import embedding_map, tsne
 
-        groups = {name: expression.obs[name].astype(str).to_numpy() for name in colour or []}
-        groups["fedsc_cluster"] = annotation.clusters.astype(str)
+        groups = {name: obs[name].astype(str).to_numpy() for name in colour or []}
+        groups["fedsc_cluster"] = found.clusters.astype(str)
+        if len(found.types):
+            groups["fedsc_type"] = np.array(found.types, dtype=object)[found.clusters].astype(str)
+        places = tsne(found.embedding, seed) if found.places is None else found.places
         image = io.BytesIO()
-        embedding_map(embedding, groups, seed).savefig(
-            image, format=plot.suffix.removeprefix("."), dpi=150
-        )
+        embedding_map(places, groups).savefig(image, format=plot.suffix.removeprefix("."), dpi=150)
         replace(plot, image.getvalue())
         console.print(f"map: {plot}", highlight=False)
-
-
-def _integrated(embedding: "np.ndarray", model: Path, own: Path | None) -> tuple["np.ndarray", str]:
-    """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
-    import numpy as np
-
-    from fedsc.federated.correction import BatchedCells, correct
-    from fedsc.federated.harmony import load_harmony
-    from fedsc.federated.harmony_lab import load_correction
-
-    harmony = load_harmony(model, embedding.shape[1])
-    if harmony is None:
-        if own is not None:
-            raise DataError(f"--integration {own}: the run did not integrate its labs")
-        return embedding, ""
-    if own is None:
-        fitted = harmony.correct_new_lab(embedding)
-        return fitted, "as a new lab: its correction is fitted to the run's centres"
-    correction = load_correction(own)
-    batches = correction.penalty.shape[1]
-    if batches > 1:
-        raise DataError(
-            f"--integration {own}: the lab has {batches} batches, and nothing says of which the "
-            "file is; leave the option out, and it is of a new lab"
-        )
-    cells = BatchedCells(embedding, np.zeros(len(embedding), dtype=np.int64))
-    return correct(cells, correction), "as a file of the lab whose correction was given"

@@ -162,10 +162,10 @@ def _write(
     """Write everything; the record comes last, so that its presence means a whole fit."""
     import numpy as np
 
-    from fedsc.baselines.outcome import annotate
-    from fedsc.data.annotated import write_annotated
+    from fedsc.baselines.outcome import additions_of
+    from fedsc.data.annotated import Origin, write_annotated
 
-    write_annotated(file, copy, expression, lambda cells: annotate(cells, fitted, about))
+    write_annotated(Origin(file), copy, expression, additions_of(fitted, about))
     if fitted.extras:
         extras = copy.with_name("extras.npz")
         with replacing(extras) as partial, partial.open("wb") as stream:

@@ -58,6 +58,13 @@ def run(
             help="Any other option (see `fedsc options`); may be repeated.",
         ),
     ] = None,
+    files: Annotated[
+        bool | None,
+        typer.Option(
+            "--files/--no-files",
+            help="Each lab's cells with the results, and report.html; default: --files.",
+        ),
+    ] = None,
     engine: Annotated[
         Engine, typer.Option(help="Flower with Ray, or this process alone; same bits.")
     ] = Engine.flower,
@@ -114,6 +121,7 @@ def run(
         "rounds": rounds,
         "seed": seed,
         "output": None if output is None else str(output),
+        "files": files,
     }
     options = {key: value for key, value in given.items() if value is not None}
     options |= parse_settings(set_ or [])
@@ -210,6 +218,12 @@ def _report(folder: Path, console: Console) -> None:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     here = folder.resolve()
     console.print(f"run folder: {here}", highlight=False, soft_wrap=True)
+    if (here / "report.html").exists():
+        console.print(f"report: {here / 'report.html'}", highlight=False, soft_wrap=True)
+    if files := sorted((here / "labs").glob("*.h5ad")):
+        console.print(
+            f"cells: {len(files)} files for scanpy, {files[0]} …", highlight=False, soft_wrap=True
+        )
     console.print(
         f"next: fedsc embed NEW.h5ad --model {here} -o OUT.h5ad", highlight=False, soft_wrap=True
     )

@@ -55,6 +55,8 @@ def describe(status: Status) -> list[tuple[str, str]]:
     rows = [("run", f"{status.run_id or 'none yet'}: {status.state}")]
     if status.details:
         rows.append(("why", status.details))
+    if progress.phase and not status.state.startswith("finished"):
+        rows.append(("phase", progress.phase))
     if progress.rounds:
         rows.append(("round", f"{progress.round} of {progress.rounds}{_labs(progress)}"))
     if progress.loss is not None:
@@ -73,6 +75,10 @@ def describe(status: Status) -> list[tuple[str, str]]:
             )
         )
     rows += [("failed", f"{lab}: {why}") for lab, why in (progress.failed or {}).items()]
+    rows += [
+        (f"{lab}'s file", f"{file} (in the lab's own folder)")
+        for lab, file in progress.files.items()
+    ]
     if progress.folder:
         rows.append(("folder", f"{progress.folder} (on the server)"))
     return rows

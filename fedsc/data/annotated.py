@@ -1,58 +1,205 @@
-"""Give results back to a file's owner: a copy of the file with more in it, scanpy style."""
+"""Give results back to a file's owner: a copy of the file with more in it, scanpy style.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+A copy of an ``.h5ad`` is a copy of its bytes, to which the results are added: nothing that was in
+it is read, so it may be larger than memory, and all of it stays as it was.
+"""
+
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedsc.data.expression import Expression
-from fedsc.files import replace
+from fedsc.data.reading.backed import Backed
+from fedsc.errors import DataError
+from fedsc.files import identity, replace, replacing
 
 if TYPE_CHECKING:
     import anndata
+    import h5py
+
+_MARKERS = "rank_genes_groups"
+_SLACK = 2**20  # bytes for HDF5's own tables
+_PIECE = 2**24  # bytes written at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a lab's cells are from.
+
+    Attributes
+    ----------
+    path
+        In any format :func:`fedsc.data.reading.read.read` knows.
+    rows
+        Which cells of the file, int (cells,); ``None`` = all.
+    """
+
+    path: Path
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What is added to the cells of a file, by name; ``None`` = what is there of that name goes.
+
+    Attributes
+    ----------
+    obs
+        Columns, one value a cell.
+    obsm
+        Arrays, one row a cell.
+    uns
+        Anything else.
+    """
+
+    obs: Mapping[str, Any] = field(default_factory=dict)
+    obsm: Mapping[str, np.ndarray | None] = field(default_factory=dict)
+    uns: Mapping[str, Any] = field(default_factory=dict)
+
+    def add_to(self, cells: "anndata.AnnData") -> None:
+        """Add everything to cells in memory, which are the same in the same order."""
+        for name, column in self.obs.items():
+            if column is None:
+                cells.obs = cells.obs.drop(columns=name, errors="ignore")
+            else:
+                cells.obs[name] = column
+        for place, items in ((cells.obsm, self.obsm), (cells.uns, self.uns)):
+            for name, item in items.items():
+                if item is not None:
+                    place[name] = item
+                elif name in place and not (name == _MARKERS and not _are_ours(place[name])):
+                    del place[name]
 
 
 def write_annotated(
-    file: Path,
+    origin: Origin,
     output: Path,
-    expression: Expression,
-    annotate: Callable[["anndata.AnnData"], None],
+    expression: Expression | Backed,
+    additions: Additions,
 ) -> None:
-    """Copy a file to an ``.h5ad`` with results added; the file itself is only read.
+    """Copy a file, or some of its cells, to an ``.h5ad`` with results added.
+
+    The file itself is only read.
 
     Parameters
     ----------
-    file
-        In any format :func:`fedsc.data.reading.read.read` knows. An ``.h5ad`` is copied with all
-        it holds, of another format the expression and its annotation are.
+    origin
+        Of an ``.h5ad`` everything is copied, of another format the expression and its annotation
+        are. To take some rows of an ``.h5ad``, all of it is read.
     output
         The copy, replaced whole or not at all; its folder exists.
     expression
-        The cells of the file, in its order.
-    annotate
-        Adds the results to the cells.
+        The cells of ``origin``, in their order.
+    additions
+        Of the same cells in the same order.
 
     Raises
     ------
     DataError
-        If a part of the file that is only copied cannot be read.
+        If a part of the file that is only copied cannot be.
     RunError
         If the copy cannot be written.
     """
+    file, rows = origin.path, origin.rows
+    if file.suffix == ".h5ad" and rows is None and _is_current(file):
+        _copy_with(file, output, additions)
+        return
+    if isinstance(expression, Backed):
+        raise DataError(f"{file}: its layout is that of anndata before 0.7: write it again")
     import anndata
 
     if file.suffix == ".h5ad":
-        cells = _read_whole(file)
+        whole = _read_whole(file, identity(file))
+        cells = whole.copy() if rows is None else whole[rows].copy()
     else:
         cells = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
         cells.obs_names, cells.var_names = expression.cells, expression.genes
-    annotate(cells)
-    replace(output, _pack(cells))
+    additions.add_to(cells)
+    replace(output, pack(cells))
 
 
-def _read_whole(file: Path) -> "anndata.AnnData":
+def _is_current(file: Path) -> bool:
+    """Check what will be copied unread; tell whether its layout is that of anndata since 0.7."""
+    import h5py
+
+    from fedsc.data.reading.read import explained
+    from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_unwritten
+
+    with explained(), open_hdf5(file) as content:
+        content.visititems(
+            lambda _, node: refuse_unwritten(node) if isinstance(node, h5py.Dataset) else None
+        )
+        obs = content["obs"]
+        if not isinstance(obs, h5py.Group) or "column-order" not in obs.attrs:
+            return False
+        n_cells = len(obs[obs.attrs["_index"]])
+        for name, node in content.get("obsm", {}).items():
+            if isinstance(node, h5py.Dataset) and node.shape[:1] != (n_cells,):
+                raise DataError(
+                    f"the file cannot be read: obsm['{name}'] has {node.shape[0]} rows for "
+                    f"{n_cells} cells"
+                )
+        return True
+
+
+def _copy_with(file: Path, output: Path, additions: Additions) -> None:
+    """Copy the bytes of an ``.h5ad`` and add to the copy.
+
+    HDF5 does not survive a disk that is full: its library dies when what it holds back cannot be
+    written. So the copy gets all the room it will need before HDF5 opens it, which cuts off at the
+    end what was not needed.
+    """
+    import h5py
+
+    with io.BytesIO() as memory:
+        with h5py.File(memory, "w") as trial:
+            trial.create_group("obs").attrs["column-order"] = []
+            _add(trial, additions)
+        room = 2 * memory.getbuffer().nbytes + _SLACK
+    with replacing(output) as partial:
+        shutil.copyfile(file, partial)
+        partial.chmod(0o644)
+        with partial.open("ab") as end:
+            for start in range(0, room, _PIECE):
+                end.write(bytes(min(_PIECE, room - start)))
+        with h5py.File(partial, "r+") as content:
+            _add(content, additions)
+
+
+def _add(content: "h5py.File", additions: Additions) -> None:
+    from anndata.io import read_elem, write_elem
+
+    options = {"compression": "gzip"}
+    obs = content["obs"]
+    for name, column in additions.obs.items():
+        if column is not None:
+            write_elem(obs, name, column, dataset_kwargs=options)
+        elif name in obs:
+            del obs[name]
+    kept = [name for name in obs.attrs["column-order"] if name not in additions.obs]
+    new = [name for name, column in additions.obs.items() if column is not None]
+    obs.attrs["column-order"] = kept + new
+    for group, items in (("obsm", additions.obsm), ("uns", additions.uns)):
+        for name, item in items.items():
+            if item is not None:
+                if group not in content:
+                    write_elem(content, group, {})
+                write_elem(content[group], name, item, dataset_kwargs=options)
+            elif name in content.get(group, {}):
+                node = content[group][name]
+                if name == _MARKERS and not _are_ours({"params": read_elem(node["params"])}):
+                    continue
+                del content[group][name]
+
+
+@lru_cache(maxsize=1)  # the labs of a simulation are parts of one file
+def _read_whole(file: Path, _identity: object) -> "anndata.AnnData":
     import anndata
 
     from fedsc.data.reading.read import explained
@@ -64,12 +211,8 @@ def _read_whole(file: Path) -> "anndata.AnnData":
         return anndata.read_h5ad(file)
 
 
-def _pack(cells: "anndata.AnnData") -> bytes:
-    """Give the content of an ``.h5ad`` file.
-
-    It is made in memory, compressed, because HDF5 does not survive a disk that is full: its
-    library dies, or complains for pages, when what it holds back cannot be written at the end.
-    """
+def pack(cells: "anndata.AnnData") -> bytes:
+    """Give the content of an ``.h5ad`` file, made in memory because of disks that are full."""
     import h5py
     from anndata.io import write_elem
 
@@ -101,10 +244,15 @@ class Annotation:
         Cell type of every cluster, (k,); empty where none is known.
     shares
         Share of a cluster's annotated cells that are of its type, float (k,).
+    distances
+        Of every cell to the nearest centre of its cluster, float (cells,); ``None`` = not known.
     places
         Of the cells on the map all labs share, float (cells, 2); ``None`` where there is none.
     markers
         In scanpy's own layout; ``None`` where there are none.
+    left_out
+        Why quality control leaves a cell out, str (all cells,), ``""`` = it does not; all else is
+        of the others alone. ``None`` where there was no control.
     """
 
     embedding: np.ndarray
@@ -113,44 +261,59 @@ class Annotation:
     about: dict[str, Any]
     types: Sequence[str] = ()
     shares: np.ndarray | None = None
+    distances: np.ndarray | None = None
     places: np.ndarray | None = None
     markers: dict[str, Any] | None = None
+    left_out: np.ndarray | None = None
 
 
-_COLUMNS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share")
-_MARKERS = "rank_genes_groups"
+def additions_of(results: Annotation) -> Additions:
+    """Give FedSC's results the names that every file has them under.
 
-
-def add_results(cells: "anndata.AnnData", results: Annotation) -> None:
-    """Add FedSC's results to cells; what an older run added goes.
-
-    Parameters
-    ----------
-    cells
-        Gets ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; where they are
-        known also ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``,
-        ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``.
-    results
-        Of the same cells in the same order.
+    ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; where they are known also
+    ``obs["fedsc_type"]``, ``obs["fedsc_type_share"]``, ``obs["fedsc_distance"]``,
+    ``obsm["X_fedsc_umap"]`` and ``uns["rank_genes_groups"]``. After quality control also
+    ``obs["fedsc_left_out"]``; all else is missing (NaN) for the cells left out. What an older run
+    added of these goes; markers that are not of FedSC's clusters stay unless there are new ones.
     """
     import pandas as pd
 
-    cells.obsm["X_fedsc"] = results.embedding.astype(np.float32, copy=False)
-    cells.obs = cells.obs.drop(columns=list(_COLUMNS), errors="ignore")
-    cells.obsm.pop("X_fedsc_umap", None)
+    left_out = results.left_out
+    n_cells = len(results.clusters) if left_out is None else len(left_out)
+    rows = np.flatnonzero(np.ones(n_cells) if left_out is None else left_out == "")
+
+    def spread(values: np.ndarray, missing: Any) -> np.ndarray:
+        whole = np.full((n_cells, *values.shape[1:]), missing, dtype=values.dtype)
+        whole[rows] = values
+        return whole
+
     names = [str(cluster) for cluster in range(results.k)]
-    cells.obs["fedsc_cluster"] = pd.Categorical.from_codes(results.clusters, categories=names)
+    obs: dict[str, Any] = {
+        "fedsc_cluster": pd.Categorical.from_codes(spread(results.clusters, -1), categories=names),
+        "fedsc_type": None,
+        "fedsc_type_share": None,
+        "fedsc_distance": None,
+        "fedsc_left_out": None,
+    }
+    if left_out is not None:
+        obs["fedsc_left_out"] = pd.Categorical([why or None for why in left_out])
     if len(results.types) and results.shares is not None:
-        of_cells = np.asarray(results.types, dtype=object)[results.clusters]
-        cells.obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
-        cells.obs["fedsc_type_share"] = results.shares[results.clusters]
-    if results.places is not None:
-        cells.obsm["X_fedsc_umap"] = results.places.astype(np.float32, copy=False)
-    if _are_ours(cells.uns.get(_MARKERS)):
-        del cells.uns[_MARKERS]
-    if results.markers is not None:
-        cells.uns[_MARKERS] = results.markers
-    cells.uns["fedsc"] = storable(results.about)
+        of_cells = spread(np.asarray(results.types, dtype=object)[results.clusters], None)
+        obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
+        obs["fedsc_type_share"] = spread(results.shares[results.clusters], np.nan)
+    if results.distances is not None:
+        obs["fedsc_distance"] = spread(results.distances.astype(np.float32), np.nan)
+    places = results.places
+    if places is not None:
+        places = spread(places.astype(np.float32, copy=False), np.nan)
+    return Additions(
+        obs,
+        {
+            "X_fedsc": spread(results.embedding.astype(np.float32, copy=False), np.nan),
+            "X_fedsc_umap": places,
+        },
+        {"fedsc": storable(results.about), _MARKERS: results.markers},
+    )
 
 
 def _are_ours(markers: Any) -> bool:

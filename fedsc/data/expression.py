@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from fedsc.errors import DataError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,6 +32,8 @@ class Expression:
         ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
     label_key
         Column of ``obs`` with cell types; ``""`` when none is known.
+    columns
+        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
     """
 
     matrix: csr_matrix
@@ -38,6 +42,7 @@ class Expression:
     obs: "pd.DataFrame"
     kind: Kind
     label_key: str = ""
+    columns: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -46,6 +51,36 @@ class Expression:
             return None
         values = self.obs[self.label_key]
         return np.where(values.isna(), "", values.astype(str))
+
+    def batches(self, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Number the batch of every cell; all 0, without a name, where no column is named.
+
+        Parameters
+        ----------
+        column
+            Of ``obs``.
+
+        Returns
+        -------
+        tuple
+            Batch of every cell, int64 (cells,), and names of the batches in the order of the
+            alphabet.
+
+        Raises
+        ------
+        DataError
+            If there is no such column, or a cell has no value in it.
+        """
+        if not column:
+            return np.zeros(len(self.obs), dtype=np.int64), ()
+        if column not in self.obs.columns:
+            known = ", ".join(f"'{name}'" for name in self.obs.columns) or "no columns"
+            raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
+        if self.obs[column].isna().any():
+            raise DataError(f"batch-key = '{column}': some cells have no value")
+        values = self.obs[column].astype(str).to_numpy(dtype=str)
+        names, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int64), tuple(map(str, names))
 
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""

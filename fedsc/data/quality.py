@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsc.data.aligned import Aligned
+from fedsc.data.aligned import Aligned, align
+from fedsc.data.expression import Expression
 from fedsc.errors import DataError
 
 
@@ -113,3 +114,62 @@ def failing(quality: CellQuality, thresholds: Thresholds) -> dict[str, np.ndarra
         "min_counts": quality.counts < thresholds.min_counts,
         "max_mito": quality.mito > thresholds.max_mito,
     }
+
+
+@dataclass(frozen=True)
+class CellFilter:
+    """What tells a lab which of its cells are kept.
+
+    Attributes
+    ----------
+    thresholds
+        The same for all labs; that on genes is not looked at.
+    vocabulary
+        The genes the labs agreed on, over which a cell is judged.
+    """
+
+    thresholds: Thresholds
+    vocabulary: tuple[str, ...]
+
+    def failing(self, cells: Expression) -> dict[str, np.ndarray]:
+        """Tell which cells fail which limit, bool (cells,) by the limit's name.
+
+        Raises
+        ------
+        DataError
+            If the cells are log-normalised.
+        """
+        aligned = align(cells, self.vocabulary)
+        return failing(cell_quality(aligned, mitochondrial(self.vocabulary)), self.thresholds)
+
+    def passing(self, cells: Expression) -> Expression:
+        """Keep the cells that fail no limit.
+
+        Raises
+        ------
+        DataError
+            If the cells are log-normalised, or none is left.
+        """
+        kept = ~np.logical_or.reduce(list(self.failing(cells).values()))
+        if not kept.any():
+            raise DataError(f"none of the lab's {len(kept)} cells passes quality control")
+        return cells if kept.all() else cells.subset(np.flatnonzero(kept))
+
+
+def reasons(failed: dict[str, np.ndarray]) -> np.ndarray:
+    """Say by which limits every cell is left out, as options are named; ``""`` = by none.
+
+    Parameters
+    ----------
+    failed
+        Of :func:`failing`.
+
+    Returns
+    -------
+    np.ndarray
+        object (cells,), e.g. ``"min-genes, max-mito"``.
+    """
+    names = [name.replace("_", "-") for name in failed]
+    rows = zip(*failed.values(), strict=True)
+    told = [", ".join(n for n, fails in zip(names, row, strict=True) if fails) for row in rows]
+    return np.array(told, dtype=object)

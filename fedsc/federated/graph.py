@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.errors import ConfigError, RunError
+from fedsc.evaluate import rare_type_f1
 from fedsc.federated import metrics, micro
 from fedsc.federated.bounds import Asked, Check, adds_up, at_least, at_most, finding
 from fedsc.federated.centres import batches
@@ -90,7 +91,9 @@ def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) 
     return labels.reshape(*communities.shape[:-1], len(x))
 
 
-def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClusters:
+def learn_graph(
+    ask: Ask, resolutions: Sequence[float], seed: int, most: int = micro.MOST
+) -> GraphClusters:
     """Cluster the pool at several resolutions, in two questions more than the micro-centres.
 
     Parameters
@@ -101,6 +104,8 @@ def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClust
         Ascending, > 0: the more, the smaller the clusters. 0.4 is good for cell types.
     seed
         Moves the micro-centres and the starts of Leiden.
+    most
+        Micro-centres in a set, at most.
 
     Raises
     ------
@@ -114,7 +119,7 @@ def learn_graph(ask: Ask, resolutions: Sequence[float], seed: int) -> GraphClust
         raise ConfigError(
             f"resolutions = {list(resolutions)}: must be numbers > 0 in ascending order"
         )
-    nodes = micro.learn_micro(ask, seed)
+    nodes = micro.learn_micro(ask, seed, most)
     links = _square(ask(Question(LINKS, nodes.arrays()))["links"], len(nodes.centres))
     communities = np.stack([tidy(links, leiden(links, float(r), seed)) for r in wanted])
     tally = ask(Question(TALLY, {**nodes.arrays(), "communities": communities}))
@@ -147,7 +152,8 @@ def learn_agreement(
     Returns
     -------
     list
-        For every resolution ``ari`` and ``nmi`` over the labelled cells; ``None`` without any.
+        For every resolution ``ari``, ``nmi`` and ``rare_f1`` over the labelled cells; ``None``
+        without any.
     """
     tables = np.zeros((len(clusters.resolutions), 0, 0), dtype=np.int64)
     if len(vocabulary):
@@ -158,6 +164,7 @@ def learn_agreement(
         {
             "ari": metrics.ari_from_contingency(table) if table.any() else None,
             "nmi": metrics.nmi_from_contingency(table) if table.any() else None,
+            "rare_f1": rare_type_f1(table),
         }
         for table in tables
     ]

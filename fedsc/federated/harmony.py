@@ -28,8 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsc import tensors
-from fedsc.data.reading.memory import refuse_large
+from fedsc.data.reading.kept import read_kept
 from fedsc.errors import DataError, RunError
 from fedsc.federated import micro
 from fedsc.federated.centres import grow, mean_and_variance
@@ -81,6 +80,11 @@ class Harmony:
         return last.arrays["centres"]
 
     @property
+    def dimensions(self) -> int:
+        """Columns of the embedding it moves."""
+        return int(self.centres.shape[1])
+
+    @property
     def converged(self) -> bool:
         """Whether the last round moved cells by less than the tolerance."""
         return bool(self.moved[-1] < TOLERANCE)
@@ -125,32 +129,8 @@ class Harmony:
 
 
 def load_harmony(folder: Path, dimensions: int) -> Harmony | None:
-    """Load the integration of a finished run; ``None`` where it made none.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
-    dimensions
-        d of the model's embedding.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, too large, or of another model.
-    """
-    path = folder / HARMONY
-    if not path.exists():
-        return None
-    try:
-        refuse_large(path)
-        harmony = Harmony.from_arrays(tensors.read(path)[0])
-    except (OSError, ValueError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
-    found = harmony.centres.shape[1]
-    if found != dimensions:
-        raise DataError(f"{path}: of {found} dimensions, the model has {dimensions}")
-    return harmony
+    """Load the integration of a finished run, as :func:`~fedsc.data.reading.kept.read_kept`."""
+    return read_kept(folder / HARMONY, lambda arrays, _: Harmony.from_arrays(arrays), dimensions)
 
 
 _ROUND = (CLUSTER,) * CLUSTER_STEPS + (INTERCEPT, CORRECT)

@@ -163,8 +163,13 @@ def fit_later(cells: BatchedCells, questions: Iterable[Question]) -> HarmonyStat
     return state
 
 
-def load_correction(path: Path) -> Correction:
+def load_correction(path: Path) -> tuple[Correction, list[str]]:
     """Load how a lab's cells were moved from what it keeps (:meth:`HarmonyState.arrays`).
+
+    Returns
+    -------
+    tuple
+        The correction, and the names of the lab's batches, empty where it is one batch.
 
     Raises
     ------
@@ -173,7 +178,8 @@ def load_correction(path: Path) -> Correction:
     """
     try:
         refuse_large(path)
-        correction = Correction(**_under("correction.", tensors.read(path)[0]))
+        arrays, about = tensors.read(path)
+        correction = Correction(**_under("correction.", arrays))
         rounds, k, d = correction.centres.shape
         batches = correction.penalty.shape[1]
         shapes = {"penalty": (rounds, batches, k), "offsets": (rounds, batches, k, d)}
@@ -181,9 +187,14 @@ def load_correction(path: Path) -> Correction:
             raise ValueError("its arrays do not fit together")
         if not all(np.isfinite(array).all() for array in vars(correction).values()):
             raise ValueError("it is not finite")
+        names = about.get("batches", [])
+        named = isinstance(names, list) and len(names) in ({batches} if batches > 1 else {0, 1})
+        if not named:
+            raise ValueError(f"names of {batches} batches are missing")
+        names = list(map(str, names))
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no state of a lab's integration ({error})") from error
-    return correction
+    return correction, names
 
 
 def _begin(cells: BatchedCells, k: int, d: int) -> HarmonyState:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.errors import DataError
+from fedsc.evaluate import rare_type_f1
 from fedsc.federated.bounds import (
     LARGEST,
     Asked,
@@ -172,7 +173,7 @@ def learn_scores(
     Returns
     -------
     dict
-        ``ari`` and ``nmi`` over the labelled cells, ``simplified_silhouette`` and
+        ``ari``, ``nmi`` and ``rare_f1`` over the labelled cells, ``simplified_silhouette`` and
         ``calinski_harabasz`` over all; ``None`` where one is undefined (no labels, a single
         cluster, as many clusters as cells).
     """
@@ -184,17 +185,19 @@ def learn_scores(
     means = indicator @ centres / indicator.sum(axis=1, keepdims=True)
     arrays = {"centres": centres, "groups": groups.astype(np.int64)}
 
-    ari = nmi = None
+    ari = nmi = rare = None
     if len(vocabulary):
         names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
         table = ask(Question(CONTINGENCY, {**arrays, "vocabulary": names}))["table"]
         if table.any():
             ari, nmi = ari_from_contingency(table), nmi_from_contingency(table)
+            rare = rare_type_f1(table)
     total = ask(Question(SPREAD, {**arrays, "means": means}))
     separable = 1 < len(means) < total["n"].sum()
     return {
         "ari": ari,
         "nmi": nmi,
+        "rare_f1": rare,
         "simplified_silhouette": silhouette_from_spread(total) if separable else None,
         "calinski_harabasz": calinski_harabasz_from_spread(total, means) if separable else None,
     }

@@ -22,7 +22,9 @@ STEP = "micro-step"
 SCALE = "micro-scale"
 
 _SETS = 4
-_MOST = 256  # centres in a set
+MOST = 256
+"""Centres in a set, at most."""
+
 _STEPS = 3  # of Lloyd's algorithm, once all centres are there
 _FEWEST = 5  # cells of the pool that are nearest to a centre worth keeping
 _NEAREST = 3  # centres of a set that a cell belongs to
@@ -125,7 +127,7 @@ ANSWERS: dict[str, Callable[[np.ndarray, Question], Sums]] = {
 }
 
 
-def learn_micro(ask: Ask, seed: int) -> MicroCentres:
+def learn_micro(ask: Ask, seed: int, most: int = MOST) -> MicroCentres:
     """Cut the pool into micro-clusters, in about 6 + log₁.₅(2√n) questions.
 
     Parameters
@@ -134,6 +136,8 @@ def learn_micro(ask: Ask, seed: int) -> MicroCentres:
         Puts a question to labs that answer with :data:`ANSWERS` from an embedding (cells, d).
     seed
         Moves the cuts.
+    most
+        Centres in a set, at most; with n cells there are 2√n if that is less.
 
     Raises
     ------
@@ -151,7 +155,7 @@ def learn_micro(ask: Ask, seed: int) -> MicroCentres:
     mean = sums["sum"] / n_cells
     if not np.isfinite(mean).all():
         raise RunError("some lab's embedding has values that are not finite")
-    k = min(round(2 * np.sqrt(n_cells)), _MOST)
+    k = min(round(2 * np.sqrt(n_cells)), most)
     centres, _ = grow(step, mean, _SETS, k, seed)
     for _ in range(_STEPS):
         centres, _ = mean_and_variance(centres, step(centres))

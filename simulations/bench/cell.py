@@ -1,11 +1,12 @@
 """One cell of a suite's grid: one method on one set with one seed, run and written down.
 
-A cell's folder is named by what decides its result, so suites share cells, and a finished one is
-never run again. A federated cell's folder is an ordinary run folder: a run that was killed goes on
-from its last checkpoint.
+A cell's folder is named by what decides its result: its options, the code and the data. So suites
+share cells, a finished one is not run again, and one of other code or data is. A federated cell's
+folder is an ordinary run folder: a run that was killed goes on from its last checkpoint.
 """
 
 import fcntl
+import glob
 import hashlib
 import json
 import resource
@@ -18,17 +19,20 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-import fedsc
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
 from fedsc.data.expression import Expression
+from fedsc.data.registry import resolve
+from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
 from fedsc.versions import versions
+from simulations.bench.provenance import code_digest, data_digest
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
 
 _ROW = "row.json"
+_OF_GRAPH = ("ari", "nmi", "rare_f1", "clusters", "stability")
 _PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
 
 
@@ -65,17 +69,19 @@ class Cell(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hash of what decides the result.
-
-        Only what the suite says is in it, so an option added later does not make old results
-        unknown; the version is in it, so a default changed later does.
-        """
-        decisive = {**self.model_dump(exclude_defaults=True), "version": fedsc.__version__}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        """Hash of what is run: what the suite says, so an option added later does not change it."""
+        decisive = self.model_dump(exclude_defaults=True)
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def key(self) -> str:
         """Name of the cell's folder, readable and unique."""
+        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)}"
+        return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:6]}"
+
+    @property
+    def name(self) -> str:
+        """What is run, whatever the code and the data."""
         method = self.method.replace(":", ".")
         return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{self.digest}"
 
@@ -90,6 +96,7 @@ class Cell(BaseModel):
         return Config.from_mapping(
             {
                 "draw-map": False,  # nobody looks at it
+                "files": False,
                 **self.options,
                 "method": self.method,
                 "dataset": self.dataset,
@@ -108,6 +115,12 @@ def load_row(cell: Cell, output: Path) -> Row | None:
         return None
     row: Row = json.loads(path.read_text())
     return row
+
+
+def of_other_code_or_data(cell: Cell, output: Path) -> bool:
+    """Say whether the cell is finished with other code or data only, so its row is not used."""
+    folders = output.glob(f"{glob.escape(cell.name)}-*")
+    return load_row(cell, output) is None and any((f / _ROW).exists() for f in folders)
 
 
 def run_cell(cell: Cell, output: Path) -> Row:
@@ -131,6 +144,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
     FedscError
         As the method does.
     """
+    resolve(cell.dataset)  # a set that has to be downloaded has its digest only then
     folder = output / cell.key
     with _locked(folder.with_name(f"{cell.key}.lock")):
         finished = load_row(cell, output)
@@ -153,6 +167,8 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "method": cell.method,
             "dataset": cell.dataset,
             "seed": cell.seed,
+            "code": code_digest(cell.method),
+            "data": data_digest(cell.dataset),
             "options": json.dumps(cell.options, sort_keys=True),
             **found,
             **(dict.fromkeys(cost) if resumed else cost),
@@ -172,15 +188,16 @@ def _federated(cell: Cell, output: Path) -> Row:
         config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
-    scores = written["pooled"] or written["kmeans"]
+    pooled = written["pooled_integrated"] or written["pooled"]
+    scores = pooled or written["kmeans"]
     graph, integration = written["graph"], written["integration"]
     return {
         "k_is": "true k",
         "clusters": None,
-        **{name: scores.get(name) for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
-        **{f"graph_{name}": graph[name] for name in ("ari", "nmi", "clusters", "stability")},
+        **{name: scores.get(name) for name in METRICS},
+        **{f"graph_{name}": graph[name] for name in _OF_GRAPH},
         **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
-        "scored": "pooled" if written["pooled"] else "kmeans",
+        "scored": "pooled" if pooled else "kmeans",
         "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
         "bytes_to_labs": traffic.to_labs,
@@ -192,10 +209,13 @@ def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
     from partitioning.simulation import simulated_labs
+    from server_app.run_folder import RunFolder
 
     if config.split.scheme != "column":
         return {}
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    if quality := RunFolder(folder).read_quality(config.fingerprint()):
+        labs = {lab: quality.cell_filter.passing(cells) for lab, cells in labs.items()}
     x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
     batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
     return _mixing(np.concatenate(x), batches, list(labs.values()))
@@ -216,7 +236,6 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.fitting import fit
     from fedsc.baselines.method import Settings
     from fedsc.data.reading.read import read
-    from fedsc.data.registry import resolve
 
     source = resolve(cell.dataset)
     expression = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
@@ -244,7 +263,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     return {
         "k_is": "Leiden" if k == "auto" else "true k",
         "clusters": int(found["k"]),
-        **{name: found[name] for name in ("ari", "nmi", "silhouette", "calinski_harabasz")},
+        **{name: found[name] for name in METRICS},
         **mixing,
         "scored": "pooled",
         "warning": "",

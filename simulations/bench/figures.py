@@ -57,6 +57,8 @@ def _figures(
     if "bars" in suite.figures:
         published = {(row.line, row.dataset): row.scores for row in suite.published if not row.at}
         yield "bars", bars(rows, published)
+    if "dots" in suite.figures:
+        yield "dots", dots(rows)
     if "sweep" in suite.figures:
         for axis in _axes(rows):
             yield f"sweep-{axis}", sweep(rows, axis)
@@ -129,6 +131,41 @@ def bars(
         fontsize="small",
         frameon=False,
     )
+    return figure
+
+
+def dots(rows: pd.DataFrame) -> "Figure":
+    """Draw each line's ARI on each set, the mean over seeds; for suites of many sets.
+
+    Parameters
+    ----------
+    rows
+        With the columns ``line``, ``control``, ``dataset`` and ``ari``.
+    """
+    from matplotlib.figure import Figure
+
+    rows = rows[~rows["control"]]
+    sets, lines = (list(dict.fromkeys(rows[name])) for name in ("dataset", "line"))
+    figure = Figure(figsize=(9, 1.6 + 0.42 * len(sets)), layout="constrained")
+    axes = figure.subplots()
+    for i, line in enumerate(lines):
+        mean = 100 * rows[rows["line"] == line].groupby("dataset")["ari"].mean()
+        axes.plot(
+            mean,
+            [sets.index(name) for name in mean.index],
+            "osD^vPX*<>hd"[i % 12],
+            color=COLOURS[i % len(COLOURS)],
+            markeredgecolor="black",
+            markeredgewidth=0.4,
+            alpha=0.85,
+            label=line,
+        )
+    axes.set_yticks(range(len(sets)), sets)
+    axes.set(xlabel="ARI, %", xlim=(0, 100))
+    axes.invert_yaxis()
+    axes.grid(axis="y", linewidth=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    _legend_below(figure, axes, columns=2)
     return figure
 
 

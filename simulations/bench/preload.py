@@ -10,5 +10,8 @@ import fedsc.baselines.contrastive_sc
 import fedsc.training
 import server_app
 import simulations.inprocess
+from simulations.bench.provenance import code_digest
+
+code_digest("")  # now, as this code is what the forked processes will run
 
 __all__ = ["client_app", "fedsc", "scanpy", "server_app", "simulations", "sklearn", "torch"]

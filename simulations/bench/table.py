@@ -17,13 +17,16 @@ SCORES = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette"}
 _MIXING = {
     "ari": "ARI",
     "nmi": "NMI",
+    "rare_f1": "rare F1",
     "ilisi": "iLISI",
     "clisi": "cLISI",
     "batch_asw": "batch ASW",
     "type_asw": "type ASW",
+    "connectivity": "connectivity",
 }
 _PERCENT = 100.0
 _DRAWS = 10_000
+_MANY = 4  # sets, above which the page begins with means over them
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def seen(line: Line, row: Row) -> Row:
     """Give a run's row as a line shows it: with the scores of the clusters the line is about."""
     if line.clusters == "k-means":
         return row
-    graph = {name: row[f"graph_{name}"] for name in ("ari", "nmi", "clusters")}
+    graph = {name: row[f"graph_{name}"] for name in ("ari", "nmi", "rare_f1", "clusters")}
     return {**row, **graph, "k_is": "graph", "silhouette": None, "calinski_harabasz": None}
 
 
@@ -120,6 +123,8 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
         if cell.key in rows:
             seeds[cell.seed] = seen(lines[place.line], rows[cell.key])
     parts = [f"# {suite.title}", suite.about.strip(), _options_in_words(suite)]
+    if len(suite.datasets) > _MANY:
+        parts += _means(suite, by_place)
     for data in suite.datasets:
         places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
         parts += [f"## {data.name}", _table(suite, places)]
@@ -136,6 +141,41 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
     warnings = sorted({str(row["warning"]) for row in rows.values() if row["warning"]})
     parts += [f"**Warning**: {warning}." for warning in warnings]
     return "\n\n".join(parts) + "\n"
+
+
+def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]]) -> list[str]:
+    """Average over sets, those with batches and those without, of which some run is finished.
+
+    A line that is not finished on one of them stands in no mean.
+    """
+    parts, scores = [], _scores(suite)
+    for title, batches in (("with batches", True), ("without", False)):
+        rows: dict[str, dict[str, list[Row]]] = {}
+        for place, seeds in by_place.items():
+            if not place.at and seeds:
+                name = _name(place, {})
+                rows.setdefault(name, {})[place.dataset] = list(seeds.values())
+        names = [data.name for data in suite.datasets if bool(data.batches) == batches]
+        there = [name for name in names if any(name in of_sets for of_sets in rows.values())]
+        whole = {line: of for line, of in rows.items() if there and set(there) <= set(of)}
+        if not whole:
+            continue
+        head = ["method", *scores.values()]
+        table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for line, of_sets in whole.items():
+            cells = [_mean_of_means([of_sets[name] for name in there], s) for s in scores]
+            table.append(f"| {' | '.join([line, *cells])} |")
+        words = f"Mean over the {len(there)} sets {title}: {', '.join(there)}."
+        parts += [f"## All sets {title}", words, "\n".join(table)]
+    return parts
+
+
+def _mean_of_means(sets: Sequence[Sequence[Row]], score: str) -> str:
+    values = [[row.get(score) for row in seeds] for seeds in sets]
+    known = [[float(v) for v in of_set if v is not None] for of_set in values]
+    if not all(known):
+        return "–"
+    return f"{_PERCENT * float(np.mean([np.mean(of_set) for of_set in known])):.1f}"
 
 
 def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:

@@ -16,8 +16,7 @@ PANELS = {"A": slice(0, 50), "B": slice(10, 60)}
 CELLS = {"A": slice(0, 56), "B": slice(56, 96)}
 
 
-@pytest.fixture
-def files(tiny_set, tmp_path):
+def split(tiny_set, folder):
     """Lab A has its counts in a layer and its types in a column of its own; B has no types."""
     whole = anndata.read_h5ad(tiny_set)
     made = {name: whole[CELLS[name], PANELS[name]].copy() for name in "AB"}
@@ -27,10 +26,15 @@ def files(tiny_set, tmp_path):
     made["A"].var_names = [f"tp{gene[2:]}" for gene in made["A"].var_names]  # in its own spelling
     made["B"].obs = made["B"].obs[["donor"]]
     for name, cells in made.items():
-        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+        cells.write_h5ad(folder / f"{name}.h5ad")
     made["A"].var_names = [f"TP{gene[2:]}" for gene in made["A"].var_names]
-    made["A"].write_h5ad(tmp_path / "A.h5ad")
-    return tmp_path
+    made["A"].write_h5ad(folder / "A.h5ad")
+    return folder
+
+
+@pytest.fixture
+def files(tiny_set, tmp_path):
+    return split(tiny_set, tmp_path)
 
 
 def nodes_of(files):
@@ -50,34 +54,36 @@ def copy_of(files, name):
     return anndata.read_h5ad(files / name / "run" / f"{name}.fedsc.h5ad")
 
 
-@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
-def test_both_labs_get_clusters_types_map_and_markers(
-    config, change, files, lead, tiny_set, monkeypatch
-):
-    left = lead(change(config, draw_map=True), nodes_of(files))
+@pytest.fixture(scope="module")
+def finished(tiny_run, tiny_set, lead, tmp_path_factory):
+    """Give what a run has left and the two labs' copies; only read them."""
+    folder = split(tiny_set, tmp_path_factory.mktemp("finished"))
+    config = tiny_run.replace(
+        method="fedpca", label_key="", wait_for_labs=2, files=True, output=str(folder / "runs")
+    )
+    left = lead(config, nodes_of(folder))
+    return left, {name: copy_of(folder, name) for name in "AB"}
+
+
+def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatch):
+    left, copies = finished
     truth = anndata.read_h5ad(tiny_set).obs["cell_type"].astype(str)
-    copies = {name: copy_of(files, name) for name in "AB"}
     for name, copy in copies.items():
         assert {"fedsc_cluster", "fedsc_type", "fedsc_type_share"} <= set(copy.obs)
-        assert copy.obsm["X_fedsc_umap"].shape == (copy.n_obs, 2)
-        assert np.isfinite(copy.obsm["X_fedsc_umap"]).all()
         assert copy.uns["fedsc"]["layer"] == ("counts" if name == "A" else "")
         # B is not annotated, and gains what A knows.
         types = copy.obs["fedsc_type"].astype(str)
         assert (types == truth[copy.obs_names]).mean() > 0.9
         assert copy.obs["fedsc_type_share"].between(0.5, 1).all()
-    # A cluster has the same type and the same place everywhere.
+        # Its own report lies beside it; the server has one of the run that knows no cell.
+        page = (left.folder.parents[1] / name / "run" / f"{name}.fedsc.html").read_text()
+        assert f"Lab {name} brought {copy.n_obs} of the 96 cells" in page
+    assert "Each lab has them in its own file" in (left.folder / "report.html").read_text()
+    # A cluster has the same type everywhere.
     both = pd.concat([copy.obs for copy in copies.values()])
     assert (both.groupby("fedsc_cluster", observed=True)["fedsc_type"].nunique() == 1).all()
     clusters = [list(copy.obs["fedsc_cluster"].cat.categories) for copy in copies.values()]
     assert clusters[0] == clusters[1]
-    places = {
-        name: pd.DataFrame(copy.obsm["X_fedsc_umap"]).groupby(list(copy.obs["fedsc_type"])).mean()
-        for name, copy in copies.items()
-    }
-    for kind, place in places["A"].iterrows():
-        nearest = np.square(places["B"] - place).sum(axis=1).idxmin()
-        assert nearest == kind
 
     # Markers: scanpy reads and draws them, by names the file has.
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -106,9 +112,25 @@ def test_both_labs_get_clusters_types_map_and_markers(
     assert set(markers["cluster"].astype(str)) == set(clusters[0])
 
 
-def test_markers_are_those_of_scanpy_on_the_pooled_cells(config, files, lead):
-    left = lead(config, nodes_of(files))
-    copies = {name: copy_of(files, name) for name in "AB"}
+@pytest.mark.slow  # UMAP is compiled when first used
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_a_type_has_the_same_place_on_both_labs_maps(config, change, files, lead):
+    lead(change(config, draw_map=True), nodes_of(files))
+    places = {}
+    for name in "AB":
+        copy = copy_of(files, name)
+        assert copy.obsm["X_fedsc_umap"].shape == (copy.n_obs, 2)
+        assert np.isfinite(copy.obsm["X_fedsc_umap"]).all()
+        on_map = pd.DataFrame(copy.obsm["X_fedsc_umap"])
+        places[name] = on_map.groupby(list(copy.obs["fedsc_type"])).mean()
+    for kind, place in places["A"].iterrows():
+        nearest = np.square(places["B"] - place).sum(axis=1).idxmin()
+        assert nearest == kind
+
+
+def test_markers_are_those_of_scanpy_on_the_pooled_cells(finished):
+    left, copies = finished
+    copies = {name: copy.copy() for name, copy in copies.items()}
     copies["A"].X = copies["A"].layers["counts"]
     pool = anndata.concat(list(copies.values()))  # genes that both have measured
     target = json.loads((left.folder / "preprocessing.json").read_text())["target_sum"]

@@ -7,8 +7,10 @@ import pytest
 
 from client_app import labs
 from client_app.labs import Lab, LabFile, hosted_labs
+from deployment.certificates import make_supernode_key
 from fedsc.errors import ConfigError
 from fedsc.federated.preprocessing import fit_preprocessing
+from protocol.identity import is_signed
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 6])
@@ -28,6 +30,28 @@ def test_a_node_with_a_file_is_one_lab(tiny, tiny_set, tmp_path):
     assert (lab.name, len(lab.expression.cells), lab.siblings) == ("A", 96, 0)
     # It takes the run's name from the server, never a path.
     assert lab.folder("run-1", "/etc") == tmp_path / "state" / "run-1"
+
+
+def test_a_lab_signs_its_name_with_the_key_of_its_node_config(tiny, tiny_set, tmp_path):
+    private, public = make_supernode_key()
+    (tmp_path / "key").write_bytes(private)
+    node = {"lab": "A", "data": str(tiny_set), "key": str(tmp_path / "key")}
+    (lab,) = hosted_labs(node, tiny)
+    assert is_signed(public, lab.signature(7, 9), 7, 9, "A")
+    (other,) = hosted_labs({"lab": "A", "data": str(tiny_set)}, tiny)
+    assert other.signature(7, 9) == b""
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("none", "No such file"), ("", "Is a directory"), ("rubbish", "is no EC key in the OpenSSH")],
+)
+def test_a_key_that_cannot_be_used_is_told_and_not_quoted(tiny, tiny_set, tmp_path, key, words):
+    (tmp_path / "rubbish").write_bytes(b"SECRET")
+    (lab,) = hosted_labs({"lab": "A", "data": str(tiny_set), "key": f"{tmp_path}/{key}"}, tiny)
+    with pytest.raises(ConfigError, match=f"node config key = .*{words}") as told:
+        lab.signature(7, 9)
+    assert "SECRET" not in str(told.value)
 
 
 @pytest.mark.parametrize("run", ["../x", "a/b", "", "..", ".hidden", "x" * 101])

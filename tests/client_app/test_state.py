@@ -13,6 +13,7 @@ from client_app.state import (
     save_integration,
     save_private,
 )
+from fedsc.data.coverage import Coverage
 from fedsc.data.reading.read import read
 from fedsc.errors import DataError, RunError
 from fedsc.federated.correction import BatchedCells
@@ -61,7 +62,7 @@ def cells(tiny_set):
 def _kept(cells, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(len(cells.cells), 3)).astype(np.float32)
-    return KeptEmbedding(x, rng.integers(0, 2, len(x)), cells_digest(cells))
+    return KeptEmbedding(x, rng.integers(0, 2, len(x)), cells_digest(cells), Coverage(2, 4, 0.5))
 
 
 def test_an_embedding_comes_back_for_the_cells_it_was_made_of(tmp_path, cells):

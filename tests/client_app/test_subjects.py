@@ -3,6 +3,7 @@ import pytest
 
 from client_app.state import KeptEmbedding, save_embedding, save_integration
 from client_app.subjects import embedding_of
+from fedsc.data.coverage import Coverage
 from fedsc.errors import RunError
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.harmony import integrate_here
@@ -17,7 +18,7 @@ def cells():
 
 @pytest.fixture
 def folder(cells, tmp_path):
-    save_embedding(tmp_path, KeptEmbedding(cells.x, cells.batches, "digest"))
+    save_embedding(tmp_path, KeptEmbedding(cells.x, cells.batches, "digest", Coverage(1, 1, 1.0)))
     return tmp_path
 
 

@@ -22,8 +22,11 @@ def ca():
     return make_ca("test")
 
 
-def _handshake(pair: Pair, authority: bytes, name: str, folder) -> None:
-    """Shake hands over a socket pair, as strictly as OpenSSL can; raise what the client raises."""
+def _handshake(pair: Pair, authority: bytes, name: str, folder) -> str | None:
+    """Shake hands over a socket pair, as strictly as OpenSSL can; raise what the client raises.
+
+    Gives the version of TLS the two agreed on.
+    """
     (folder / "crt").write_bytes(pair.certificate)
     (folder / "key").write_bytes(pair.key)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -41,15 +44,16 @@ def _handshake(pair: Pair, authority: bytes, name: str, folder) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with ours, client.wrap_socket(ours, server_hostname=name):
-            pass
+        with ours, client.wrap_socket(ours, server_hostname=name) as trusted:
+            return trusted.version()
     finally:
         thread.join()
 
 
 @pytest.mark.parametrize("name", ["fed.example.org", "10.0.0.7", "localhost", "127.0.0.1"])
 def test_a_server_is_trusted_under_all_its_names(ca, name, tmp_path):
-    _handshake(issue(ca, ["fed.example.org", "10.0.0.7"]), ca.certificate, name, tmp_path)
+    server = issue(ca, ["fed.example.org", "10.0.0.7"])
+    assert _handshake(server, ca.certificate, name, tmp_path) == "TLSv1.3"
 
 
 def test_a_server_is_not_trusted_under_another_name(ca, tmp_path):

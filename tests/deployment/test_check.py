@@ -12,6 +12,7 @@ import pytest
 
 from deployment import check, init, registration
 from deployment.check import problems_of
+from deployment.register import record
 from fedsc.errors import ConfigError, RunError
 
 
@@ -154,11 +155,30 @@ def test_keys_the_server_does_not_know_are_told(on_a_free_port, listening, monke
     d = on_a_free_port
     listening(d.control_port, d.server)
     d.save_nodes({"A": "11", "B": "22"})
+    record(d.register, "A", (d.server / "keys" / "A.pub").read_bytes())
     monkeypatch.setattr(registration, "nodes", lambda _: [{"node-id": "11", "status": "offline"}])
     (found,) = problems_of(d.root, {})
     assert (
         found == f"lab B: its key is not registered at the server: fedsc deploy register {d.root}"
     )
+
+
+def test_a_lab_that_is_not_in_the_register_is_told(on_a_free_port, listening, monkeypatch):
+    d = on_a_free_port
+    listening(d.control_port, d.server)
+    d.save_nodes({"A": "11", "B": "22"})
+    record(d.register, "A", (d.server / "keys" / "A.pub").read_bytes())
+    there = [{"node-id": "11", "status": "online"}, {"node-id": "22", "status": "online"}]
+    monkeypatch.setattr(registration, "nodes", lambda _: there)
+    (found,) = problems_of(d.root, {})
+    assert found.startswith("lab B: its key is not registered")
+
+
+def test_another_key_in_the_register_is_told(on_a_free_port):
+    d = on_a_free_port
+    record(d.register, "A", (d.server / "keys" / "B.pub").read_bytes())
+    (found,) = problems_of(d.root, {})
+    assert f"does not belong to {d.register / 'A.pub'}; the server will refuse" in found
 
 
 def test_a_server_that_does_not_answer_is_told(on_a_free_port, listening, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flwr.common.config import parse_config_args
 
 from deployment import compose, init
 from deployment.layout import checked
@@ -48,7 +49,7 @@ def test_only_state_and_runs_can_be_written(services):
     assert all(service["read_only"] for service in services.values())
 
 
-def test_the_network_facing_process_has_no_data_and_the_app_no_key(services):
+def test_each_process_has_the_files_it_needs_and_no_others(services):
     inside = {
         name: {mount.split(":")[1] for mount in service["volumes"]}
         for name, service in services.items()
@@ -57,11 +58,25 @@ def test_the_network_facing_process_has_no_data_and_the_app_no_key(services):
     assert "/lab/supernode.key" in inside["supernode-A"]
     assert inside["clientapp-A"] == {
         "/lab/ca.crt",
+        "/lab/supernode.key",
         "/lab/superexec.secret",
         "/lab/data",
         "/lab/state",
     }
-    assert "/server/server.key" not in inside["serverapp"]
+    assert inside["serverapp"] == {
+        "/server/ca.crt",
+        "/server/superexec.secret",
+        "/server/register",
+        "/server/runs",
+    }
+
+
+def test_the_app_of_the_server_finds_the_register_and_a_lab_s_app_its_key(services):
+    folder = services["serverapp"]["environment"]["FEDSC_REGISTER"]
+    assert f"./server/register:{folder}:ro" in services["serverapp"]["volumes"]
+    command = services["supernode-A"]["command"]
+    config = parse_config_args([command[command.index("--node-config") + 1]])
+    assert f"./labs/A/supernode.key:{config['key']}:ro" in services["clientapp-A"]["volumes"]
 
 
 def test_what_runs_on_the_data_reaches_its_supernode_alone(federation, services):
@@ -72,6 +87,13 @@ def test_what_runs_on_the_data_reaches_its_supernode_alone(federation, services)
         "supernode-A",
         "clientapp-A",
     ]
+
+
+def test_every_service_is_limited_in_memory_processes_and_tmp(services):
+    for name, service in services.items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"] <= 1024, name
+        assert all("size=" in mount for mount in service["tmpfs"]), name
 
 
 def test_only_the_gate_is_open_to_the_outside(services):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from deployment import local
+from deployment.register import register_of
 from deployment.supervisor import Program
 from fedsc.errors import RunError
 
@@ -47,12 +48,18 @@ def test_each_lab_gets_its_own_port_state_and_data(federation, tiny_set):
     for lab, command, (_, clientapp), port in zip("AB", commands, programs, ports, strict=True):
         config = command[command.index("--node-config") + 1]
         state = federation.lab(lab) / "state"
-        assert config == f'lab="{lab}" data="{tiny_set}" state="{state}"'
+        key = federation.lab(lab) / "supernode.key"
+        assert config == f'lab="{lab}" data="{tiny_set}" state="{state}" key="{key}"'
         assert clientapp.command[clientapp.command.index("--runtime-api-address") + 1] == (
             f"127.0.0.1:{port}"
         )
         assert clientapp.environment["FLWR_HOME"] == str(state / ".flwr")
         assert clientapp.environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] == "0.1"
+
+
+def test_the_server_s_app_is_told_where_the_register_is(federation):
+    _, serverapp = local.server_programs(federation)
+    assert register_of(serverapp.environment) == federation.register
 
 
 def test_labs_reach_the_server_on_this_machine_only(federation, tiny_set):

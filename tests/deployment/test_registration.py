@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 
 from deployment import registration
+from deployment.register import key_of
 from fedsc.errors import RunError
 
 
@@ -30,6 +33,31 @@ def test_every_lab_is_registered_once(federation, server):
     assert server["keys"] == [str(federation.server / "keys" / f"{lab}.pub") for lab in "AB"]
     assert registration.register(federation) == []
     assert len(server["keys"]) == 2
+
+
+def test_a_name_and_its_key_stand_in_the_register_once_the_server_has_the_key(federation, server):
+    server["refused"].add("B")
+    with pytest.raises(RunError):
+        registration.register(federation)
+    public = (federation.server / "keys" / "A.pub").read_bytes()
+    assert key_of(federation.register, "A") == public
+    assert key_of(federation.register, "B") is None
+
+
+def test_labs_that_an_earlier_version_registered_come_into_the_register(federation, server):
+    registration.register(federation)
+    shutil.rmtree(federation.register)
+    assert registration.register(federation) == []
+    assert len(server["keys"]) == 2
+    assert key_of(federation.register, "A")
+    assert key_of(federation.register, "B")
+
+
+def test_a_public_key_that_is_missing_is_named(federation, server):
+    (federation.server / "keys" / "A.pub").unlink()
+    with pytest.raises(RunError, match=r"A\.pub cannot be read: No such file"):
+        registration.register(federation)
+    assert server["keys"] == []
 
 
 def test_after_the_server_lost_its_state_all_are_registered_anew(federation, server):

@@ -154,3 +154,12 @@ def test_names_of_nodes_are_a_help_not_a_need(tmp_path, content):
     if content is not None:
         (tmp_path / "nodes.json").write_text(content)
     assert read_nodes(tmp_path) == ({"A": "12"} if content == '{"A": 12}' else {})
+
+
+def test_phases_and_the_files_of_labs_are_understood(tiny, change, lead):
+    left = lead(change(tiny, method="fedpca", files=True))
+    found = read_log(left.log)
+    assert found.phase == "report"
+    assert found.files == {f"lab-{i}": f"lab-{i}.h5ad" for i in range(4)}
+    before = left.log.split("phase: statistics")[0]
+    assert read_log(before).phase == "gathering the labs"

@@ -63,7 +63,7 @@ def test_each_failure_doubles_the_delay_up_to_a_bound_and_a_steady_life_starts_o
 def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_path):
     with supervised(tmp_path, Patience(first=0.01, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
-        _wait_for(lambda: "(restarts: 2)" in processes.states()["a"])
+        assert _wait_for(lambda: "(restarts: 2)" in processes.states()["a"])
 
 
 def test_stopping_takes_along_what_a_process_started(tmp_path):
@@ -80,7 +80,7 @@ def test_stopping_takes_along_what_a_process_started(tmp_path):
         _wait_for((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
         assert _alive(pid)
-    _wait_for(lambda: not _alive(pid) or _is_zombie(pid))
+    assert _wait_for(lambda: not _alive(pid) or _is_zombie(pid))
 
 
 def _is_zombie(pid):

@@ -4,7 +4,7 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from fedsc.evaluate import METRICS, kmeans, scores
+from fedsc.evaluate import METRICS, kmeans, rare_type_f1, scores
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def test_scores_are_scikit_learns(blobs):
         {
             "ari": metrics.adjusted_rand_score(labels, clusters),
             "nmi": metrics.normalized_mutual_info_score(labels, clusters),
+            "rare_f1": rare_type_f1(metrics.cluster.contingency_matrix(labels, clusters)),
             "silhouette": metrics.silhouette_score(x, clusters),
             "calinski_harabasz": metrics.calinski_harabasz_score(x, clusters),
         },
@@ -54,6 +55,25 @@ def test_scores_are_named_and_of_plain_floats(blobs):
     assert tuple(found) == METRICS
     assert {type(value) for value in found.values()} == {float}
     assert found["ari"] == found["nmi"] == 1
+
+
+def test_rare_types_by_every_cluster_in_turn():
+    rng = np.random.default_rng(3)
+    labels, clusters = rng.choice(list("abcde"), 200, p=[0.5, 0.3, 0.1, 0.06, 0.04]), None
+    clusters = np.where(rng.random(200) < 0.7, np.unique(labels, return_inverse=True)[1], 0)
+    best = {
+        kind: max(metrics.f1_score(labels == kind, clusters == one) for one in range(5))
+        for kind in "cde"
+    }
+    found = rare_type_f1(metrics.cluster.contingency_matrix(labels, clusters))
+    assert found == pytest.approx(np.mean(list(best.values())))
+
+
+def test_rare_types_of_few_and_of_none():
+    assert rare_type_f1(np.array([[4, 0], [0, 3], [0, 0]])) == 1
+    assert rare_type_f1(np.array([[2, 2]])) == pytest.approx(2 / 3)
+    assert rare_type_f1(np.zeros((2, 3), dtype=int)) is None
+    assert rare_type_f1(np.zeros((0, 0), dtype=int)) is None
 
 
 def test_scores_without_labels(blobs):

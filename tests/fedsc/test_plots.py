@@ -1,8 +1,10 @@
 import io
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-from fedsc.plots import attention_map, embedding_map, run_curves
+from fedsc.plots import attention_map, draw_composition, embedding_map, run_curves
 
 PLACES = np.array([[0, 0], [0, 1], [1, 0]])
 
@@ -60,9 +62,49 @@ def test_run_curves_have_a_line_per_lab_and_leave_out_what_is_not_known():
     assert list(mu.lines[0].get_ydata()) == [0.0, 0.8]
 
 
+def test_many_labs_have_a_median_and_no_legend():
+    rows = [
+        {"round": r, "lab": f"l{i}", "loss": float(i), "d": 1.0, "mu": 0.5}
+        for r in (1, 2)
+        for i in range(9)
+    ]
+    loss, *_ = run_curves(rows, alpha=None).axes
+    assert loss.get_legend() is None
+    assert list(loss.lines[-1].get_ydata()) == [4.0, 4.0]
+
+
 def test_embedding_map_draws_every_cell_once_per_panel():
-    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(40, 2))
     groups = {"type": np.array(["t", "u"] * 20), "lab": np.array(["l"] * 40)}
-    axes = embedding_map(x, groups, seed=0).axes
-    assert [axis.get_title() for axis in axes] == ["type", "lab"]
+    axes = embedding_map(x, groups).axes
+    assert [axis.get_title() for axis in axes] == ["type (40 cells)", "lab (40 cells)"]
     assert [sum(len(c.get_offsets()) for c in axis.collections) for axis in axes] == [40, 40]
+
+
+def test_up_to_8_groups_have_a_legend_and_more_their_names_on_the_map():
+    x = np.random.default_rng(0).normal(size=(44, 2))
+    few, many = np.arange(44) % 8, np.arange(44) % 11
+    one, other = embedding_map(x, {"few": few.astype(str), "many": many.astype(str)}).axes
+    assert [text.get_text() for text in one.get_legend().get_texts()] == list("01234567")
+    assert one.texts == []
+    assert other.get_legend() is None
+    assert [text.get_text() for text in other.texts] == [str(i) for i in range(11)]
+    looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in other.collections}
+    assert len(looks) == 11  # no two groups look alike
+
+
+def test_points_are_smaller_the_more_cells_there_are():
+    sizes = []
+    for n in (10, 5000, 100_000):
+        (axes,) = embedding_map(np.zeros((n, 2)), {"one": np.full(n, "a")}).axes
+        sizes.append(axes.collections[0].get_sizes()[0])
+    assert sizes[0] > sizes[1] > sizes[2] > 0
+
+
+def test_composition_is_shares_of_each_lab():
+    table = pd.DataFrame([[30, 10], [1, 3]], index=["a", "b"], columns=["0", "1"])
+    axes = Figure().subplots()
+    draw_composition(axes, table)
+    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25, 0.25, 0.75]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a (40)", "b (4)"]
+    assert axes.get_xlabel() == "share of the lab's cells"

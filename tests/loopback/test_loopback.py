@@ -1,10 +1,13 @@
 """Real processes on loopback, TLS and authentication: the same model as the simulation's."""
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import anndata
+import pandas as pd
 import pytest
 
 from deployment import certificates, commands, flower, init, local, registration
@@ -12,24 +15,6 @@ from deployment.status import read_status
 from simulations.inprocess import run_inprocess
 
 pytestmark = pytest.mark.slow
-
-
-def test_four_labs_finish_twenty_rounds_with_the_simulation_s_model(
-    make_site, real, change, tmp_path
-):
-    site = make_site(4)
-    # A given library size asks three questions, not nine, and every tensor costs the SuperLink:
-    # the test below has the lot.
-    config = real(site, rounds=20, run_name="four", target_sum=1000.0, norm="none")
-    with local.running(site.deployment, site.data, timeout=300):
-        run_id = site.start(config)
-        assert site.wait(run_id) == "finished:completed", _said(site)
-        status = read_status("loop", home=site.deployment.flwr_home)
-    assert (status.run_id, status.state) == (run_id, "finished:completed")
-    assert (status.progress.round, status.progress.rounds) == (20, 20)
-    assert status.progress.labs == (4, 4)
-    assert [(lab.name, lab.present) for lab in status.labs] == [(lab, True) for lab in site.data]
-    _assert_same_model(config, change, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +26,14 @@ def two_labs(make_site):
 
 def test_two_labs_end_with_the_simulation_s_model(two_labs, real, change, tmp_path):
     site, _ = two_labs
-    config = real(site, rounds=3, run_name="two")
-    assert site.wait(site.start(config)) == "finished:completed", _said(site)
+    config = real(site, rounds=2, run_name="two")
+    run_id = site.start(config)
+    assert site.wait(run_id) == "finished:completed", _said(site)
+    status = read_status("loop", home=site.deployment.flwr_home)
+    assert (status.run_id, status.state) == (run_id, "finished:completed")
+    assert (status.progress.round, status.progress.rounds) == (2, 2)
+    assert status.progress.labs == (2, 2)
+    assert [(lab.name, lab.present) for lab in status.labs] == [(lab, True) for lab in site.data]
     _assert_same_model(config, change, tmp_path)
 
 
@@ -67,6 +58,46 @@ def test_a_server_of_another_authority_is_not_trusted(two_labs, tmp_path):
     for name in ("runtime.crt", "runtime.key"):
         (folder / name).write_bytes((other.lab("A") / name).read_bytes())
     assert "certificate verify failed" in _refused(site, folder, "--max-retries", "1").lower()
+
+
+def test_labs_of_unlike_panels_get_clusters_types_map_and_markers(two_labs, real):
+    """One lab is annotated and the other is not; each measured genes the other did not."""
+    site, _ = two_labs
+    (first, second), own = site.data, {}
+    for lab, genes in ((first, slice(0, 56)), (second, slice(6, 60))):
+        cells = anndata.read_h5ad(site.data[lab])[:, genes].copy()
+        if lab == second:
+            cells.obs["cell_type"] = pd.Categorical([None] * cells.n_obs)
+        own[lab] = cells
+        cells.write_h5ad(site.data[lab])
+    config = real(site, run_name="panels", method="fedpca", target_sum=1000.0, genes="union")
+    config = config.replace(label_key="cell_type", draw_map=True)
+    assert site.wait(site.start(config)) == "finished:completed", _said(site)
+    scores = json.loads((Path(config.run.output) / "panels" / "scores.json").read_text())
+    asked = scores["questions"]
+    assert asked["graph"] <= 20
+    assert asked["clusters"] == 2  # markers and types
+    copies = {
+        lab: anndata.read_h5ad(_results(site, lab, "panels") / f"{site.data[lab].stem}.fedsc.h5ad")
+        for lab in site.data
+    }
+    for lab, copy in copies.items():
+        assert list(copy.var_names) == list(own[lab].var_names)
+        assert copy.obs["fedsc_cluster"].notna().all()
+        assert set(copy.obs["fedsc_type"]) <= {"type0", "type1", "type2", "type3", "unknown"}
+        assert copy.obsm["X_fedsc_umap"].shape == (copy.n_obs, 2)
+        names = list(copy.obs["fedsc_cluster"].cat.categories)
+        assert list(copy.uns["rank_genes_groups"]["names"].dtype.names) == names
+    of_all = pd.concat([copy.obs["fedsc_cluster"] for copy in copies.values()])
+    found = scores["graph"]
+    assert sorted(of_all.value_counts(), reverse=True) == found["sizes"]
+    assert set(copies[second].obs["fedsc_type"]) - {"unknown"}  # learnt from the other lab
+
+
+def _results(site, lab, run):
+    """Find the folder of a lab's copy."""
+    (found,) = site.deployment.lab(lab).glob(f"**/{run}/*.fedsc.h5ad")
+    return found.parent
 
 
 def test_the_command_stops_all_it_started_on_sigterm(make_site):

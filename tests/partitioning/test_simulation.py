@@ -55,3 +55,28 @@ def test_a_file_that_has_changed_is_read_again(tiny_set, tmp_path):
     assert labs_of(**options) is first
     cells[:40].write_h5ad(path)
     assert len(labs_of(**options).labs["lab-0"].cells) == 40
+
+
+def test_a_folder_says_of_each_lab_how_it_is_read(tiny_set, tmp_path, lead, change, tiny):
+    """Columns and names of its own, as a real lab has them in its node config."""
+    cells = anndata.read_h5ad(tiny_set)
+    cells[:50].copy().write_h5ad(tmp_path / "A.h5ad")
+    other = cells[50:].copy()
+    other.layers["counts"] = other.X.copy()
+    other.X = other.X.log1p()
+    other.obs["chip"] = other.obs["donor"]
+    other.obs = other.obs.rename(columns={"cell_type": "annotation"})
+    other.var["symbol"] = other.var_names
+    other.var_names = [f"ENSG{i:011d}" for i in range(60)]
+    other.write_h5ad(tmp_path / "B.h5ad")
+    (tmp_path / "labs.toml").write_text(
+        '[B]\nlabel-key = "annotation"\nlayer = "counts"\nsymbols = "symbol"\nbatch-key = "chip"\n'
+    )
+    config = change(tiny, dataset=str(tmp_path), method="fedpca", files=True)
+    simulation = simulated_labs(config.data, config.split, 0)
+    assert simulation.batch_keys == {"B": "chip"}
+    b = simulation.labs["B"]
+    assert (b.kind, b.label_key, b.genes[0]) == ("counts", "annotation", "TP0")
+    copy = anndata.read_h5ad(lead(config).folder / "labs" / "B.h5ad")
+    assert list(copy.var_names) == list(other.var_names)
+    assert set(copy.uns["rank_genes_groups"]["names"]["0"]) <= set(other.var_names)

@@ -8,27 +8,21 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from flwr.app import Context, RecordDict
 
 from client_app import app as client
 from deployment.status import read_log
 from fedsc.clusters import load_clusters
 from fedsc.errors import ConfigError, RunError
 from fedsc.model import load_model
-from server_app import app as server
-from simulations.inprocess import InProcessGrid, run_inprocess
+from simulations.inprocess import run_inprocess
 
-OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share"]
+OURS = ["fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance"]
 
 
-def lead(config, nodes, app=client):
-    grid = InProcessGrid(app, nodes, config)
-    context = Context(
-        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_mapping()
-    )
-    server(grid, context)
-    run = config.run
-    return Path(run.resume) if run.resume else Path(run.output) / run.name
+@pytest.fixture(scope="module")
+def lead(lead):
+    """Lead a run; give its folder."""
+    return lambda config, nodes, app=client: lead(config, nodes, app=app).folder
 
 
 @pytest.fixture
@@ -38,16 +32,37 @@ def tiny(tiny, change):
 
 
 @pytest.fixture
-def files(tiny_set, tmp_path):
+def quick(tiny, change):
+    """Train nothing, where what is clustered does not matter."""
+    return change(tiny, method="fedpca")
+
+
+def split(tiny_set, folder):
     """Split the set into two labs of unlike size and mix, with more in them than we need."""
     cells = anndata.read_h5ad(tiny_set)
     cells.uns["mine"] = "kept"
     cells.obsm["X_mine"] = np.ones((96, 2))
-    labs = tmp_path / "labs"
+    labs = folder / "labs"
     labs.mkdir()
     for name, rows in (("A", slice(0, 40)), ("B", slice(40, 96))):
         cells[rows].copy().write_h5ad(labs / f"{name}.h5ad")
     return labs
+
+
+@pytest.fixture
+def files(tiny_set, tmp_path):
+    return split(tiny_set, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run, tiny_set, lead, tmp_path_factory):
+    """Give the folder of a finished run and the labs' files; only read them."""
+    root = tmp_path_factory.mktemp("finished")
+    files = split(tiny_set, root)
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    folder = lead(tiny_run.replace(output=str(root / "runs"), wait_for_labs=2), nodes_of(files))
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+    return folder, files
 
 
 def nodes_of(files, **more):
@@ -65,10 +80,8 @@ def scores_of(folder):
     return json.loads((folder / "scores.json").read_text())
 
 
-def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(tiny, files):
-    before = {path.name: path.read_bytes() for path in files.iterdir()}
-    folder = lead(tiny, nodes_of(files))
-
+def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(finished):
+    folder, files = finished
     model, clusters = load_model(folder), load_clusters(folder, 60)
     assert clusters.sizes.sum() == 96
     assert (np.diff(clusters.sizes) <= 0).all()  # the largest first
@@ -97,14 +110,13 @@ def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(tiny, files):
     np.testing.assert_array_equal(counted, clusters.sizes)
     assert copy_of(files, "A").uns["fedsc"]["model"] == copy_of(files, "B").uns["fedsc"]["model"]
     assert model.method == "fedsc"
-    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
     assert not list(files.parent.rglob("*.partial"))
     assert "lab A has its results in a copy of its own file" in (folder / "run.log").read_text()
     assert str(files) not in (folder / "run.log").read_text()
 
 
-def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, files):
-    real = lead(tiny, nodes_of(files))
+def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, finished):
+    real, files = finished
     simulated = change(tiny, dataset=str(files), run_name="simulated")
     run_inprocess(simulated)
     names = ("model.safetensors", "genes.csv", "clusters.safetensors", "markers.csv")
@@ -119,9 +131,9 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fil
     assert not list(simulated.rglob("*.h5ad"))
 
 
-def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
-    monkeypatch.setattr("server_app.analysis._SECONDS_OF_SILENCE", 0.0)
-    folder = lead(tiny, nodes_of(files))
+def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
+    monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
+    folder = lead(quick, nodes_of(files))
     said = (folder / "run.log").read_text()
     assert "embedding the cells of 2 labs" in said
     assert "k-means: iteration 1, centres moved by " in said
@@ -129,18 +141,18 @@ def test_iterations_of_k_means_are_told(tiny, files, monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["graph", "kmeans"])
-def test_scores_are_those_of_the_copies(tiny, change, files, by):
+def test_scores_are_those_of_the_copies(quick, change, lead, files, by):
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    scores = scores_of(lead(change(tiny, cluster_by=by), nodes_of(files)))[by]
+    scores = scores_of(lead(change(quick, cluster_by=by), nodes_of(files)))[by]
     pool = pd.concat([copy_of(files, name).obs for name in "AB"])
     types, clusters = pool["cell_type"].astype(str), pool["fedsc_cluster"].astype(str)
     assert scores["ari"] == pytest.approx(adjusted_rand_score(types, clusters))
     assert scores["nmi"] == pytest.approx(normalized_mutual_info_score(types, clusters))
 
 
-def test_the_number_of_clusters_can_be_given_without_labels(tiny, change, files):
-    config = change(tiny, label_key="", cluster_by="kmeans", clusters=3)
+def test_the_number_of_clusters_can_be_given_without_labels(quick, change, lead, files):
+    config = change(quick, label_key="", cluster_by="kmeans", clusters=3)
     folder = lead(config, nodes_of(files))
     copy = copy_of(files, "A")
     assert list(copy.obs["fedsc_cluster"].cat.categories) == ["0", "1", "2"]
@@ -152,7 +164,7 @@ def test_the_number_of_clusters_can_be_given_without_labels(tiny, change, files)
     assert -1 <= scores["simplified_silhouette"] <= 1
 
 
-def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, files):
+def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, lead, files):
     config = change(tiny, label_key="", cluster_by="kmeans")
     folder = lead(config, nodes_of(files))
     scores, clusters = scores_of(folder), load_clusters(folder, 60)
@@ -175,45 +187,49 @@ def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, file
     assert (folder / "model.safetensors").read_bytes() == model
 
 
-def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(tiny, change, files):
-    config = change(tiny, clusters=97)
+def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(quick, change, lead, files):
+    config = change(quick, clusters=97)
     with pytest.raises(ConfigError, match="k = 97: must be from 1 to the number of cells, 96"):
         lead(config, nodes_of(files))
-    assert (Path(tiny.run.output) / "run" / "model.safetensors").exists()
+    assert (Path(quick.run.output) / "run" / "model.safetensors").exists()
 
 
-def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(tiny, change, files, tmp_path):
+def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(quick, change, lead, files, tmp_path):
     cells = anndata.read_h5ad(files / "A.h5ad")
     table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
     table.to_csv(files / "A.csv")
     nodes = nodes_of(files, output=str(tmp_path / "results"))
     nodes[0]["data"] = str(files / "A.csv")
-    lead(change(tiny, label_key="", clusters=2), nodes)
+    lead(change(quick, label_key="", clusters=2), nodes)
     copy = anndata.read_h5ad(tmp_path / "results" / "A.fedsc.h5ad")
     np.testing.assert_array_equal(copy.X.toarray(), table.to_numpy())
     assert list(copy.obs_names) == list(cells.obs_names)
     assert copy.obs["fedsc_cluster"].notna().all()
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "A.fedsc.h5ad",
+        "A.fedsc.html",
         "B.fedsc.h5ad",
+        "B.fedsc.html",
     ]
 
 
-def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(tiny, change, files):
-    folder = lead(tiny, nodes_of(files))
+def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(
+    quick, change, lead, files
+):
+    folder = lead(quick, nodes_of(files))
     mine = files.parent / "A" / "run"
     old = (mine / "A.fedsc.h5ad").read_bytes()
     (mine / ".A.fedsc.h5ad.partial").write_bytes(b"killed while writing")
-    lead(change(tiny, resume=str(folder), cluster_by="kmeans", clusters=2), nodes_of(files))
+    lead(change(quick, resume=str(folder), cluster_by="kmeans", clusters=2), nodes_of(files))
     assert (mine / "A.fedsc.h5ad").read_bytes() != old
     assert list(copy_of(files, "A").obs["fedsc_cluster"].cat.categories) == ["0", "1"]
     assert not list(mine.glob(".*partial"))
 
 
-def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(tiny, files, full_disk):
+def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(quick, lead, files, full_disk):
     nodes = nodes_of(files)
     nodes[0]["output"] = str(full_disk)
-    folder = lead(tiny, nodes)
+    folder = lead(quick, nodes)
     assert scores_of(folder)["graph"]["ari"] is not None
     log = (folder / "run.log").read_text()
     assert "lab A could not write its results" in log
@@ -221,32 +237,32 @@ def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(tiny, files
     assert sorted(p.name for p in files.parent.rglob("*.fedsc.h5ad*")) == ["B.fedsc.h5ad"]
 
 
-def test_the_labs_file_is_never_taken_for_the_copy(tiny, files):
+def test_the_labs_file_is_never_taken_for_the_copy(quick, lead, files):
     (files / "A.h5ad").rename(files / "A.fedsc.h5ad")
     (files / "out").mkdir()
     (files / "out" / "A.fedsc.fedsc.h5ad").hardlink_to(files / "A.fedsc.h5ad")
     nodes = nodes_of(files, output=str(files / "out"))
     nodes[0]["data"] = str(files / "A.fedsc.h5ad")
     before = (files / "A.fedsc.h5ad").read_bytes()
-    folder = lead(tiny, nodes)
+    folder = lead(quick, nodes)
     assert (files / "A.fedsc.h5ad").read_bytes() == before
     assert "is the lab's file itself" in (folder / "run.log").read_text()
 
 
-def test_a_lab_that_is_lost_while_clustering_is_left_out_and_told(tiny, files):
+def test_a_lab_that_is_lost_while_clustering_is_left_out_and_told(quick, lead, files):
     def app(message, context):
         reply = client(message, context)
         if message.metadata.message_type == "query.embed" and context.node_config["lab"] == "A":
             raise MemoryError
         return reply
 
-    folder = lead(tiny, nodes_of(files), app)
+    folder = lead(quick, nodes_of(files), app)
     assert scores_of(folder)["graph"]["ari"] is not None
     assert "going on without lab A" in (folder / "run.log").read_text()
     assert copy_of(files, "B").uns["fedsc"]["labs"] == 1
 
 
-def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change, files):
+def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change, lead, files):
     def app(message, context):
         if message.metadata.message_type == "train" and message.metadata.group_id == "2":
             raise MemoryError

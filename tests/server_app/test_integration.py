@@ -225,10 +225,20 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     ]
     np.testing.assert_allclose(own, np.concatenate(parts), rtol=1e-2, atol=1e-2)
     assert alone.scores["graph"]["ari"] == pytest.approx(left.scores["graph"]["ari"], abs=0.05)
-    # Of two batches, nothing says to which a later file belongs.
+    # A later file says by a column of which batch its cells are.
     kept = tmp_path / "AB" / "run" / "integration.safetensors"
     done = embed(files / "A.h5ad", left.folder, tmp_path / "o.h5ad", "--integration", kept)
-    assert "the lab has 2 batches" in str(done.exception)
+    assert "the lab has 2 batches (A, B); say with --batch-key" in str(done.exception)
+    later = both[both.obs["kind"] == "type1"][::-1].copy()
+    later.write_h5ad(tmp_path / "later.h5ad")
+    more = ("--integration", kept, "--batch-key", "chemistry")
+    found = embedded(tmp_path / "later.h5ad", left.folder, tmp_path / "o.h5ad", *more)
+    lab = anndata.read_h5ad(tmp_path / "AB" / "run" / "AB.fedsc.h5ad")[later.obs_names]
+    np.testing.assert_allclose(found.obsm["X_fedsc"], lab.obsm["X_fedsc"], rtol=1e-4, atol=1e-4)
+    later.obs["chemistry"] = "C"
+    later.write_h5ad(tmp_path / "later.h5ad")
+    done = embed(tmp_path / "later.h5ad", left.folder, tmp_path / "o.h5ad", *more)
+    assert "the lab had no batch 'C'; it had A, B" in str(done.exception)
 
 
 def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated):

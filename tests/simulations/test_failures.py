@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from client_app import app as client
+from deployment.certificates import make_supernode_key
+from deployment.register import VARIABLE, record
 from fedsc.errors import ConfigError, RunError
 from protocol import records
 from server_app.checkpoint import load_checkpoint
@@ -212,6 +214,24 @@ def test_a_poisonous_update_is_refused_and_the_next_round_has_all_labs(
     assert all("loss" in rows[2, f"lab-{lab}"] for lab in range(4))
 
 
+def test_a_lab_cannot_claim_an_embedding_longer_than_one(unlabelled, change, lead):
+    """Possible for other cells, not for those of a trained encoder, whose rows have length 1."""
+
+    def app(message, context):
+        reply = client(message, context)
+        key = records.key("sums", "lab-1")
+        asked = message.content.get("question")
+        if asked is not None and asked["name"] == "kmeans-mean" and key in reply.content:
+            sums = records.unpack_arrays(reply.content[key])
+            sums["sum"], sums["squares"] = sums["sum"] * 100, sums["squares"] * 10_000
+            reply.content[key] = records.pack_arrays(sums)
+        return reply
+
+    left = lead(change(unlabelled, rounds=1, clusters=3), app=app)
+    assert "going on without lab lab-1: kmeans-mean: the" in left.log
+    assert left.scores["kmeans"]["sizes"]
+
+
 @pytest.mark.parametrize("how", ["median", "trimmed-mean"])
 def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(tiny, change, lead, how):
     name = "encoder.0.weight"
@@ -287,6 +307,53 @@ def test_a_real_lab_may_join_late(tiny, change, lead, tmp_path):
     assert not (left.folder / "labs").exists()
     assert left.scores["pooled"] is None
     assert -1 <= left.scores["kmeans"]["ari"] <= 1
+
+
+@pytest.fixture
+def real_labs(tiny, tmp_path, monkeypatch):
+    """Give what makes the node config of a real lab: its keys are in the server's register."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "register"))
+
+    def make(lab, name=None):
+        key = tmp_path / f"{lab}.key"
+        private, public = make_supernode_key()
+        key.write_bytes(private)
+        record(tmp_path / "register", lab, public)
+        state = tmp_path / f"state-{lab}"
+        return {
+            "lab": name or lab,
+            "data": tiny.data.dataset,
+            "state": str(state),
+            "key": str(key),
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_who_takes_another_lab_s_name_gets_nothing_and_changes_nothing(
+    unlabelled, change, lead, real_labs, tmp_path, place
+):
+    """Whether it comes before the lab itself or after it."""
+    honest = [real_labs("A"), real_labs("B")]
+    thief = real_labs("M", name="A")
+    config = change(unlabelled, rounds=1, wait_for_labs=2)
+    alone = lead(change(config, run_name="alone"), honest)
+
+    told = []
+
+    def app(message, context):
+        if context.node_config["key"] == thief["key"]:
+            told.append(message.metadata.message_type)
+        return client(message, context)
+
+    left = lead(config, [*honest[:place], thief, *honest[place:]], app=app)
+    assert left.model == alone.model
+    assert set(told) == {"query.describe"}
+    assert "calls itself A, and its signature is not by A's key" in left.log
+    for lab in ("A", "B"):
+        assert list((tmp_path / f"state-{lab}" / "run").glob("*.fedsc.h5ad"))
+    assert not (tmp_path / "state-M").exists()
 
 
 def test_a_simulation_waits_for_all_its_nodes(tiny, lead, undisturbed):

@@ -12,6 +12,7 @@ from flwr.common.logger import console_handler
 
 from client_app import app as client
 from fedsc.errors import ConfigError, RunError
+from fedsc.evaluate import METRICS
 from simulations.inprocess import InProcessGrid, run_inprocess
 
 
@@ -28,7 +29,7 @@ def test_a_run_leaves_a_complete_folder(undisturbed):
     assert all(row["d"] > 0 and 0 < row["mu"] <= 1 for row in rows[4:])
     scores = undisturbed.scores
     assert scores["config"] == config
-    assert set(scores["pooled"]) == {"ari", "nmi", "silhouette", "calinski_harabasz"}
+    assert set(scores["pooled"]) == set(METRICS)
     assert -1 <= scores["pooled"]["ari"] <= 1
     assert undisturbed.weights["encoder.0.weight"].shape == (200, 30)
     genes = (folder / "genes.csv").read_text().splitlines()

@@ -109,18 +109,18 @@ globals().update(OBJECTIVES)
     ],
 )
 def test_what_every_method_is_held_against_finds_a_broken_one(
-    tiny, change, lead, tmp_path, monkeypatch, how, words
+    unlabelled, change, lead, tmp_path, monkeypatch, how, words
 ):
     (tmp_path / "broken_objectives.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    config = change(tiny, method=f"broken_objectives:{how}", rounds=2)
+    config = change(unlabelled, method=f"broken_objectives:{how}", rounds=2)
     left = lead(config)
     with pytest.raises(AssertionError, match=words):
         assert_trained(left, config)
 
 
-def test_an_objective_from_outside_the_package_takes_one_line(tiny, change, lead):
-    ours = change(tiny, method="fedsc.ssl.simsiam:OBJECTIVE", pull="constant", rounds=2)
+def test_an_objective_from_outside_the_package_takes_one_line(unlabelled, change, lead):
+    ours = change(unlabelled, method="fedsc.ssl.simsiam:OBJECTIVE", pull="constant", rounds=2)
     known = change(ours, method="fedsimsiam", run_name="by-name")
     by_path, by_name = lead(ours).weights, lead(known).weights
     assert all(by_path[name].tobytes() == by_name[name].tobytes() for name in by_name)
@@ -183,9 +183,9 @@ RULES = {
 @pytest.mark.parametrize(
     ("method", "pull"), [*(("fedsimclr", pull) for pull in RULES), ("fedsc", "fedema")]
 )
-def test_any_method_runs_with_any_pull(tiny, change, lead, method, pull):
+def test_any_method_runs_with_any_pull(unlabelled, change, lead, method, pull):
     sent = Sent()
-    left = lead(change(tiny, method=method, pull=pull, alpha=ALPHA), app=sent.client)
+    left = lead(change(unlabelled, method=method, pull=pull, alpha=ALPHA), app=sent.client)
     rows, first_d, mus = left.by_round, {}, []
     for (round_, lab), start in sent.starts.items():
         if round_ == 1:
@@ -210,8 +210,8 @@ def test_any_method_runs_with_any_pull(tiny, change, lead, method, pull):
         assert min(mus) < 0.9
 
 
-def test_one_lab_without_pull_is_plain_local_training(tiny, change, lead):
-    config = change(tiny, method="fedbyol", partition="iid", labs=1, rounds=2, local_epochs=2)
+def test_one_lab_without_pull_is_plain_local_training(unlabelled, change, lead):
+    config = change(unlabelled, method="fedbyol", labs=1, rounds=2, local_epochs=2)
     left = lead(config)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

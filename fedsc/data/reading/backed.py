@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Kind
+from fedsc.data.reading.kind import KIND_NAMES, look_at
 from fedsc.errors import DataError
 
 BLOCK = 2**20
@@ -42,7 +43,13 @@ class Backed:
     kind: Kind
 
     def blocks(self) -> Iterator[csr_matrix]:
-        """Read the rows from first to last, float32 CSR of some rows × all genes."""
+        """Read the rows from first to last, float32 CSR of some rows × all genes.
+
+        Raises
+        ------
+        DataError
+            If values are not of the kind that the first of them are.
+        """
         import h5py
         from anndata.io import sparse_dataset
 
@@ -52,6 +59,16 @@ class Backed:
             for start in range(0, self.n_cells, step):
                 block = csr_matrix(rows[start : start + step], dtype=np.float32)
                 block.eliminate_zeros()
+                found = look_at(block)
+                if (
+                    found.not_finite
+                    or found.negative
+                    or (self.kind == "counts" and not found.whole)
+                ):
+                    raise DataError(
+                        f"{self.path}: rows {start} to {start + block.shape[0]} hold values that "
+                        f"are no {KIND_NAMES[self.kind]}, as those before them are"
+                    )
                 yield block
 
 
@@ -89,4 +106,4 @@ def rows_per_block(n_cells: int, nonzeros: int) -> int:
 
 
 def _element(layer: str) -> str:
-    return f"layers/{layer}" if layer else "X"
+    return {"": "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")

@@ -34,6 +34,8 @@ class Contents:
         The file's other matrices under the ``layer`` that chooses them.
     notes
         Sentences on what is unusual but no fault.
+    var_names
+        How the file names its genes, (genes,), where ``genes`` are from another column.
     """
 
     matrix: csr_matrix | Stored
@@ -45,6 +47,7 @@ class Contents:
     label_key: str = ""
     others: Mapping[str, Stored] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    var_names: np.ndarray | None = None
 
 
 def layer_name(layer: str) -> str:

@@ -26,7 +26,7 @@ _MATRICES = ("X", "raw.X", "raw", "layers")
 _BYTES_PER_NAME = 100
 
 
-def read_hdf5(file: h5py.File, layer: str) -> Contents:
+def read_hdf5(file: h5py.File, layer: str, symbols: str = "") -> Contents:
     """Recognise the format of an open HDF5 file and find its parts.
 
     Parameters
@@ -35,6 +35,8 @@ def read_hdf5(file: h5py.File, layer: str) -> Contents:
         Must stay open until the matrix is loaded.
     layer
         ``""`` for the main matrix, ``"raw"`` for ``adata.raw``, else a layer's name.
+    symbols
+        Column of an h5ad's ``var`` that names the genes; ``""`` = they have the names of ``var``.
 
     Raises
     ------
@@ -42,7 +44,9 @@ def read_hdf5(file: h5py.File, layer: str) -> Contents:
         If the layout is none of the four, or the layer is missing.
     """
     if "obs" in file and "var" in file:
-        return _h5ad(file, layer)
+        return _h5ad(file, layer, symbols)
+    if symbols:
+        raise DataError(f"only .h5ad files have columns of var: leave symbols = '{symbols}' out")
     if isinstance(file.get("matrix"), h5py.Dataset) and "row_attrs" in file:
         return _loom(file, layer)
     genomes = [k for k, v in file.items() if isinstance(v, h5py.Group) and "barcodes" in v]
@@ -56,7 +60,7 @@ def read_hdf5(file: h5py.File, layer: str) -> Contents:
     )
 
 
-def _h5ad(file: h5py.File, layer: str) -> Contents:
+def _h5ad(file: h5py.File, layer: str, symbols: str) -> Contents:
     """Read ``obs`` and gene names through anndata; obsm, obsp and uns are not touched."""
     nodes = {name: file[f"layers/{name}"] for name in file.get("layers", {})}
     for key, name in {"raw.X": "raw", "raw/X": "raw", "X": ""}.items():
@@ -66,7 +70,8 @@ def _h5ad(file: h5py.File, layer: str) -> Contents:
         known = ", ".join(sorted(layer_name(name) for name in nodes)) or "no matrix at all"
         missing = f"there is no layer '{layer}'" if layer else "the file has no X"
         raise DataError(f"{missing}; it has: {known} (choose one with --layer)")
-    obs, genes = _annotation(file, layer)
+    obs, var = _annotation(file, layer)
+    genes, own, notes = named_genes(var, symbols)
     return Contents(
         matrix=_node(nodes[layer]),
         genes=genes,
@@ -79,10 +84,50 @@ def _h5ad(file: h5py.File, layer: str) -> Contents:
             if name != layer
             and ("indptr" in node if isinstance(node, h5py.Group) else node.ndim == 2)
         },
+        notes=notes,
+        var_names=own,
     )
 
 
-def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, np.ndarray]:
+def named_genes(
+    var: pd.DataFrame, symbols: str
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Name genes as ``var`` does, or by a column of it.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes, (genes, annotations).
+    symbols
+        The column; ``""`` = the names of ``var``. A gene without a name there keeps its own.
+
+    Returns
+    -------
+    names, own, notes
+        Names, (genes,); how ``var`` names them, ``None`` where that is the same; sentences on what
+        was done.
+
+    Raises
+    ------
+    DataError
+        If there is no such column.
+    """
+    own = var.index.astype(str).to_numpy(dtype=object)
+    if not symbols:
+        return own, None, ()
+    if symbols not in var.columns:
+        known = ", ".join(map(str, var.columns)) or "no columns"
+        raise DataError(f"there is no column '{symbols}' of gene names; var has: {known}")
+    named = var[symbols].astype(str).to_numpy(dtype=object)
+    missing = var[symbols].isna().to_numpy() | (named == "")
+    names, repeated = name_genes(np.where(missing, own, named).astype(object), own)
+    notes = [f"genes are named by the column '{symbols}' of var", *repeated]
+    if missing.any():
+        notes.append(f"{missing.sum()} genes have no name there and keep their own")
+    return names, own, tuple(notes)
+
+
+def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     import anndata
     from anndata.io import read_elem
 
@@ -99,7 +144,7 @@ def _annotation(file: h5py.File, layer: str) -> tuple[pd.DataFrame, np.ndarray]:
             refuse_large(*annotation)
             obs, var = map(read_elem, annotation)
     obs.index = obs.index.astype(str)
-    return obs, var.index.astype(str).to_numpy(dtype=object)
+    return obs, var
 
 
 def _node(node: h5py.Dataset | h5py.Group) -> Stored:

@@ -6,19 +6,22 @@ and HDF5 with dense ``X`` and labels ``Y`` (scDeepCluster). Files are only ever 
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression, Kind
+from fedsc.data.reading.backed import Backed
 from fedsc.data.reading.contents import Contents, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
-from fedsc.data.reading.kind import KIND_NAMES
+from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.memory import memory_problem
 from fedsc.data.reading.safe_hdf5 import refuse_foreign
+from fedsc.data.reading.stored import Compressed
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
     label_problems,
@@ -69,7 +72,14 @@ class Examination:
     expression: Expression | None = None
 
 
-def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expression:
+def read(
+    path: Path | str,
+    *,
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+) -> Expression:
     """Read and validate a file.
 
     Parameters
@@ -80,6 +90,11 @@ def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expressio
         ``""`` for the main matrix, ``"raw"`` for ``adata.raw``, else a layer's name.
     label_key
         Column with cell types; ``""`` when none is known. The X/Y layout sets it to ``"Y"``.
+    symbols
+        Column of an h5ad's ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    make_unique
+        Whether names of genes and cells that repeat get a number at their end; they are refused
+        otherwise.
 
     Returns
     -------
@@ -91,19 +106,80 @@ def read(path: Path | str, *, layer: str = "", label_key: str = "") -> Expressio
     DataError
         With one line per problem, all at once.
     """
-    examination = examine(path, layer=layer, label_key=label_key)
+    examination = examine(
+        path, layer=layer, label_key=label_key, symbols=symbols, make_unique=make_unique
+    )
     if examination.expression is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in examination.problems))
     return examination.expression
 
 
-def examine(path: Path | str, *, layer: str = "", label_key: str = "") -> Examination:
+def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expression | Backed:
+    """Read a file, or leave it on disk where memory does not hold it and it lies cell by cell.
+
+    Parameters
+    ----------
+    path, layer, symbols
+        As for :func:`read`. Only an ``.h5ad`` whose matrix is CSR lies cell by cell.
+
+    Raises
+    ------
+    DataError
+        As :func:`read`. Of a file that stays on disk, values are looked at when they are read.
+    """
+    with _contents(path.expanduser(), layer, "", symbols) as contents:
+        matrix = contents.matrix
+        if (
+            path.suffix == ".h5ad"
+            and isinstance(matrix, Compressed)
+            and not matrix.by_gene
+            and memory_problem(matrix.needed_bytes())
+        ):
+            problems = name_problems(contents.genes, contents.cells)
+            with explained():
+                kind, found = judge(look_at(matrix.sample()))
+            if problems or kind is None:
+                problems += [f"{contents.name} {problem}" for problem in found]
+                raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
+            size = len(matrix.data)
+            return Backed(path, layer, contents.genes, matrix.shape[0], size, kind)
+    return read(path, layer=layer, symbols=symbols)
+
+
+def examine(
+    path: Path | str,
+    *,
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+) -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
     try:
-        with _contents(Path(path).expanduser(), layer, label_key) as contents:
-            return _examine(contents, label_key or contents.label_key)
+        with _contents(Path(path).expanduser(), layer, label_key, symbols) as contents:
+            repaired = _made_unique(contents) if make_unique else contents
+            return _examine(repaired, label_key or contents.label_key)
     except DataError as error:
         return Examination(problems=(str(error),))
+
+
+def _made_unique(contents: Contents) -> Contents:
+    """Number names that repeat, as AnnData does, and say so."""
+    from anndata.utils import make_index_unique
+
+    notes = list(contents.notes)
+
+    def unique(what: str, given: np.ndarray) -> np.ndarray:
+        index = pd.Index(given)
+        repeated = int(index.duplicated().sum())
+        if not repeated:
+            return given
+        notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
+        return np.asarray(make_index_unique(index), dtype=object)
+
+    genes, cells = unique("genes", contents.genes), unique("cells", contents.cells)
+    obs = contents.obs.set_axis(cells)
+    return replace(contents, genes=genes, cells=cells, obs=obs, notes=tuple(notes))
 
 
 def _examine(contents: Contents, label_key: str) -> Examination:
@@ -127,7 +203,8 @@ def _examine(contents: Contents, label_key: str) -> Examination:
             for layer, other in usable_layers(contents.others).items()
             if other == "counts"
         ]
-    expression = Expression(matrix, genes, cells, obs, kind, label_key)
+    own = contents.var_names
+    expression = Expression(matrix, genes, cells, obs, kind, label_key, own)
     return Examination((), tuple(remarks), shape, kind, obs, expression)
 
 
@@ -142,7 +219,7 @@ def _load(contents: Contents) -> csr_matrix:
 
 
 @contextmanager
-def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
+def _contents(path: Path, layer: str, label_key: str, symbols: str) -> Iterator[Contents]:
     """Open a file with the reader for it; HDF5 files stay open inside the context."""
     with ExitStack() as stack:
         with explained():
@@ -156,8 +233,10 @@ def _contents(path: Path, layer: str, label_key: str) -> Iterator[Contents]:
                 raise DataError(
                     f"text formats have no layers, so there is no '{layer}': leave --layer out"
                 )
+            if is_text and symbols:
+                raise DataError(f"text formats have no var: leave symbols = '{symbols}' out")
             if not is_text:
-                contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer)
+                contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer, symbols)
             elif unpacked.endswith(_TABLES):
                 contents = read_table(path, label_key)
             else:

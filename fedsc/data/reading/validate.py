@@ -89,7 +89,7 @@ def name_problems(genes: np.ndarray, cells: np.ndarray) -> list[str]:
     if not len(genes):
         problems.append("the file holds no genes")
     for names, what, advice in (
-        (genes, "gene names", "adata.var_names_make_unique(), or name genes by Ensembl id"),
+        (genes, "gene names", "option make-unique numbers them; better, name genes by Ensembl id"),
         (cells, "cell barcodes", "put the sample's name before each barcode"),
     ):
         repeated = pd.unique(pd.Series(names)[pd.Series(names).duplicated()])

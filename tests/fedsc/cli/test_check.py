@@ -14,7 +14,8 @@ import typer
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
-from fedsc.cli.check import candidates, check
+from fedsc.cli.check import check
+from fedsc.cli.examination import candidates
 
 BARCODES = [f"{b}-1" for b in ("AAACATACAA", "AAACCGTGCT", "ACGTACGTAC", "GGGTTTAAAC")]
 GENES = ["ACTB", "B2M", "MALAT1", "CD3D", "LYZ"]
@@ -332,3 +333,97 @@ def test_columns_that_group_cells_are_sorted_by_what_they_name():
     labels, batches = candidates(obs)
     assert labels == ["leiden", "cell_type", "phase"]
     assert batches == ["donor", "batch"]
+
+
+@pytest.fixture
+def folder(tiny_set, tmp_path):
+    """Two labs: B has other genes and names its types otherwise."""
+    whole = anndata.read_h5ad(tiny_set)
+    labs = tmp_path / "labs"
+    labs.mkdir()
+    whole[:50, :50].copy().write_h5ad(labs / "A.h5ad")
+    other = whole[50:, 20:].copy()
+    other.obs = other.obs.rename(columns={"cell_type": "annotation"})
+    other.write_h5ad(labs / "B.h5ad")
+    return labs
+
+
+def test_a_folder_is_told_lab_by_lab_and_together(folder, tmp_path):
+    (folder / "labs.toml").write_text(
+        '[A]\nlabel-key = "cell_type"\n[B]\nlabel-key = "annotation"\nbatch-key = "donor"\n'
+    )
+    done = run(folder, "--plot", tmp_path / "overlap.png")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert f"{folder / 'A.h5ad'}: can be used" in lines
+    together = " ".join(" ".join(lines[lines.index("together") :]).split())
+    for words in (
+        "2 of 2 can be used",
+        "cells 96: A 50, B 46",
+        "kinds raw counts: A, B",
+        "shared 30 genes in all labs, 60 in any",
+        "advice genes = union: only 30 genes",
+        "cell types 4 in 2 labs",
+        "type0, type1, type2, type3",
+    ):
+        assert words in together
+    assert (tmp_path / "overlap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_whose_labs_cannot_be_joined_is_told_why(folder):
+    cells = anndata.read_h5ad(folder / "B.h5ad")
+    cells.X = cells.X.log1p()
+    cells.write_h5ad(folder / "B.h5ad")
+    done = run(folder)
+    assert done.exit_code == 2
+    assert "labs bring different kinds of values" in done.output
+    (folder / "B.h5ad").write_bytes(b"no file")
+    done = run(folder)
+    assert done.exit_code == 2
+    assert "1 of 2 can be used" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[C]\n", "there is no lab 'C'; there are A, B"),
+        ("[A]\nlabel_key = 'x'\n", "known are label-key"),
+        ("[A]\nlabel-key = 3\n", "label-key = 3"),
+        ("A = 3\n", "known are label-key"),
+        ("[A\n", "cannot be read as TOML"),
+    ],
+)
+def test_a_labs_toml_that_is_none_is_refused(folder, text, words):
+    (folder / "labs.toml").write_text(text)
+    done = run(folder)
+    assert done.exit_code == 1
+    assert words in str(done.exception)
+
+
+def test_a_batch_column_that_is_not_there_is_told(folder):
+    (folder / "labs.toml").write_text("[A]\nbatch-key = 'chip'\n")
+    done = run(folder)
+    assert done.exit_code == 2
+    assert "there is no batch column 'chip'" in done.output
+
+
+def test_names_are_repaired_where_it_is_asked_for(tmp_path):
+    path = h5ad(tmp_path / "ids.h5ad", genes=["ENSG1", "ENSG2", "ENSG3", "ENSG4", "ENSG4"])
+    with h5py.File(path, "r+") as file:
+        anndata.io.write_elem(
+            file["var"], "name", np.array(["ACTB", "B2M", "B2M", "", "LYZ"], dtype=object)
+        )
+        file["var"].attrs["column-order"] = ["name"]
+    done = run(path)
+    assert done.exit_code == 2
+    assert "ENSG4 repeat (1 in all): option make-unique" in done.output
+    done = run(path, "--make-unique")
+    assert done.exit_code == 0, done.output
+    assert "1 names of genes repeated" in done.output
+    done = run(path, "--symbols", "name")
+    assert done.exit_code == 0, done.output
+    assert "named by the column 'name'" in done.output
+    assert "2 genes share their symbol" in done.output
+    assert "1 genes have no name there" in done.output
+    done = run(path, "--symbols", "symbol")
+    assert "there is no column 'symbol' of gene names; var has: name" in done.output

@@ -163,7 +163,7 @@ def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
     (run / "clusters.safetensors").write_bytes(replace(clusters, micro=micro).pack())
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
     assert isinstance(done.exception, DataError)
-    assert "clusters of 5 dimensions, the model has 60" in str(done.exception)
+    assert "clusters.safetensors: of 5 dimensions, the model has 60" in str(done.exception)
 
 
 def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_path):
@@ -187,3 +187,50 @@ def test_a_full_disk_ends_in_a_sentence_and_an_exit_code(run, tiny_set, full_dis
     assert sentence.startswith("error: cannot write")
     assert sentence.endswith("No space left on device; free some space")
     assert not list(full_disk.iterdir())
+
+
+def test_a_file_larger_than_memory_is_read_in_blocks_with_the_same_result(
+    run, tiny_set, tmp_path, monkeypatch
+):
+    whole, parts = tmp_path / "whole.h5ad", tmp_path / "parts.h5ad"
+    assert _invoke(tiny_set, "--model", run, "-o", whole).exit_code == 0
+    monkeypatch.setattr("fedsc.data.reading.read.memory_problem", lambda needed: "too large")
+    monkeypatch.setattr("fedsc.data.reading.backed.BLOCK", 500)
+    monkeypatch.setattr("anndata.read_h5ad", None)
+    done = _invoke(tiny_set, "--model", run, "-o", parts)
+    assert done.exit_code == 0, done.output
+    assert "larger than memory" in done.output
+    refused = _invoke(tiny_set, "--model", run, "-o", parts, "--colour", "cell_type")
+    assert "does not fit in memory" in str(refused.exception)
+    monkeypatch.undo()
+    one, other = anndata.read_h5ad(whole), anndata.read_h5ad(parts)
+    np.testing.assert_allclose(one.obsm["X_fedsc"], other.obsm["X_fedsc"], atol=1e-6)
+    assert list(one.obs["fedsc_cluster"]) == list(other.obs["fedsc_cluster"])
+    assert (one.X != other.X).nnz == 0
+
+
+def test_values_of_another_kind_further_down_are_found(run, tiny_set, tmp_path, monkeypatch):
+    cells = anndata.read_h5ad(tiny_set)
+    cells.X[90, 0] = 0.5
+    path = tmp_path / "cells.h5ad"
+    cells.write_h5ad(path)
+    monkeypatch.setattr("fedsc.data.reading.read.memory_problem", lambda needed: "too large")
+    monkeypatch.setattr("fedsc.data.reading.backed.BLOCK", 500)
+    monkeypatch.setattr("fedsc.data.reading.stored._SAMPLE", 100)
+    done = _invoke(path, "--model", run, "-o", tmp_path / "out.h5ad")
+    assert "no raw counts" in str(done.exception)
+
+
+def test_genes_are_named_by_a_column_where_it_is_asked_for(run, tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    cells.var["symbol"] = cells.var_names
+    cells.var_names = [f"ENSG{i:011d}" for i in range(60)]
+    path = tmp_path / "ids.h5ad"
+    cells.write_h5ad(path)
+    one, other = tmp_path / "a.h5ad", tmp_path / "b.h5ad"
+    assert _invoke(path, "--model", run, "-o", one, "--symbols", "symbol").exit_code == 0
+    assert _invoke(tiny_set, "--model", run, "-o", other).exit_code == 0
+    named, plain = anndata.read_h5ad(one), anndata.read_h5ad(other)
+    np.testing.assert_array_equal(named.obsm["X_fedsc"], plain.obsm["X_fedsc"])
+    assert list(named.var_names) == list(cells.var_names)
+    assert named.uns["fedsc"]["symbols"] == "symbol"

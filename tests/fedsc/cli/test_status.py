@@ -91,3 +91,16 @@ def test_a_program_reads_the_same_as_json(said):
     assert found["progress"]["labs"] == [1, 2]
     assert found["seconds_left"] == 510.0
     assert found["labs"][1] == {"name": "B", "present": False, "last_seen": _SEEN.isoformat()}
+
+
+def test_a_person_is_told_the_phase_and_at_the_end_where_files_are(said):
+    early = replace(_RUNNING, progress=Progress(phase="statistics"))
+    assert "phase statistics" in " ".join(said(early).split())
+    ended = replace(
+        _RUNNING,
+        state="finished:completed",
+        progress=Progress(phase="report", files={"A": "a.fedsc.h5ad"}),
+    )
+    told = " ".join(said(ended).split())
+    assert "phase" not in told
+    assert "A's file a.fedsc.h5ad (in the lab's own folder)" in told

@@ -154,7 +154,7 @@ def test_no_label_no_agreement():
     x, _ = cloud(8)
     ask = ask_of(x)
     found = learn_graph(ask, RESOLUTIONS, 0)
-    nothing = [{"ari": None, "nmi": None}] * 2
+    nothing = [{"ari": None, "nmi": None, "rare_f1": None}] * 2
     assert learn_agreement(ask, found, []) == nothing
     assert learn_agreement(ask, found, ["T", "B"]) == nothing
 

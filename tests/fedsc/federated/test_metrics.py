@@ -6,6 +6,7 @@ from sklearn import metrics
 from sklearn.datasets import make_blobs
 
 from fedsc.errors import DataError
+from fedsc.evaluate import rare_type_f1
 from fedsc.federated import kmeans
 from fedsc.federated.kmeans import Centres, assign, learn_kmeans
 from fedsc.federated.metrics import (
@@ -172,6 +173,7 @@ def test_scores_of_the_pool_equal_scikit_learn():
         {
             "ari": metrics.adjusted_rand_score(labels, clusters),
             "nmi": metrics.normalized_mutual_info_score(labels, clusters),
+            "rare_f1": rare_type_f1(metrics.cluster.contingency_matrix(labels, clusters)),
             "simplified_silhouette": slow_simplified_silhouette(x, clusters, found.centres),
             "calinski_harabasz": metrics.calinski_harabasz_score(x, clusters),
         },
@@ -240,6 +242,7 @@ def test_scores_of_one_cluster():
     assert scores == {
         "ari": 0.0,
         "nmi": 0.0,
+        "rare_f1": rare_type_f1(metrics.cluster.contingency_matrix(labels, np.zeros(len(x)))),
         "simplified_silhouette": None,
         "calinski_harabasz": None,
     }

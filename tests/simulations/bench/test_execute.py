@@ -33,7 +33,7 @@ controls = ["FedSC"]
 seeds = 1
 figures = ["bars", "sweep", "splits", "maps", "pulls"]
 federated = {{ labs = 4, subtypes-per-lab = 2, rounds = 2, n-genes = 30, min-shared-genes = 10,
-               batch-size = 8, local-epochs = 1, cluster-by = "kmeans", draw-map = false }}
+               batch-size = 8, local-epochs = 1, draw-map = false }}
 datasets = [
   {{ name = "{tiny_set}", label_key = "cell_type" }},
   {{ name = "{other}", label_key = "cell_type" }},

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulations.bench.figures import bars, maps, pulls, sweep
+from simulations.bench.figures import bars, dots, maps, pulls, sweep
 
 
 def rows(**columns):
@@ -42,6 +42,15 @@ def test_bars_leave_room_for_a_line_without_scores():
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
     assert len(axes.patches) == 2
+
+
+def test_dots_are_means_over_seeds_one_a_set():
+    found = rows(line=["a", "a", "a", "b"], ari=[0.2, 0.4, 0.9, 0.5], nmi=[0.5] * 4)
+    found["dataset"] = ["x", "x", "y", "y"]
+    (axes,) = dots(found).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {"a": [[pytest.approx(30), 0], [90, 1]], "b": [[50, 1]]}
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["x", "y"]
 
 
 def test_a_sweep_is_a_line_of_means_over_its_axis():

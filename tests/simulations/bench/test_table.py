@@ -95,6 +95,31 @@ def test_a_page_has_means_differences_and_published_values(done):
     assert cells_of(page, "ours, IID control")[5].startswith("+20.0")
 
 
+def test_a_suite_of_many_sets_begins_with_means_over_those_that_are_finished():
+    sets = [Data(name=f"set{i}", batches="lab" if i < 3 else "") for i in range(6)]
+    lines = (Line(name="ours", method="fedpca"), Line(name="slow", method="pca"))
+    suite = Suite(
+        title="T", about="A", reference="ours", controls=("ours",), datasets=sets, lines=lines
+    )
+    planned, rows = [], {}
+    for i, data in enumerate(sets):
+        for line in lines:
+            for seed in range(2):
+                cell = Cell(method=line.method, dataset=data.name, seed=seed, options={})
+                planned.append((Place(data.name, line.name), cell))
+                if data.name != "set5" and (line.name, data.name) != ("slow", "set1"):
+                    rows[cell.key] = row(cell, ari=i / 10 + seed / 100, nmi=0.5)
+    page = markdown(suite, planned, rows)
+    first, second = page.split("## All sets ")[1:]
+    assert "Mean over the 3 sets with batches: set0, set1, set2." in first
+    assert "| ours | 10.5 | 50.0 | – |" in first
+    assert "slow" not in first  # it lacks a set
+    second = second.split("## set0")[0]
+    assert "Mean over the 2 sets without: set3, set4." in second
+    assert "| ours | 35.5 | 50.0 | – |" in second
+    assert "| slow | 35.5 | 50.0 | – |" in second
+
+
 def test_missing_runs_make_a_smaller_table_not_a_wrong_one(done):
     suite, planned, rows = done
     few = {k: r for k, r in rows.items() if r["seed"] == 0 and r["cell"].startswith("fedsc")}
@@ -127,7 +152,7 @@ def test_a_frame_has_a_row_per_finished_cell(done):
     assert set(found.loc[found["control"], "line"]) == {"ours"}
     assert set(found["at"]) == {json.dumps({})}
     assert found["config_hash"].nunique() == 9
-    ends = [cell.rsplit("-", 1)[1] for cell in found["cell"]]
+    ends = [cell.rsplit("-", 2)[1] for cell in found["cell"]]
     assert ends == list(found["config_hash"])
 
 
@@ -148,16 +173,21 @@ def test_two_lines_share_a_run_and_show_the_clusters_each_is_about():
     for seed in range(2):
         cell = Cell(method="fedpca", dataset="x", seed=seed, options={})
         planned += [(Place("x", line.name), cell) for line in suite.lines]
-        graph = {"graph_ari": 0.8, "graph_nmi": 0.9, "graph_clusters": 7 + seed}
-        rows[cell.key] = row(cell, ari=0.5, nmi=0.6, clusters=None, ilisi=0.25, **graph)
+        graph = {"graph_ari": 0.8, "graph_nmi": 0.9, "graph_rare_f1": 0.3}
+        graph["graph_clusters"] = 7 + seed
+        rows[cell.key] = row(
+            cell, ari=0.5, nmi=0.6, clusters=None, rare_f1=0.2, ilisi=0.25, **graph
+        )
     page = markdown(suite, planned, rows)
-    assert cells_of(page, "graph")[1:5] == [
+    assert cells_of(page, "graph")[1:6] == [
         "graph: 7 to 8",
         "80.0 ± 0.0",
         "90.0 ± 0.0",
+        "30.0 ± 0.0",
         "25.0 ± 0.0",
     ]
-    assert cells_of(page, "k-means")[1:5] == ["true k", "50.0 ± 0.0", "60.0 ± 0.0", "25.0 ± 0.0"]
-    assert "ARI / NMI / iLISI / cLISI / batch ASW / type ASW in %" in page
+    assert cells_of(page, "k-means")[1:5] == ["true k", "50.0 ± 0.0", "60.0 ± 0.0", "20.0 ± 0.0"]
+    shown = "ARI / NMI / rare F1 / iLISI / cLISI / batch ASW / type ASW / connectivity in %"
+    assert shown in page
     found = frame(suite, planned, rows)
     assert sorted(found["ari"]) == [0.5, 0.5, 0.8, 0.8]

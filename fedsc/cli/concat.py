@@ -1,0 +1,44 @@
+"""``fedsc concat``: the labs' files of a run as one, where their owners may join them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsc.errors import ConfigError
+
+
+def concat(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a simulated run, or labs' files with results of one run."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the cells go (.h5ad).")],
+) -> None:
+    """Join labs' files with results into one .h5ad; it has to fit in memory.
+
+    `obs["fedsc_lab"]` says whose a cell is. Cells that two labs name alike are called NAME-LAB.
+
+    **Examples**
+
+    `fedsc concat runs/my-run -o all.h5ad`
+
+    `fedsc concat A.fedsc.h5ad B.fedsc.h5ad -o all.h5ad`
+    """
+    from fedsc.data.annotated import pack
+    from fedsc.files import replace
+    from fedsc.results import concat as joined
+    from fedsc.results import load
+
+    if len(sources) == 1 and sources[0].is_dir():
+        labs = load(sources[0]).labs
+        files = {lab: labs.path(lab) for lab in labs}
+    else:
+        files = {path.name.removesuffix(".h5ad").removesuffix(".fedsc"): path for path in sources}
+        if len(files) < len(sources):
+            raise ConfigError("two files have one name, which is to be the lab's: rename one")
+    if output.exists() and any(output.samefile(file) for file in files.values()):
+        raise ConfigError(f"{output} is one of the labs' files: name another output")
+    cells = joined(files)
+    replace(output, pack(cells))
+    typer.echo(f"{cells.n_obs} cells of {len(files)} labs: {output}")

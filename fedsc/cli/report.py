@@ -1,0 +1,27 @@
+"""``fedsc report``: a run for a person, as one HTML page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the report of a run: one HTML page that asks nothing of any other.
+
+    Every run writes it at its end, unless it was told to leave files out.
+
+    **Examples**
+
+    `fedsc report runs/my-run`
+
+    `fedsc report runs/my-run -o /tmp/for-a-colleague.html`
+    """
+    from fedsc.report.run import write_report
+
+    typer.echo(f"report: {write_report(run, output).resolve()}")

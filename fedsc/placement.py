@@ -1,0 +1,175 @@
+"""New cells in a finished run: its model's embedding, its clusters, their types, its map."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsc.clusters import load_clusters
+from fedsc.data.annotated import Annotation
+from fedsc.data.coverage import coverage_warning
+from fedsc.data.expression import Expression
+from fedsc.data.genes import case_note
+from fedsc.data.reading.backed import Backed
+from fedsc.errors import DataError
+from fedsc.federated.correction import BatchedCells, correct
+from fedsc.federated.harmony import load_harmony
+from fedsc.federated.harmony_lab import load_correction
+from fedsc.model import load_model, load_private_norm
+
+RESOLUTION = 0.5
+"""Of Leiden, where a run has made no clusters and nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a run says of new cells.
+
+    Attributes
+    ----------
+    annotation
+        Results, one row a cell.
+    said
+        Sentences a person has to know: coverage, standardisation, integration.
+    """
+
+    annotation: Annotation
+    said: tuple[str, ...]
+
+
+def place(
+    folder: Path,
+    cells: Expression | Backed,
+    *,
+    resolution: float | None = None,
+    seed: int = 0,
+    private: Path | None = None,
+    integration: Path | None = None,
+    batch_key: str = "",
+    allow_low_coverage: bool = False,
+) -> Placement:
+    """Embed new cells with a run's model and give them its clusters, types and map.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    cells
+        In memory, or on disk: these are read a block at a time.
+    resolution
+        Make Leiden clusters of this resolution; ``None`` = the run's clusters, where it has some.
+    seed
+        Of Leiden.
+    private
+        One lab's private state, for a model trained with ``local-norm``.
+    integration
+        One lab's ``integration.safetensors``: the cells are of that lab. Without it they are of a
+        new lab, if the run integrated its labs.
+    batch_key
+        Column of ``obs`` with the batch of every cell, for ``integration`` of a lab with batches.
+    allow_low_coverage
+        Go on even if the cells have under 20 % of the model's genes.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no model, the cells do not fit it, or too few of its genes were
+        measured.
+    """
+    trained = load_model(folder)
+    norm = None if private is None else load_private_norm(private, trained)
+    prepared = trained.prepare(cells)
+    covered = trained.coverage(prepared)
+    hint = None
+    if covered.measured < covered.genes:
+        hint = case_note({"the file": cells.genes, "the model": trained.preprocessing.genes})
+    warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
+    embedding = trained.embed(prepared, norm)
+    embedding, integrated = _integrated(embedding, cells, folder, integration, batch_key)
+    found = load_clusters(folder, embedding.shape[1]) if resolution is None else None
+    about: dict[str, Any] = {
+        "model": str(folder),
+        "method": trained.method,
+        "scale": trained.scale,
+        "genes": covered.genes,
+        "genes-measured": covered.measured,
+        "weight-measured": covered.weight,
+        "warning": warning,
+    }
+    if integrated:
+        about["integrated"] = integrated
+    if found is not None:
+        clusters = found.assign(embedding)
+        about["clusters"] = f"the run's {found.k} clusters"
+        annotation = Annotation(
+            embedding,
+            clusters,
+            found.k,
+            about,
+            found.types,
+            found.shares,
+            found.distances(embedding, clusters),
+            found.place(embedding),
+        )
+    else:
+        from fedsc.leiden import leiden
+
+        resolution = RESOLUTION if resolution is None else resolution
+        clusters = leiden(embedding, resolution, seed)
+        about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
+        annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
+    said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
+    if trained.scale == "lab":
+        said.append("standardised within this file, as the run did within each lab")
+    if integrated:
+        said.append(f"integrated {integrated}")
+    return Placement(annotation, tuple(said))
+
+
+def _integrated(
+    embedding: np.ndarray,
+    cells: Expression | Backed,
+    folder: Path,
+    own: Path | None,
+    batch_key: str,
+) -> tuple[np.ndarray, str]:
+    """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
+    if batch_key and own is None:
+        raise DataError(f"--batch-key {batch_key}: goes with --integration")
+    harmony = load_harmony(folder, embedding.shape[1])
+    if harmony is None:
+        if own is not None:
+            raise DataError(f"--integration {own}: the run did not integrate its labs")
+        return embedding, ""
+    if own is None:
+        fitted = harmony.correct_new_lab(embedding)
+        return fitted, "as a new lab: its correction is fitted to the run's centres"
+    correction, known = load_correction(own)
+    batches = np.zeros(len(embedding), dtype=np.int64)
+    if len(known) > 1:
+        batches = _codes(cells, batch_key, known, own)
+    moved = correct(BatchedCells(embedding, batches), correction)
+    return moved, "as a file of the lab whose correction was given"
+
+
+def _codes(cells: Expression | Backed, batch_key: str, known: list[str], own: Path) -> np.ndarray:
+    """Number the batches of a file as its lab did."""
+    if not isinstance(cells, Expression):
+        raise DataError(
+            f"--integration {own}: the lab has {len(known)} batches, and those of a file that does "
+            "not fit in memory are not read; leave the option out, and it is of a new lab"
+        )
+    codes, names = cells.batches(batch_key)
+    if not names:
+        raise DataError(
+            f"--integration {own}: the lab has {len(known)} batches ({', '.join(known)}); say with "
+            "--batch-key which column names that of each cell, or leave the option out, and the "
+            "file is of a new lab"
+        )
+    if new := sorted(set(names) - set(known)):
+        raise DataError(
+            f"--batch-key {batch_key}: the lab had no batch '{new[0]}'; it had {', '.join(known)}"
+        )
+    of_file = np.array([known.index(name) for name in names], dtype=np.int64)
+    return np.asarray(of_file[codes])

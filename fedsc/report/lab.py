@@ -1,0 +1,98 @@
+"""A lab's own report: its cells, made in the lab; nothing of it is sent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import fedsc
+from fedsc.data.annotated import Annotation
+from fedsc.report.page import render
+from fedsc.report.parts import Section, Table, colours_of, map_pictures, share
+
+_MARKERS = 8
+_SHOWN = ("run", "method", "rounds", "seed", "labs", "cells", "clusters", "integrated", "model")
+
+
+def lab_report(results: Annotation, sizes: np.ndarray) -> str:
+    """Give the report of one lab as one HTML page that asks nothing of any other.
+
+    Parameters
+    ----------
+    results
+        Of the lab's cells, with ``about`` as :mod:`client_app.finish` makes it.
+    sizes
+        Cells of every cluster in the pool, int (k,).
+    """
+    about = results.about
+    n = len(results.clusters)
+    own = np.bincount(results.clusters, minlength=results.k)
+    pool = int(sizes.sum())
+    lead = [
+        f"Lab {about['lab']} brought {n:,} of the {pool:,} cells of run {about['run']}.",
+        f"The run found {results.k} clusters; {np.count_nonzero(own)} have cells of this lab.",
+        "This page was made in the lab from its own file. It was sent to nobody.",
+    ]
+    sections = [
+        Section(
+            "Clusters",
+            ["A type is a suggestion: the share in brackets of the pool's annotated cells has it."],
+            tables=[_clusters(results, own, sizes)],
+        ),
+        *_map(results),
+        _trust(about),
+        _record(about),
+    ]
+    title = f"FedSC: lab {about['lab']} in run {about['run']}"
+    return render(title=title, lead=lead, sections=sections, version=fedsc.__version__)
+
+
+def _clusters(results: Annotation, own: np.ndarray, sizes: np.ndarray) -> Table:
+    names = None if results.markers is None else results.markers["names"]
+    rows = []
+    for cluster in range(results.k):
+        kind = "–"
+        if len(results.types) and results.shares is not None:
+            kind = f"{results.types[cluster]} ({share(results.shares[cluster])})"
+        genes = "–" if names is None else ", ".join(map(str, names[str(cluster)][:_MARKERS]))
+        rows.append(
+            (
+                str(cluster),
+                f"{own[cluster]:,}",
+                share(own[cluster] / max(own.sum(), 1)),
+                share(sizes[cluster] / max(sizes.sum(), 1)),
+                kind,
+                genes,
+            )
+        )
+    return Table(
+        "This lab's cells by cluster, beside the pool's",
+        ("cluster", "cells here", "share here", "share in pool", "suggested type", "markers"),
+        rows,
+        numbers=("cells here", "share here", "share in pool"),
+        colours=colours_of(results.k),
+    )
+
+
+def _map(results: Annotation) -> list[Section]:
+    if results.places is None:
+        return []
+    groups = {"Cluster": results.clusters.astype(str).astype(object)}
+    if len(results.types):
+        groups["Suggested type"] = np.array(results.types, dtype=object)[results.clusters]
+    return [Section("Map", pictures=map_pictures(results.places, groups, "cells"))]
+
+
+def _trust(about: Mapping[str, Any]) -> Section:
+    found = about["coverage"]
+    text = (
+        f"The lab's file has {found['measured']:,} of the {found['genes']:,} genes the model looks "
+        f"at ({share(found['share'])}), with {share(found['weight'])} of its first layer's weight."
+    )
+    return Section("What to trust", [text], [about["warnings"]] if about["warnings"] else [])
+
+
+def _record(about: Mapping[str, Any]) -> Section:
+    rows = [(name, str(about[name])) for name in _SHOWN if name in about]
+    rows += [(f"version of {name}", value or "–") for name, value in about["versions"].items()]
+    return Section("The run", tables=[Table("What made these results", ("what", "value"), rows)])

@@ -1,0 +1,121 @@
+"""What a report is made of: sections with texts, pictures and tables."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsc.plots import COLOURS, draw_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 130
+_MOST_POINTS = 50_000  # drawn on a map: a picture shows no more
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the page itself; ``alt`` says what it shows to who cannot see it."""
+
+    data: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names its rows.
+
+    Attributes
+    ----------
+    caption
+        What it shows.
+    head
+        Names of the columns, all different.
+    rows
+        Texts, one a column.
+    numbers
+        Columns that hold numbers.
+    colours
+        A colour for every row, or none.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[str] = ()
+    colours: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under one heading."""
+
+    title: str
+    texts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    code: str = ""
+
+
+def picture(figure: "Figure", alt: str, caption: str) -> Picture:
+    """Put a figure into the page."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI)
+    width, height = (round(inches * 96) for inches in figure.get_size_inches())
+    return Picture(base64.b64encode(image.getvalue()).decode(), alt, caption, width, height)
+
+
+def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str) -> list[Picture]:
+    """Draw the map once for each way to colour it.
+
+    Parameters
+    ----------
+    places
+        float (points, 2).
+    groups
+        Title of the picture to the group of every point, str (points,).
+    points
+        What a point is.
+    """
+    from matplotlib.figure import Figure
+
+    n = len(places)
+    shown = np.random.default_rng(0).permutation(n)[:_MOST_POINTS]
+    some = "" if n <= _MOST_POINTS else f", {_MOST_POINTS:,} of {n:,} drawn at random"
+    pictures = []
+    for title, group in groups.items():
+        figure = Figure(figsize=(4.7, 3.8), layout="constrained")
+        draw_map(figure.subplots(), places[shown], group[shown], title)
+        pictures.append(
+            picture(
+                figure,
+                f"Map of {n} {points} by {title.lower()}. The tables say the same in numbers.",
+                f"Points are {points}, coloured by {title.lower()}{some}.",
+            )
+        )
+    return pictures
+
+
+def colours_of(n: int) -> list[str]:
+    """Give clusters the colours they have in the pictures."""
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Write a number; a dash where it is not known."""
+    if value is None or np.isnan(value):
+        return "–"
+    return f"{value:,.{digits}f}"
+
+
+def share(value: float) -> str:
+    """Write a share in %."""
+    return f"{value:.0%}" if value == 0 or value >= 0.01 else "< 1%"

@@ -1,0 +1,386 @@
+"""A run as its folder keeps it: scores, history, labs, markers, model.
+
+>>> import fedsc
+>>> run = fedsc.load("runs/my-run")
+>>> run.scores
+>>> run.labs["lab-0"].obs["fedsc_cluster"]
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fedsc.clusters import Clusters, load_clusters
+from fedsc.data.annotated import additions_of
+from fedsc.data.reading.in_memory import expression_of
+from fedsc.data.reading.memory import refuse_large
+from fedsc.data.reading.read import explained
+from fedsc.data.reading.safe_hdf5 import open_hdf5
+from fedsc.errors import DataError
+from fedsc.model import Model, load_model
+from fedsc.placement import place
+
+if TYPE_CHECKING:
+    import anndata
+
+_WAYS = ("graph", "kmeans", "pooled", "pooled_integrated")
+_OF_CELLS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance")
+_MOST_TEXT = 2**28  # bytes of a table or a record
+
+
+class Labs(Mapping[str, "anndata.AnnData"]):
+    """The labs' files of a simulated run: ``run.labs["lab-0"]`` reads one.
+
+    Parameters
+    ----------
+    folder
+        ``labs`` in the run folder. It holds no files where a run was made without them, or its
+        labs are real: these keep theirs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {path.stem: path for path in sorted(folder.glob("*.h5ad"))}
+
+    def __getitem__(self, lab: str) -> "anndata.AnnData":
+        import anndata
+
+        with explained(), open_hdf5(self.path(lab)):
+            return anndata.read_h5ad(self.path(lab))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __repr__(self) -> str:
+        return f"Labs({', '.join(self._files) or 'no files here'})"
+
+    def path(self, lab: str) -> Path:
+        """Give the file of a lab.
+
+        Raises
+        ------
+        KeyError
+            If the run folder has none of that name.
+        """
+        return self._files[lab]
+
+
+class Run:
+    """A run, read from its folder; nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    folder
+        Of a run, finished or not.
+
+    Raises
+    ------
+    DataError
+        If it is not the folder of a run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._read: dict[tuple[str, ...], pd.DataFrame] = {}
+        if not (self.folder / "config.json").is_file():
+            raise DataError(f"{folder} is not the folder of a run: config.json is missing")
+
+    def __repr__(self) -> str:
+        return f"Run('{self.folder}')"
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Every option of the run, by its kebab-case name."""
+        return dict(self._json("config.json"))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What ``scores.json`` holds (docs/architecture.md); empty before the end."""
+        return dict(self._json("scores.json")) if self.finished else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its scores."""
+        return (self.folder / "scores.json").exists()
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Scores: a row for each way to cluster, trained and (``floor``) without training.
+
+        Columns ``way``, ``floor``, ``clusters``, ``ari``, ``nmi``, ``silhouette`` and
+        ``calinski_harabasz``; NaN where a score is not known.
+        """
+        sources = ((False, self.record), (True, self.record.get("floor") or {}))
+        names = ("clusters", "ari", "nmi", "silhouette", "calinski_harabasz")
+        rows = [
+            {"way": way, "floor": floor, **{name: found[way].get(name) for name in names}}
+            for floor, found in sources
+            for way in _WAYS
+            if found.get(way)
+        ]
+        return pd.DataFrame(rows, columns=["way", "floor", *names])
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Rounds: a row for each round and lab, as ``metrics.jsonl`` has them.
+
+        Columns ``round``, ``lab``, ``cells``, ``loss``, ``d``, ``mu``, ``seconds`` …; ``failed``
+        says why a lab gave no update. Empty for a method without rounds.
+        """
+        path = self.folder / "metrics.jsonl"
+        lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
+
+    @property
+    def labs(self) -> Labs:
+        """The labs' cells with the results, by name; read when one is asked for."""
+        return Labs(self.folder / "labs")
+
+    @property
+    def markers(self) -> pd.DataFrame:
+        """Marker genes of every cluster, the best first (``markers.csv``)."""
+        path = self.folder / "markers.csv"
+        if not path.exists():
+            raise DataError(f"{self.folder} has no markers.csv: the run has not come so far")
+        refuse_large(path, _MOST_TEXT)
+        return pd.read_csv(path, dtype={"gene": str}, keep_default_na=False, na_values=[""])
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained model."""
+        return load_model(self.folder)
+
+    @cached_property
+    def clusters(self) -> Clusters | None:
+        """What places a cell; ``None`` before the run has clusters."""
+        if not (self.folder / "model.safetensors").exists():
+            return None
+        return load_clusters(self.folder, self.model.dimensions)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What has to be known to trust the scores."""
+        return list(self.record.get("warnings", ()))
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Results for the cells in the labs' files that have some, without their expression.
+
+        Columns ``lab``, ``fedsc_cluster``, ``fedsc_type`` and others of ``obs`` that FedSC made,
+        and ``x`` and ``y`` on the map, where the files have them.
+        """
+        return self._cells(())
+
+    def _cells(self, more: tuple[str, ...]) -> pd.DataFrame:
+        """Give :attr:`cells` with more columns of ``obs``, missing where a file has not got one."""
+        if more not in self._read:
+            parts = [_results_in(self.labs.path(lab), more).assign(lab=lab) for lab in self.labs]
+            self._read[more] = (
+                pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"lab": []})
+            )
+        return self._read[more]
+
+    @property
+    def composition(self) -> pd.DataFrame:
+        """Number of cells by lab (rows) and cluster (columns); empty without labs' files."""
+        cells = self.cells
+        if cells.empty:
+            return pd.DataFrame()
+        counts = pd.crosstab(cells["lab"], cells["fedsc_cluster"])
+        return counts[sorted(counts.columns, key=int)]
+
+    @property
+    def alpha(self) -> float | None:
+        """Radius of FedSC's pull; ``None`` under another pull."""
+        from fedsc.config import Config
+        from fedsc.methods import method_of
+
+        method = Config.from_mapping(self.options).method
+        return method.alpha if method_of(method).pull == "fedsc" else None
+
+    def places(self, *columns: str) -> tuple[np.ndarray, pd.DataFrame]:
+        """Give the map: cells, where the labs' files are here, else micro-centres.
+
+        Parameters
+        ----------
+        *columns
+            More columns of the labs' ``obs`` that are wanted, where the files have them.
+
+        Returns
+        -------
+        places, table
+            float (points, 2), and what is known of every point.
+
+        Raises
+        ------
+        DataError
+            If the run drew no map.
+        """
+        cells = self._cells(columns)
+        if "x" in cells:
+            return cells[["x", "y"]].to_numpy(), cells
+        found = self.clusters
+        if found is None or found.places is None:
+            raise DataError(f"{self.folder} has no map (option draw-map)")
+        cluster = found.assign(found.micro.centres)
+        table = pd.DataFrame({"fedsc_cluster": cluster.astype(str)})
+        if found.types:
+            table["fedsc_type"] = np.array(found.types, dtype=object)[cluster]
+        return found.places, table
+
+    def embed(
+        self,
+        adata: "anndata.AnnData",
+        *,
+        layer: str = "",
+        symbols: str = "",
+        resolution: float | None = None,
+        seed: int = 0,
+        allow_low_coverage: bool = False,
+    ) -> "anndata.AnnData":
+        """Embed new cells and give them the clusters, types and map of the run.
+
+        :func:`fedsc.tl.embed` does the same in place.
+
+        Parameters
+        ----------
+        adata
+            Cells; they stay as they are.
+        layer
+            ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
+        symbols
+            Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+        resolution
+            Make Leiden clusters of this resolution, not the run's.
+        seed
+            Of Leiden.
+        allow_low_coverage
+            Go on even if the cells have under 20 % of the model's genes.
+
+        Returns
+        -------
+        AnnData
+            A copy with ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
+            ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
+            ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+
+        Raises
+        ------
+        DataError
+            If the cells do not fit the model.
+        """
+        placed = place(
+            self.folder,
+            expression_of(adata, layer, symbols=symbols),
+            resolution=resolution,
+            seed=seed,
+            allow_low_coverage=allow_low_coverage,
+        )
+        with_results = adata.copy()
+        additions_of(placed.annotation).add_to(with_results)
+        return with_results
+
+    def concat(self) -> "anndata.AnnData":
+        """Join the labs' files (see :func:`concat`)."""
+        return concat({lab: self.labs.path(lab) for lab in self.labs})
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads(self._text(name))
+        except ValueError as error:
+            raise DataError(f"{self.folder / name} is damaged ({error})") from error
+
+    def _text(self, name: str) -> str:
+        path = self.folder / name
+        try:
+            refuse_large(path, _MOST_TEXT)
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def load(folder: str | Path) -> Run:
+    """Open the folder of a run.
+
+    Parameters
+    ----------
+    folder
+        As ``fedsc run`` or a deployment has left it.
+
+    Raises
+    ------
+    DataError
+        If it is not the folder of a run.
+    """
+    return Run(folder)
+
+
+def concat(files: Mapping[str, Path]) -> "anndata.AnnData":
+    """Join labs' files with results into one, where their owners may.
+
+    Cells are named ``NAME-LAB`` where two labs name a cell alike. ``obs["fedsc_lab"]`` says whose
+    a cell is. Genes are those of any lab; a value nobody measured is 0 in a sparse matrix. Of
+    ``uns``, what is the same in all stays, and markers of the first lab, which are the pool's.
+
+    Parameters
+    ----------
+    files
+        ``.h5ad`` files by lab, with results of one run.
+
+    Raises
+    ------
+    DataError
+        If there is none, one cannot be read or has no results, or they are of different runs.
+    """
+    import anndata
+
+    if not files:
+        raise DataError("there are no labs' files: the run was made without, or its labs are real")
+    parts = {}
+    for lab, path in files.items():
+        with explained(), open_hdf5(path):
+            parts[lab] = anndata.read_h5ad(path)
+        if "fedsc_cluster" not in parts[lab].obs or "fedsc" not in parts[lab].uns:
+            raise DataError(f"{path}: has no results of a run")
+    models = {str(part.uns["fedsc"].get("model")) for part in parts.values()}
+    if len(models) > 1:
+        raise DataError(f"the files are of different runs (models {', '.join(sorted(models))})")
+    names = pd.Index(np.concatenate([part.obs_names for part in parts.values()]))
+    joined = anndata.concat(
+        parts,
+        label="fedsc_lab",
+        join="outer",
+        merge="same",
+        uns_merge="same",
+        index_unique=None if names.is_unique else "-",
+    )
+    first = next(iter(parts.values()))
+    if "rank_genes_groups" in first.uns:
+        joined.uns["rank_genes_groups"] = first.uns["rank_genes_groups"]
+    categories = first.obs["fedsc_cluster"].cat.categories
+    joined.obs["fedsc_cluster"] = pd.Categorical(joined.obs["fedsc_cluster"], categories)
+    return joined
+
+
+def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read the columns that FedSC has added to a file, and those that are wanted."""
+    from anndata.io import read_elem
+
+    with explained(), open_hdf5(path) as file:
+        names = [name for name in (*_OF_CELLS, *more) if name in file["obs"]]
+        table = pd.DataFrame({name: read_elem(file["obs"][name]) for name in names})
+        if "X_fedsc_umap" in file["obsm"]:
+            table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
+    table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
+    return table.astype({name: str for name in names if name not in _NUMBERS})
+
+
+_NUMBERS = ("fedsc_type_share", "fedsc_distance")

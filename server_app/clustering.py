@@ -1,0 +1,176 @@
+"""Clusters of the pool by both ways, graph and k-means, and how good they are, from sums."""
+
+import time
+from dataclasses import dataclass, replace
+from logging import INFO
+from typing import Any
+
+from flwr.common import log
+
+from fedsc.config import Config
+from fedsc.federated.answers import answer, no_embedding
+from fedsc.federated.bounds import LARGEST
+from fedsc.federated.graph import GraphClusters, learn_agreement, learn_graph
+from fedsc.federated.kmeans import Centres, Report, learn_kmeans
+from fedsc.federated.metrics import learn_scores
+from fedsc.federated.query import Ask
+from fedsc.model import Model
+from protocol import ask as asking
+from server_app.federation import Federation
+
+_SECONDS_OF_SILENCE = 15.0
+_STEPS = (0.75, 1.25)  # times the first resolution: how stable its clusters are
+_PCA_COLUMNS = 30  # of principal components that k-means looks at: see decision 0021
+
+Scores = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Clusters of the pool by both ways, and their scores.
+
+    Attributes
+    ----------
+    graph
+        At the resolutions asked for and beside the first of them.
+    first
+        Which of these is the first asked for.
+    kmeans
+        Centres with at least one cell, the largest cluster first; ``None`` where k is not known.
+    scores
+        ``graph`` and ``kmeans``, as ``scores.json`` has them.
+    warnings
+        What has to be known to trust them.
+    """
+
+    graph: GraphClusters
+    first: int
+    kmeans: Centres | None
+    scores: dict[str, Scores | None]
+    warnings: tuple[str, ...]
+
+
+def find_clusters(federation: Federation, config: Config, model: Model, steps: int) -> Found:
+    """Cluster the embeddings of all labs by a graph and, where k is known, by k-means; score both.
+
+    Raises
+    ------
+    LabsLost
+        If a lab does not answer.
+    ConfigError
+        If more clusters are wanted than there are cells.
+    """
+    options, types = config.analysis, federation.types
+    ask = _ask_embedding(federation, model, model.dimensions, steps, "graph")
+    first = options.resolutions[0]
+    beside = {first * step for step in _STEPS}
+    resolutions = tuple(sorted({*options.resolutions, *beside}))
+    graph = learn_graph(ask, resolutions, config.run.seed)
+    at = resolutions.index(first)
+    agreement = learn_agreement(ask, graph, types)
+    scores: dict[str, Scores | None] = {
+        "graph": _graph_scores(graph, agreement, at, options.resolutions),
+        "kmeans": None,
+    }
+    alive = int((graph.sizes[at] > 0).sum())
+    log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[at][:alive].tolist())
+    warnings: list[str] = []
+    if alive == 1:
+        warnings.append(
+            f"the graph has a single cluster at resolution {first:g}: a higher one makes more"
+        )
+    k = options.k or len(types)
+    centres = None
+    if k:
+        # The last components are mostly noise, and k-means, unlike the graph, minds it.
+        columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
+        narrow = _ask_embedding(federation, model, columns, steps, "kmeans")
+        centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
+        k_from = "given" if options.k else f"the {k} cell types the labs name"
+        log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
+        scores["kmeans"] = {
+            **learn_scores(narrow, centres, types),
+            "clusters": len(centres.sizes),
+            "k_from": k_from,
+            "sizes": centres.sizes.tolist(),
+        }
+        if centres.singletons:
+            warnings.append(
+                f"{centres.singletons} of {len(centres.sizes)} k-means clusters hold a single "
+                "cell: outliers took centres; use cluster-by = graph"
+            )
+    elif options.cluster_by == "kmeans":
+        warnings.append(
+            "cluster-by = kmeans, but k is neither given (clusters = K) nor told by labels: the "
+            "cells' clusters are the graph's"
+        )
+    return Found(graph, at, centres, scores, tuple(warnings))
+
+
+def _without_empty(found: Centres) -> Centres:
+    some = found.sizes > 0
+    return replace(found, centres=found.centres[some], sizes=found.sizes[some])
+
+
+_UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
+
+
+def _ask_embedding(
+    federation: Federation, model: Model, dimensions: int, steps: int, purpose: str
+) -> Ask:
+    nothing = no_embedding(dimensions)
+    unit = model.unit and not steps  # Harmony moves cells off the sphere
+    return federation.ask(
+        asking.EMBEDDING,
+        asking.about_embedding(steps, dimensions),
+        lambda question: answer(nothing, question),
+        purpose,
+        largest=_UNIT if unit else LARGEST,
+    )
+
+
+def _graph_scores(
+    graph: GraphClusters,
+    agreement: list[dict[str, float | None]],
+    first: int,
+    asked: tuple[float, ...],
+) -> Scores:
+    """Give the scores of the first resolution, and beside them those of all that were asked."""
+
+    def at(i: int) -> Scores:
+        alive = graph.sizes[i] > 0
+        return {
+            "resolution": graph.resolutions[i],
+            **agreement[i],
+            "clusters": int(alive.sum()),
+            "sizes": graph.sizes[i][alive].tolist(),
+            "labs": graph.labs[i][alive].tolist(),
+        }
+
+    stable = graph.stability[max(first - 1, 0) : first + 1]
+    others = [i for i, r in enumerate(graph.resolutions) if r in asked and i != first]
+    return {
+        **at(first),
+        "stability": float(stable.min()) if len(stable) else None,
+        "resolutions": [at(i) for i in others],
+    }
+
+
+def _reporter() -> Report:
+    """Log the iterations of k-means now and then: over a network each takes as long as a round."""
+    last = time.monotonic()
+
+    def report(iteration: int, moved: float, tolerance: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_OF_SILENCE:
+            last = time.monotonic()
+            log(
+                INFO,
+                "k-means: iteration %d, centres moved by %.2g (done at %.2g)",
+                iteration,
+                moved,
+                tolerance,
+                extra={"iteration": iteration},
+            )
+
+    return report

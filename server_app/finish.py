@@ -1,0 +1,101 @@
+"""The results go to the labs: each writes them into a copy of its own file."""
+
+import hashlib
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.common import log
+
+import fedsc
+from fedsc.config import Config
+from fedsc.model import Model
+from protocol.embed import pack_model
+from protocol.finish import Results, pack_results, read_finished
+from protocol.records import EMBED, FINISH
+from server_app.analysis import Analysis
+from server_app.federation import Federation
+
+_MARKERS = 100  # genes of each cluster that a lab's file holds
+
+
+def finish(
+    federation: Federation, config: Config, model: Model, analysis: Analysis, warnings: list[str]
+) -> None:
+    """Let every lab write its results into a copy of its own file; simulated ones if wanted.
+
+    A real lab that is busy still is waited for, and one that was left out of the clusters embeds
+    its cells first. A lab that cannot is told of in the log; it can do so later with
+    ``fedsc embed``.
+    """
+    labs = [
+        lab for lab, about in federation.labs.items() if config.run.files or not about.simulated
+    ]
+    if not labs:
+        return
+    options = config.analysis
+    by_kmeans = analysis.clusters.centres is not None
+    about: dict[str, str | int] = {
+        "run": federation.run["name"],
+        "method": config.method.name,
+        "rounds": config.training.rounds if model.unit else 0,
+        "seed": config.run.seed,
+        "labs": len(federation.labs),
+        "cells": sum(told.cells for told in federation.labs.values()),
+        "genes": len(model.preprocessing.genes),
+        "version": fedsc.__version__,
+        "model": _digest(model),
+        "k": analysis.clusters.k,
+        "clusters": "federated k-means" if by_kmeans else "graph of the pool",
+        "integrated": "harmony" if analysis.integration.harmony else "none",
+    }
+    if not by_kmeans:
+        about["resolution"] = options.resolution.split(",")[0]
+    if warnings:
+        about["warnings"] = "; ".join(warnings)
+    results = Results(
+        analysis.clusters,
+        analysis.integration.steps,
+        analysis.markers.first(_MARKERS),
+        np.array(model.preprocessing.vocabulary, dtype=object),
+        about,
+        {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
+    )
+    served = _tell_results(federation, labs, results)
+    for late in federation.stragglers(served):
+        if not results.steps:  # or it would lose its correction
+            federation.tell(late, EMBED, pack_model(model))
+        _tell_results(federation, late, results)
+
+
+_OF_THE_SERVER = ("output", "resume")  # options that say where its files are
+
+
+def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
+    """Tell labs the results; list those that have them in a copy of their own file."""
+    answers = federation.tell(labs, FINISH, pack_results(results))
+    for lab, reply in answers.records.items():
+        log(
+            INFO,
+            "lab %s has its results in a copy of its own file: %s",
+            lab,
+            read_finished(reply, lab),
+            extra={"lab": lab},
+        )
+    for lab, reason in answers.failures.items():
+        log(
+            WARNING,
+            "lab %s could not write its results: %s; it can do so with fedsc embed, from this "
+            "run's folder",
+            lab,
+            reason,
+            extra={"lab": lab, "reason": reason},
+        )
+    return list(answers.records)
+
+
+def _digest(model: Model) -> str:
+    """Name the model by its content, so that labs can see that they hold results of the same."""
+    digest = hashlib.sha256()
+    for name, content in sorted(model.files().items()):
+        digest.update(name.encode() + content)
+    return digest.hexdigest()[:16]

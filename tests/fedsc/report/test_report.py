@@ -1,0 +1,196 @@
+"""The report of a run and of a lab: what stands in it, and what never does."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import anndata
+import numpy as np
+import pytest
+
+from fedsc.data.annotated import Annotation
+from fedsc.errors import DataError
+from fedsc.report.lab import lab_report
+from fedsc.report.run import report_of, write_report
+from fedsc.results import load
+
+NASTY = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Reads a page as a checker would: tags with their attributes, texts, order of headings."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def check_page(text):
+    """Hold a page against what every report has to be."""
+    assert len(text.encode()) < 2 * 2**20
+    page = Page(text)
+    for name, attributes in page.tags:
+        assert name not in ("script", "link", "iframe", "object"), name
+        for value in attributes.values():
+            own = (value or "").startswith("data:image/png;base64,")
+            assert own or not re.search(r"https?:|//\w", value or ""), (name, attributes)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert page.all("html")[0]["lang"] == "en"
+    assert all(image["alt"] and image["src"].startswith("data:") for image in page.all("img"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert {cell["scope"] for cell in page.all("th")} <= {"col", "row"}
+    assert [name for name, _ in page.tags if name in ("h1", "h2")].count("h1") == 1
+    ids = {a["id"] for _, a in page.tags if "id" in a}
+    assert all(link["href"].removeprefix("#") in ids for link in page.all("a"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run, change, lead, tiny_set, tmp_path_factory):
+    """A run whose labs, types and genes have names of a stranger, one of which fails once."""
+    folder = tmp_path_factory.mktemp("nasty")
+    cells = anndata.read_h5ad(tiny_set)
+    cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories({"type0": NASTY})
+    names = list(cells.var_names)
+    names[0] = NASTY
+    cells.var_names = names
+    cells.write_h5ad(folder / "cells.h5ad")
+    config = change(
+        tiny_run, dataset=str(folder / "cells.h5ad"), output=str(folder / "runs"), files=True
+    )
+    return lead(config)
+
+
+def test_every_run_leaves_a_report_that_says_how_it_went(finished):
+    text = (finished.folder / "report.html").read_text()
+    page = check_page(text)
+    record = finished.scores
+    assert f"fedsc put 96 cells of 4 labs into {record['graph']['clusters']} clusters" in page.text
+    verdict = "has helped" if record["graph"]["ari"] > record["floor"]["graph"]["ari"] else "not"
+    assert verdict in page.text
+    for heading in (
+        "Clusters",
+        "Labs and clusters",
+        "Scores",
+        "Training",
+        "Warnings",
+        "Genes",
+        "Time and traffic",
+        "To repeat it",
+    ):
+        assert heading in page.text
+    assert "near 1 they keep their own" in page.text
+    for phase in ("statistics", "training", "floor", "clusters, markers and types", "files"):
+        assert phase in page.text
+    assert "lab-3" in page.text
+    assert "100%" in page.text  # coverage
+    assert "--set method=fedsc" in page.text
+    assert "--set rounds=3" in page.text
+
+
+def test_names_of_strangers_are_text(finished):
+    text = report_of(load(finished.folder))
+    assert NASTY not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_run_that_has_not_ended_has_a_report_too(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    for name in ("scores.json", "clusters.safetensors", "markers.csv", "report.html"):
+        (folder / name).unlink()
+    for file in (folder / "labs").glob("*.h5ad"):
+        file.unlink()
+    rows = finished.rows
+    rows.append({"round": 4, "lab": NASTY, "failed": f"refused: {NASTY}"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = check_page(write_report(folder).read_text())
+    assert "has not come to its end" in page.text
+    assert f"refused: {NASTY}" in page.text
+    assert "Scores" not in page.text
+
+
+def test_labs_that_are_real_keep_their_cells_to_themselves(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "labs")
+    page = check_page(write_report(folder, tmp_path / "other.html").read_text())
+    assert "Each lab has them in its own file and its own report" in page.text
+    assert (folder / "report.html").read_text() != (tmp_path / "other.html").read_text()
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json is missing"):
+        write_report(tmp_path)
+
+
+def test_a_lab_s_report_tells_of_its_own_cells():
+    clusters = np.array([0, 0, 1, 1, 1])
+    about = {
+        "lab": NASTY,
+        "run": "r",
+        "warnings": f"few {NASTY}",
+        "coverage": {"measured": 70, "genes": 100, "weight": 0.5, "share": 0.7},
+        "versions": {"fedsc": "0"},
+    }
+    annotation = Annotation(
+        np.zeros((5, 2)),
+        clusters,
+        3,
+        about,
+        types=("T", NASTY, "unknown"),
+        shares=np.array([0.9, 0.6, 0.0]),
+        places=np.random.default_rng(0).normal(size=(5, 2)),
+    )
+    text = lab_report(annotation, np.array([50, 30, 20]))
+    page = check_page(text)
+    assert NASTY not in text
+    assert "brought 5 of the 100 cells" in page.text
+    assert "2 have cells of this lab" in page.text
+    assert "70 of the 100 genes" in page.text
+    assert f"few {NASTY}" in page.text
+    assert "60%" in page.text
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_without_an_error_or_a_request(finished, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    page = (finished.folder / "report.html").as_uri()
+    for width in (360, 800, 1400):
+        shot, net = tmp_path / f"{width}.png", tmp_path / f"{width}.json"
+        done = subprocess.run(
+            [
+                browser,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--enable-logging=stderr",
+                f"--log-net-log={net}",
+                f"--window-size={width},1200",
+                f"--screenshot={shot}",
+                page,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert shot.exists(), done.stderr
+        assert "CONSOLE" not in done.stderr

@@ -1,0 +1,183 @@
+"""What ``import fedsc`` gives to a notebook."""
+
+import inspect
+import subprocess
+import sys
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+
+import fedsc
+from fedsc.errors import ConfigError, DataError
+
+FEW = {"method": "fedpca", "n_genes": 30, "min_shared_genes": 10, "draw_map": False}
+
+
+@pytest.fixture
+def cells(tiny_set):
+    return anndata.read_h5ad(tiny_set)
+
+
+def test_importing_is_light():
+    script = """
+import sys, fedsc
+heavy = ("torch", "flwr", "scanpy", "anndata", "numpy", "pandas", "matplotlib")
+print([name for name in heavy if name in sys.modules])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_are_listed_and_others_are_refused():
+    assert {"run", "load", "Run", "pp", "tl", "pl"} <= set(dir(fedsc))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fedsc.nothing  # noqa: B018
+
+
+def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path, monkeypatch):
+    cells.obsm["X_pca"] = np.ones((96, 2))
+    labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
+    run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
+    assert run.folder.parent == tmp_path
+    assert list(run.labs) == ["A", "B"]
+    a = run.labs["A"]
+    assert list(a.obs_names) == list(labs["A"].obs_names)
+    assert {"X_pca", "X_fedsc"} <= set(a.obsm)
+    assert {"fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance"} <= set(a.obs)
+    assert a.uns["fedsc"]["options"]["method"] == "fedpca"
+    assert a.uns["fedsc"]["coverage"]["share"] == 1.0
+    assert a.uns["fedsc"]["versions"]["fedsc"] == fedsc.__version__
+    assert len(a.uns["fedsc"]["model"]) == 16
+    assert "X_fedsc" not in labs["A"].obsm
+
+    scores = run.scores.set_index(["way", "floor"])
+    assert scores.loc[("graph", False), "ari"] == run.record["graph"]["ari"]
+    assert run.history.empty
+    assert set(run.markers["cluster"].astype(str)) == set(a.obs["fedsc_cluster"].cat.categories)
+    table = run.composition
+    assert table.loc["A"].sum() == 50
+    assert table.to_numpy().sum() == 96
+
+    # The model places the same cells in the same clusters.
+    again = run.embed(labs["A"])
+    assert "X_fedsc" not in labs["A"].obsm
+    assert list(again.obs["fedsc_cluster"]) == list(a.obs["fedsc_cluster"])
+    np.testing.assert_allclose(again.obsm["X_fedsc"], a.obsm["X_fedsc"], atol=1e-5)
+    np.testing.assert_allclose(again.obs["fedsc_distance"], a.obs["fedsc_distance"], atol=1e-5)
+    in_place = labs["A"].copy()
+    assert fedsc.tl.embed(in_place, run.folder) is None
+    assert list(in_place.obs["fedsc_cluster"]) == list(again.obs["fedsc_cluster"])
+    assert "fedsc_cluster" in fedsc.tl.embed(labs["B"], run, copy=True).obs
+    assert "fedsc_cluster" not in labs["B"].obs
+
+    # What scanpy makes of a lab's file.
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    sc.pp.neighbors(a, use_rep="X_fedsc", n_neighbors=5, method="gauss", transformer="sklearn")
+    assert a.obsp["connectivities"].shape == (50, 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy's own, about matplotlib
+        sc.pl.embedding(a, "X_fedsc", color=["fedsc_cluster", "fedsc_type"], show=False)
+        axes = sc.pl.rank_genes_groups(a, n_genes=3, show=False)
+    assert len(axes) == len(a.obs["fedsc_cluster"].cat.categories)
+
+    whole = run.concat()
+    assert whole.n_obs == 96
+    assert list(whole.obs["fedsc_lab"].cat.categories) == ["A", "B"]
+    assert list(whole.obs_names) == list(cells.obs_names)
+    assert list(whole.obs["fedsc_cluster"].cat.categories) == list(
+        a.obs["fedsc_cluster"].cat.categories
+    )
+
+
+def test_one_set_is_split_by_a_column(cells, tmp_path):
+    run = fedsc.run(cells, batch_key="donor", output=tmp_path, run_name="by-donor", **FEW)
+    assert run.folder.name == "by-donor"
+    for lab in ("donor0", "donor1", "donor2"):
+        assert set(run.labs[lab].obs["donor"]) == {lab}
+    assert run.scores["ari"].isna().all()  # no cell type is known
+
+
+def test_paths_are_labs_and_files_are_left_out_where_nobody_wants_them(tiny_set, tmp_path):
+    run = fedsc.run([tiny_set, str(tiny_set)], output=tmp_path, files=False, **FEW)
+    assert list(run.labs) == []
+    assert run.composition.empty
+    with pytest.raises(DataError, match="made without"):
+        run.concat()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [({}, "no labs"), ({"a/b": "x.h5ad"}, "a/b"), (["x.csv"], "no .h5ad file")]
+)
+def test_data_that_are_none_are_refused_in_words(data, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        fedsc.run(data, output=tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json is missing"):
+        fedsc.load(tmp_path)
+
+
+def test_signatures_name_every_keyword():
+    for function in (fedsc.tl.pca, fedsc.tl.embed, fedsc.pp.highly_variable_genes):
+        parameters = inspect.signature(function).parameters.values()
+        assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+        assert "copy" in inspect.signature(function).parameters
+        assert "Parameters" in function.__doc__
+
+
+def test_genes_are_those_of_a_run(cells, tmp_path):
+    labs = {"A": cells[:50, :55].copy(), "B": cells[50:, 5:].copy()}
+    fedsc.pp.highly_variable_genes(labs, n_genes=20)
+    run = fedsc.run(labs, output=tmp_path, **FEW | {"n_genes": 20})
+    learnt = run.model.preprocessing
+    for adata in labs.values():
+        chosen = adata.var[adata.var["highly_variable"]]
+        assert set(chosen.index) == set(learnt.genes)
+        np.testing.assert_allclose(chosen["fedsc_mean"][list(learnt.genes)], learnt.mean)
+        assert adata.var["fedsc_std"][~adata.var["highly_variable"]].isna().all()
+
+
+def test_symbols_take_the_place_of_names_and_repeats_keep_theirs(cells):
+    cells.var["symbol"] = ["a", "a", None, "b", *[f"s{i}" for i in range(4, 60)]]
+    named = fedsc.pp.use_symbols(cells, "symbol", copy=True)
+    assert list(named.var_names[:5]) == ["TP0", "TP1", "TP2", "b", "s4"]
+    assert list(named.var["fedsc_own_name"]) == list(cells.var_names)
+    with pytest.raises(DataError, match="no column 'gene'"):
+        fedsc.pp.use_symbols(cells, "gene")
+
+
+def test_pictures_are_axes(cells, tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("agg")
+    options = FEW | {"method": "fedsc", "rounds": 2, "batch_size": 8, "local_epochs": 1}
+    labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
+    run = fedsc.run(labs, output=tmp_path, **options)
+    assert len(fedsc.pl.curves(run)) == 3
+    bars = fedsc.pl.composition(run)
+    assert len(bars.get_yticks()) == 2
+    assert len(fedsc.pl.markers(run, n_genes=3)) == run.markers["cluster"].nunique()
+    with pytest.raises(DataError, match="draw-map"):
+        fedsc.pl.map(run)
+    adata = run.labs["A"]
+    with pytest.raises(DataError, match="X_fedsc_umap"):
+        fedsc.pl.map(adata)
+    adata.obsm["X_fedsc_umap"] = np.zeros((50, 2))
+    assert fedsc.pl.map(adata, color="donor").get_title() == "donor (50 cells)"
+    for lab in run.labs:  # as a run that drew a map leaves them
+        placed = run.labs[lab]
+        placed.obsm["X_fedsc_umap"] = np.zeros((placed.n_obs, 2))
+        placed.write_h5ad(run.labs.path(lab))
+    again = fedsc.load(run.folder)
+    for color in ("donor", "lab", "fedsc_cluster"):  # of the labs' own columns too
+        assert fedsc.pl.map(again, color=color).get_title() == f"{color} (96 cells)"
+    with pytest.raises(DataError, match="no column 'batch'"):
+        fedsc.pl.map(again, color="batch")
+    assert isinstance(run.history, pd.DataFrame)
+    assert set(run.history["lab"]) == {"A", "B"}
