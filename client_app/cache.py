@@ -27,13 +27,11 @@ def preparation_key(
     preprocessing: Preprocessing, scale: str, cell_filter: CellFilter | None = None
 ) -> str:
     """Name a preparation by all it depends on but the lab's file."""
-    kept = None if cell_filter is None else dataclasses.asdict(cell_filter)
-    digest = hashlib.sha256(json.dumps([_FORMAT, scale, kept]).encode())
-    for field in dataclasses.fields(preprocessing):
-        value = getattr(preprocessing, field.name)
-        content = value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode()
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
+    kept = "all"
+    if cell_filter is not None:
+        content = json.dumps(dataclasses.asdict(cell_filter)).encode()
+        kept = hashlib.sha256(content).hexdigest()
+    return f"{_FORMAT} {scale} {kept} {preprocessing.digest} "
 
 
 def save_cells(path: Path, key: str, cells: CellMatrix) -> None:

@@ -36,6 +36,16 @@ def pack(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = No
     return safetensors.numpy.save(in_order, metadata)
 
 
+def packed_size(tensors: Mapping[str, np.ndarray]) -> int:
+    """Give at least as many bytes as :func:`pack` makes of tensors, without packing them."""
+    return _HEADER + sum(
+        array.nbytes + len(name.encode()) * _ESCAPED + _ENTRY for name, array in tensors.items()
+    )
+
+
+_HEADER, _ENTRY, _ESCAPED = 64, 256, 6  # bytes: of a file, of a tensor, of a character in JSON
+
+
 def unpack(data: bytes) -> dict[str, np.ndarray]:
     """Take the tensors out of bytes, whoever wrote them.
 

@@ -70,7 +70,7 @@ def read_arrays(record: object, expected: Mapping[str, np.ndarray]) -> dict[str,
     """
     if not isinstance(record, ArrayRecord) or set(record) != {records.TENSORS}:
         raise BadReply("no arrays where arrays should be")
-    data, most = record[records.TENSORS].data, _SLACK * len(tensors.pack(expected))
+    data, most = record[records.TENSORS].data, _SLACK * tensors.packed_size(expected)
     if len(data) > most:
         raise BadReply(f"its arrays take {len(data)} bytes, should be at most {most}")
     try:

@@ -1,5 +1,7 @@
 """How names, arrays and the preprocessing become records, and what records are called."""
 
+from functools import lru_cache
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -75,14 +77,22 @@ def pack_preprocessing(preprocessing: Preprocessing) -> RecordDict:
 
 
 def unpack_preprocessing(content: RecordDict) -> Preprocessing:
-    """Take the preprocessing out of a message."""
+    """Take the preprocessing out of a message; the same object where it is the last one again."""
     record = content["preprocessing"]
-    scale = tensors.unpack(record["scale"])
+    names = "vocabulary", "genes", "scale", "target-sum", "max-value"
+    return _preprocessing(*(record[name] for name in names))
+
+
+@lru_cache(maxsize=1)
+def _preprocessing(
+    vocabulary: bytes, genes: bytes, scale: bytes, target_sum: float, max_value: float
+) -> Preprocessing:
+    scales = tensors.unpack(scale)
     return Preprocessing(
-        vocabulary=tuple(unpack_names(record["vocabulary"])),
-        genes=tuple(unpack_names(record["genes"])),
-        mean=scale["mean"],
-        std=scale["std"],
-        target_sum=record["target-sum"],
-        max_value=record["max-value"],
+        vocabulary=tuple(unpack_names(vocabulary)),
+        genes=tuple(unpack_names(genes)),
+        mean=scales["mean"],
+        std=scales["std"],
+        target_sum=target_sum,
+        max_value=max_value,
     )

@@ -1,15 +1,18 @@
 """Run the very same ServerApp and ClientApp in one process, without Ray: ``--engine inprocess``.
 
 A small :class:`Grid` hands every message straight to the ClientApp. It saves Flower's polling and
-start-up (about 0.15 s a round and 10 s a run) and gives the same bits.
+start-up (about 0.15 s a round and 10 s a run) and gives the same bits. Labs can train at the same
+time, in forks of this process (:mod:`simulations.pool`); all else is done in this one.
 """
 
 import copy
+import os
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging import CRITICAL
 
+import numpy as np
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import update_console_handler
@@ -18,6 +21,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsc.config import Config
+from fedsc.errors import FedscError
+from protocol.records import TRAIN
+from simulations.pool import Failed, Pool, can_fork
 
 _CLIENT_ERROR = 1
 _SERVER = 1
@@ -45,6 +51,8 @@ class InProcessGrid(Grid):
         Options of the run.
     order
         Puts messages in the order in which nodes are to answer; tests shuffle it.
+    processes
+        In how many processes nodes train; 1 = in this one.
     """
 
     def __init__(
@@ -53,10 +61,13 @@ class InProcessGrid(Grid):
         node_configs: list[dict[str, str | int]],
         config: Config,
         order: Callable[[list[Message]], list[Message]] = list,
+        processes: int = 1,
     ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
         self._app = app
         self._order = order
+        self._wanted = processes
+        self._pool: Pool[Message, Message] | None = None
         self.traffic = Traffic()
         self._contexts = {
             node: Context(
@@ -77,17 +88,66 @@ class InProcessGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """Give each message to its node's ClientApp; an exception becomes an error reply."""
-        return [self._deliver(message) for message in self._order(list(messages))]
+        ordered = self._order(list(messages))
+        parallel = self._wanted > 1 and ordered and ordered[0].metadata.message_type == TRAIN
+        replies = self._train_together(ordered) if parallel else map(self._here, ordered)
+        return [
+            self._booked(message, reply) for message, reply in zip(ordered, replies, strict=True)
+        ]
 
-    def _deliver(self, message: Message) -> Message:
+    def close(self) -> None:
+        """End the processes in which nodes train."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _here(self, message: Message) -> Message | Failed:
         # A copy, as a network would make: neither side can change what the other holds.
-        received = copy.deepcopy(message)
-        context = self._contexts[message.metadata.dst_node_id]
-        self.traffic.to_labs += content_bytes(message)
         try:
-            reply = copy.deepcopy(self._app(received, context))
+            return copy.deepcopy(self._answer(copy.deepcopy(message)))
         except Exception:
-            return Message(Error(_CLIENT_ERROR, traceback.format_exc()), reply_to=received)
+            return Failed(traceback.format_exc())
+
+    def _train_together(self, messages: list[Message]) -> list[Message | Failed]:
+        """Train nodes in processes of their own, those with the most cells first.
+
+        The cells are prepared before the processes are made, so all share them in memory.
+        """
+        cells = [self._prepare(message) for message in messages]
+        if self._pool is None:
+            self._pool = Pool(self._answer, min(self._wanted, len(messages)))
+        order = sorted(range(len(messages)), key=lambda i: -cells[i])
+        replies = self._pool.map([messages[i] for i in order])
+        return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda r: r[0])]
+
+    def _prepare(self, message: Message) -> int:
+        """Prepare the cells of a node's labs and count them; a lab that cannot says so itself."""
+        from client_app.labs import hosted_labs
+        from protocol.quality import unpack_filter
+        from protocol.records import unpack_preprocessing
+
+        context, total = self._contexts[message.metadata.dst_node_id], 0
+        config = Config.from_mapping(context.run_config)
+        preprocessing = unpack_preprocessing(message.content)
+        cell_filter = unpack_filter(message.content)
+        for lab in hosted_labs(context.node_config, config):
+            try:
+                cells = lab.filtered(cell_filter).cells(preprocessing, config.data.scale)
+            except FedscError:
+                continue
+            cells.batch(
+                np.arange(min(1, cells.n_cells))
+            )  # what a first batch computes is shared too
+            total += cells.n_cells
+        return total
+
+    def _answer(self, message: Message) -> Message:
+        return self._app(message, self._contexts[message.metadata.dst_node_id])
+
+    def _booked(self, message: Message, reply: Message | Failed) -> Message:
+        self.traffic.to_labs += content_bytes(message)
+        if isinstance(reply, Failed):
+            return Message(Error(_CLIENT_ERROR, str(reply)), reply_to=message)
         self.traffic.from_labs += content_bytes(reply)
         return reply
 
@@ -153,7 +213,7 @@ def silence_flower() -> None:
     update_console_handler(level=CRITICAL)
 
 
-def run_inprocess(config: Config, nodes: int = 1) -> Traffic:
+def run_inprocess(config: Config, nodes: int = 1, processes: int = 1) -> Traffic:
     """Run a whole simulation in this process.
 
     Parameters
@@ -162,6 +222,9 @@ def run_inprocess(config: Config, nodes: int = 1) -> Traffic:
         Options of the run.
     nodes
         How many nodes share the labs; the result does not depend on it.
+    processes
+        In how many processes labs train at the same time, a node for each lab then; 1 = one after
+        the other in this process, 0 = :func:`worthwhile`. The result does not depend on it.
 
     Returns
     -------
@@ -170,14 +233,19 @@ def run_inprocess(config: Config, nodes: int = 1) -> Traffic:
 
     Raises
     ------
+    RunError
+        If a process in which labs train is ended from outside.
     FedscError
         As the ServerApp does.
     """
     from client_app import app as client
     from server_app import app as server
 
+    processes = processes or worthwhile(config)
+    if processes > 1:
+        nodes = len(_labs(config))
     node_configs = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
-    grid = InProcessGrid(client, node_configs, config)
+    grid = InProcessGrid(client, node_configs, config, processes=processes)
     context = Context(
         run_id=1,
         node_id=_SERVER,
@@ -185,5 +253,35 @@ def run_inprocess(config: Config, nodes: int = 1) -> Traffic:
         state=RecordDict(),
         run_config=config.to_mapping(),
     )
-    server(grid, context)
+    try:
+        server(grid, context)
+    finally:
+        grid.close()
     return grid.traffic
+
+
+def worthwhile(config: Config) -> int:
+    """Give the number of processes in which to train the labs of a simulation.
+
+    One for every core, no more than labs. One alone where labs would share a GPU, where processes
+    cannot be forked, or where a lab of the usual size passes fewer than a thousand cells through
+    the network in a round: to send the weights there and back takes as long.
+    """
+    import torch
+
+    labs = _labs(config)
+    cells = sum(labs.values()) * config.training.local_epochs
+    if not can_fork() or torch.cuda.is_available() or cells < _FEW * len(labs):
+        return 1
+    return min(len(os.sched_getaffinity(0)), len(labs))
+
+
+_FEW = 1000
+
+
+def _labs(config: Config) -> dict[str, int]:
+    """Count the cells of the labs, by name."""
+    from partitioning.simulation import simulated_labs
+
+    labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    return {lab: len(cells.cells) for lab, cells in labs.items()}

@@ -12,6 +12,7 @@ from rich.table import Table
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.errors import DataError, RunError
+from fedsc.files import make_folder, replace
 
 if TYPE_CHECKING:
     from simulations.bench.cell import Cell
@@ -23,7 +24,8 @@ _INTERRUPTED = 130
 
 def bench(
     suite: Annotated[
-        str | None, typer.Argument(help="A suite's name or TOML file; none: list the suites.")
+        str | None,
+        typer.Argument(help="A suite's name or TOML file, or 'speed'; none: list the suites."),
     ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Only this set; may be repeated.")
@@ -67,10 +69,18 @@ def bench(
 
     `fedsc bench fedsc-table1 --dataset mouse_bladder --seeds 2 --set rounds=20`
 
+    How fast this machine trains, beside plain PyTorch (minutes on a busy machine; writes
+    OUTPUT/speed.json; no suite, so other options do not count):
+
+    `fedsc bench speed`
+
     A grid of your own; the files in simulations/bench/suites are examples:
 
     `fedsc bench my.toml --jobs 8`
     """
+    if suite == "speed":
+        _speed(output)
+        return
     from simulations.bench.cell import of_other_code_or_data
     from simulations.bench.execute import finished, run_cells
     from simulations.bench.report import write_report
@@ -117,6 +127,28 @@ def bench(
         sys.exit(_INTERRUPTED)
     if outcome.failures:
         raise RunError(f"{len(outcome.failures)} of {len(cells)} runs failed (see above)")
+
+
+def _speed(output: Path) -> None:
+    """Measure, write ``speed.json`` and show it as a table."""
+    from simulations.bench.speed import as_json, measure
+
+    found = measure()
+    path = make_folder(output) / "speed.json"
+    replace(path, as_json(found))
+    table = Table("figure", "median", "min", "max")
+    machine = found["machine"]
+    for name, spread in {**found, "gflops": machine["gflops"]}.items():
+        if name != "machine":
+            table.add_row(name, *(f"{spread[of]:.3g}" for of in ("median", "min", "max")))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{machine['cores']} cores, load {machine['load']}; torch {machine['torch']}; written: "
+        f"{path}; what each figure is: docs/performance.md",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _show(bars: Bars, kept: Path, outcome: "Outcome", running: "list[Cell]", total: int) -> None:

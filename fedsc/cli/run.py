@@ -71,6 +71,14 @@ def run(
     nodes: Annotated[
         int, typer.Option(min=1, help="Simulated nodes that the labs are spread over.")
     ] = 2,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="In-process engine: how many labs train at the same time, each in a process of "
+            "its own; 1 = one after the other, 0 = one for every core where it is worth it.",
+        ),
+    ] = 0,
     gpus: Annotated[
         float, typer.Option(min=0, help="Share of a GPU each node gets (Flower engine).")
     ] = 0.0,
@@ -136,7 +144,7 @@ def run(
                 from simulations.inprocess import run_inprocess, silence_flower
 
                 silence_flower()
-                run_inprocess(config, nodes)
+                run_inprocess(config, nodes, processes)
     except KeyboardInterrupt:
         console.print(f"stopped; go on with: fedsc run --resume {folder}", soft_wrap=True)
         sys.exit(_INTERRUPTED)

@@ -5,7 +5,9 @@ highly variable genes, zero mean and unit variance (FedSC §3.1, §4.1). What is
 sits in a :class:`Preprocessing`, so a file that comes later is treated the same way.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
 
@@ -49,6 +51,17 @@ class Preprocessing:
     def kind(self) -> Kind:
         """What the labs hold: raw counts or log-normalised values."""
         return "counts" if self.target_sum > 0 else "lognorm"
+
+    @cached_property
+    def digest(self) -> str:
+        """Name it by all it holds; every lab asks in every round, so it is kept."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            array = isinstance(value, np.ndarray)
+            content = value.tobytes() if array else json.dumps(value).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from fedsc.data.catalogue import DATASETS, Dataset
 from fedsc.errors import DataError
+from fedsc.files import identity
 
 LABEL_KEY = "cell_type"
 _ENDINGS = (".h5ad", ".h5")
@@ -158,7 +160,15 @@ def _unknown(dataset: str) -> str:
 
 
 def _label_key(path: Path) -> str:
-    """Look for the usual column of cell types, reading names only."""
+    """Look for the usual column of cell types, reading names only, once as long as it is the same.
+
+    A simulation asks for every message, and a file is not opened without being examined.
+    """
+    return _label_key_of(path, identity(path))
+
+
+@lru_cache
+def _label_key_of(path: Path, _content: object) -> str:
     import h5py
 
     from fedsc.data.reading.safe_hdf5 import open_hdf5

@@ -24,14 +24,12 @@ LARGEST_STATISTIC = 1e9
 
 def distance(start: Arrays, update: Arrays) -> float:
     """Compute ‖update − start‖₂ over the parameters; batch-norm statistics do not count."""
-    squares = [
-        float(
-            np.square((update[name].astype(np.float64) - tensor.astype(np.float64)).ravel()).sum()
-        )
+    moves = (
+        np.subtract(update[name], tensor, dtype=np.float64).ravel()
         for name, tensor in start.items()
         if not is_buffer(name)
-    ]
-    return math.sqrt(math.fsum(squares))
+    )
+    return math.sqrt(math.fsum(float(np.square(move, out=move).sum()) for move in moves))
 
 
 def bad_weights(start: Arrays, update: Arrays) -> str:
@@ -50,7 +48,7 @@ def bad_weights(start: Arrays, update: Arrays) -> str:
             return f"{name} is negative"
         if (np.abs(update[name]) > LARGEST_STATISTIC).any():
             return f"{name} is above {LARGEST_STATISTIC:.0e}"
-    nothing = {name: np.zeros_like(tensor) for name, tensor in start.items()}
+    nothing = {name: np.zeros((), dtype=tensor.dtype) for name, tensor in start.items()}
     moved, most = distance(start, update), MOST_TIMES_START * max(1.0, distance(nothing, start))
     if moved > most:
         return f"its weights moved by {moved:.3g}, no training moves them by more than {most:.3g}"

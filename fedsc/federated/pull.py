@@ -23,9 +23,9 @@ def divergence(global_weights: Arrays, local_weights: Arrays) -> float:
     squares = []
     for name, tensor in global_weights.items():
         if name.startswith(("encoder.", "projector.")) and not is_buffer(name):
-            difference = tensor.astype(np.float64) - local_weights[name].astype(np.float64)
+            difference = np.subtract(tensor, local_weights[name], dtype=np.float64).ravel()
             # Not a BLAS dot product: its bits depend on how many threads happen to be free.
-            squares.append(float(np.square(difference.ravel()).sum()))
+            squares.append(float(np.square(difference, out=difference).sum()))
     return math.sqrt(math.fsum(squares))
 
 

@@ -104,3 +104,16 @@ def test_what_is_no_record_is_refused_though_its_digest_is_right(tmp_path, text)
     path.write_bytes(safetensors.numpy.save(arrays, {"fedsc": f"{digest} {text}"}))
     with pytest.raises(ValueError, match="kept with the tensors"):
         tensors.read(path)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda name: name != "__metadata__"),
+        st.lists(st.integers(0, 5), max_size=3),
+        max_size=6,
+    )
+)
+def test_the_packed_size_is_an_upper_bound_and_near(shapes):
+    some = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+    size = len(tensors.pack(some))
+    assert size <= tensors.packed_size(some) <= size + 64 + 310 * len(some)

@@ -166,7 +166,7 @@ def test_an_array_beside_the_one_is_refused():
 
 def test_a_reply_of_100_mb_is_refused_by_its_size_and_never_decoded(monkeypatch):
     monkeypatch.setattr(tensors, "unpack", lambda data: pytest.fail("it was decoded"))
-    with pytest.raises(BadReply, match=r"take 104857600 bytes, should be at most \d{3}$"):
+    with pytest.raises(BadReply, match=r"take 104857600 bytes, should be at most \d{4}$"):
         read_sums(_record(bytes(100 * 2**20)), EXPECTED, 5)
 
 
