@@ -112,16 +112,19 @@ def _layers(weights: Weights, prefix: str) -> Iterator[_Layer]:
     i = 0
     while (layer := f"{prefix}.{i}") + ".weight" in weights:
         i += 1
+        hidden = f"{prefix}.{i}.weight" in weights
+        # The last layer has no norm, whatever tensors lie beside it.
+        of = weights if hidden else {}
         yield _Layer(
             (
                 weights[f"{layer}.weight"],
                 weights[f"{layer}.bias"],
-                weights.get(f"{layer}.norm.weight"),
-                weights.get(f"{layer}.norm.bias"),
+                of.get(f"{layer}.norm.weight"),
+                of.get(f"{layer}.norm.bias"),
             ),
-            weights.get(f"{layer}.norm.running_mean"),
-            weights.get(f"{layer}.norm.running_var"),
-            hidden=f"{prefix}.{i}.weight" in weights,
+            of.get(f"{layer}.norm.running_mean"),
+            of.get(f"{layer}.norm.running_var"),
+            hidden,
         )
 
 
