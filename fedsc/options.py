@@ -377,8 +377,8 @@ class RunOptions(_Group):
     )
     files: bool = _option(
         True,
-        "Write report.html and, in a simulation, each lab's cells with the results (.h5ad) into "
-        "the run folder. Real labs always get their files.",
+        "Write report.html, curves.png and, in a simulation, each lab's cells with the results "
+        "(.h5ad) into the run folder. Real labs always get their files.",
         changeable=True,
     )
     resume: str = _option("", "Run folder to go on with; '' = a new run.", changeable=True)

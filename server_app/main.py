@@ -83,7 +83,8 @@ def main(grid: Grid, context: Context) -> None:
             local_norm=config.method.local_norm,
         )
         folder.write_model(model)
-        folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
+        if config.run.files:
+            folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
         if method.objective:
             _begin("floor")

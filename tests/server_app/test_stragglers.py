@@ -49,7 +49,7 @@ class Network(HttpGrid):
         found = []
         for name in message_ids:
             if name in self.sent and self.clock.now >= self.sent[name][0]:
-                found.append(self.inner._deliver(self.sent.pop(name)[1]))
+                found += self.inner.send_and_receive([self.sent.pop(name)[1]])
         return found
 
 

@@ -105,9 +105,9 @@ def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
         ({"rounds": "many"}, 2, "option rounds = 'many'"),
         ({"method": "fedprox"}, 2, "option method = 'fedprox': should be one of fedsc"),
         ({"mask-rate": -1}, 2, "option mask-rate = -1"),
-        ({"subtypes-per-lab": 9}, 1, "subtypes-per-lab"),
+        ({"subtypes-per-lab": 9}, 2, "subtypes-per-lab"),
         ({"wait-for-labs": 9, "round-timeout": 0.01}, 1, "9 waited for"),
-        ({"label-key": "celltype"}, 1, "cell_type"),
+        ({"label-key": "celltype"}, 2, "cell_type"),
     ],
 )
 def test_failures_are_one_sentence_and_an_exit_code(tiny, fedsc, options, code, words):

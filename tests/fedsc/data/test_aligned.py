@@ -22,7 +22,7 @@ def in_memory():
 @pytest.fixture
 def on_disk(tmp_path):
     cells = AnnData(
-        sp.csr_matrix(DENSE.astype(np.uint16)), layers={"raw": sp.csr_matrix(2 * DENSE)}
+        sp.csr_matrix(DENSE.astype(np.uint16)), layers={"doubled": sp.csr_matrix(2 * DENSE)}
     )
     cells.var_names = GENES
     cells.write_h5ad(tmp_path / "lab.h5ad")
@@ -49,7 +49,7 @@ def test_columns_move_to_the_vocabulary(on_disk, block, monkeypatch):
 
 
 def test_a_layer_on_disk(on_disk):
-    source = open_backed(on_disk, "counts", layer="raw")
+    source = open_backed(on_disk, "counts", layer="doubled")
     np.testing.assert_array_equal(pooled(align(source, GENES)), 2 * DENSE)
     assert (source.n_cells, source.nonzeros) == (4, np.count_nonzero(DENSE))
     with pytest.raises(DataError, match="layers/absent is not stored as CSR"):

@@ -77,6 +77,7 @@ def finished(tiny_run, change, lead, tiny_set, tmp_path_factory):
 
 def test_every_run_leaves_a_report_that_says_how_it_went(finished):
     text = (finished.folder / "report.html").read_text()
+    assert (finished.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     page = check_page(text)
     record = finished.scores
     assert f"fedsc put 96 cells of 4 labs into {record['graph']['clusters']} clusters" in page.text

@@ -24,9 +24,9 @@ def test_a_file_on_disk_teaches_the_same_as_in_memory(tmp_path):
 
     source, config = open_backed(path, "counts"), DataOptions(n_genes=50)
     ask = ask_locally([align(source, source.genes)], answer)
-    on_disk = learn_preprocessing(ask, source.genes, "counts", config.data)
+    on_disk = learn_preprocessing(ask, source.genes, "counts", config)
     names = cells.var_names.to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)
-    in_memory = fit_preprocessing([Expression(cells.X, *names, cells.obs, "counts")], config.data)
+    in_memory = fit_preprocessing([Expression(cells.X, *names, cells.obs, "counts")], config)
     assert set(on_disk.genes) == set(in_memory.genes)
     order = [on_disk.genes.index(gene) for gene in in_memory.genes]
     np.testing.assert_allclose(on_disk.mean[order], in_memory.mean, rtol=1e-12)
