@@ -57,7 +57,7 @@ def test_flower_takes_every_command_line_in_the_compose_files(federation):
         "flower-superlink",
         "flower-superexec",
         "flower-supernode",
-        "flower-superexec",
+        "fedsc-executor",
     ]
     for command in found:
         _check(command)

@@ -50,6 +50,7 @@ def test_a_message_runs_flowers_own_command_in_a_fork(start, tmp_path):
     _wait_for(lambda: not list(tmp_path.glob("fedsc-executor-*")))
 
 
+@pytest.mark.slow
 def test_without_the_process_that_holds_imports_flower_starts_its_own(start):
     # The socket is gone before the next message.
     said = start('rm "$FEDSC_EXECUTOR"; flwr-clientapp --help').stdout
@@ -57,6 +58,7 @@ def test_without_the_process_that_holds_imports_flower_starts_its_own(start):
     assert said.count("no process holds the imports") == 1
 
 
+@pytest.mark.slow
 def test_what_is_held_is_nothing_of_the_app_and_one_thread():
     script = """
 import sys, threading

@@ -78,7 +78,8 @@ BAD = {
 @pytest.fixture(scope="module")
 def bad_replies(tiny_run, change, lead, tmp_path_factory):
     """Lead a run of six rounds through every kind of bad reply."""
-    config = change(tiny_run, output=str(tmp_path_factory.mktemp("bad")), rounds=6)
+    output = str(tmp_path_factory.mktemp("bad"))
+    config = change(tiny_run, output=output, rounds=6, label_key="", partition="iid")
     return lead(config, app=failing({at: how for at, (how, _) in BAD.items()}))
 
 
@@ -100,7 +101,7 @@ def test_nothing_bad_gets_into_the_model(bad_replies):
     assert not [name for name in bad_replies.weights if name.startswith("target.")]
 
 
-def test_a_failed_lab_takes_no_part_in_the_average(tiny, change, lead):
+def test_a_failed_lab_takes_no_part_in_the_average(unlabelled, change, lead):
     sent = {}
 
     def watch(message, context):
@@ -109,7 +110,7 @@ def test_a_failed_lab_takes_no_part_in_the_average(tiny, change, lead):
             sent[lab] = records.unpack_arrays(reply.content[records.key("update", lab)])
         return reply
 
-    left = lead(change(tiny, rounds=1), app=watch)
+    left = lead(change(unlabelled, rounds=1), app=watch)
     rows = [row for row in left.rows if "loss" in row]
     assert [row["lab"] for row in rows] == ["lab-0", "lab-2", "lab-3"]
     cells = sum(row["cells"] for row in rows)
@@ -154,7 +155,7 @@ def test_a_full_disk_at_the_server_stops_the_run_in_words_and_resume_loses_nothi
     assert len(resumed.rows) == 12  # the lines of round 2 are not there twice
 
 
-def test_a_full_disk_at_a_lab_is_its_failure_in_words(tiny, lead, monkeypatch):
+def test_a_full_disk_at_a_lab_is_its_failure_in_words(unlabelled, lead, monkeypatch):
     original = os.replace
 
     def replace(source, target):
@@ -163,25 +164,25 @@ def test_a_full_disk_at_a_lab_is_its_failure_in_words(tiny, lead, monkeypatch):
         return original(source, target)
 
     monkeypatch.setattr("os.replace", replace)
-    rows = lead(tiny).by_round
+    rows = lead(unlabelled).by_round
     assert "No space left on device" in rows[2, "lab-1"]["failed"]
     assert rows[3, "lab-1"]["loss"] > 0
 
 
-def test_below_min_updates_the_run_stops(tiny, change, lead):
-    config = change(tiny, min_updates=4)
+def test_below_min_updates_the_run_stops(unlabelled, change, lead):
+    config = change(unlabelled, min_updates=4)
     with pytest.raises(RunError, match=r"3 valid updates, 4 needed.*lab-1"):
         lead(config, app=failing({(2, "lab-1"): "nan"}))
 
 
-def test_too_few_labs_from_the_start(tiny, change, lead):
-    config = change(tiny, wait_for_labs=5, round_timeout=0.01)
+def test_too_few_labs_from_the_start(unlabelled, change, lead):
+    config = change(unlabelled, wait_for_labs=5, round_timeout=0.01)
     with pytest.raises(RunError, match=r"4 labs present.*5 waited for.*wait-for-labs"):
         lead(config)
 
 
 def test_a_lab_lost_during_statistics_is_left_out_of_them_and_comes_back_to_train(
-    tiny, change, lead
+    unlabelled, change, lead
 ):
     def app(message, context):
         reply = client(message, context)
@@ -190,14 +191,14 @@ def test_a_lab_lost_during_statistics_is_left_out_of_them_and_comes_back_to_trai
                 del reply.content[name]
         return reply
 
-    left = lead(change(tiny, rounds=1), app=app)
+    left = lead(change(unlabelled, rounds=1), app=app)
     assert "going on without lab lab-2" in left.log
     assert {row["lab"] for row in left.rows} == {f"lab-{i}" for i in range(4)}
 
 
 @pytest.mark.parametrize(("kind", "value"), [("weight", 3e38), ("running_var", -5)])
 def test_a_poisonous_update_is_refused_and_the_next_round_has_all_labs(
-    tiny, change, lead, kind, value
+    unlabelled, change, lead, kind, value
 ):
     def app(message, context):
         reply = client(message, context)
@@ -209,7 +210,7 @@ def test_a_poisonous_update_is_refused_and_the_next_round_has_all_labs(
             reply.content[key] = records.pack_arrays(arrays)
         return reply
 
-    rows = lead(change(tiny, rounds=2), app=app).by_round
+    rows = lead(change(unlabelled, rounds=2), app=app).by_round
     assert "refused" in rows[1, "lab-1"]["failed"]
     assert all("loss" in rows[2, f"lab-{lab}"] for lab in range(4))
 
@@ -233,7 +234,9 @@ def test_a_lab_cannot_claim_an_embedding_longer_than_one(unlabelled, change, lea
 
 
 @pytest.mark.parametrize("how", ["median", "trimmed-mean"])
-def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(tiny, change, lead, how):
+def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(
+    unlabelled, change, lead, how
+):
     name = "encoder.0.weight"
 
     def app(message, context):
@@ -247,7 +250,7 @@ def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(tiny, cha
 
     def weights(aggregate, **options):
         run_name = f"{aggregate}{len(options)}"
-        config = change(tiny, rounds=1, aggregate=aggregate, run_name=run_name)
+        config = change(unlabelled, rounds=1, aggregate=aggregate, run_name=run_name)
         left = lead(config, **options)
         assert not any("failed" in row for row in left.rows)
         return left.weights[name]
@@ -390,7 +393,7 @@ def test_a_finished_run_may_get_more_rounds(tiny, change, lead, undisturbed):
     assert lead(change(tiny, resume=str(folder), **more)).model == undisturbed.model
 
 
-def test_fedpca_is_not_resumed_with_other_genes(tiny, change, lead):
-    folder = lead(change(tiny, method="fedpca")).folder
+def test_fedpca_is_not_resumed_with_other_genes(unlabelled, change, lead):
+    folder = lead(change(unlabelled, method="fedpca")).folder
     with pytest.raises(ConfigError, match="n-genes was 30, not 20"):
-        lead(change(tiny, method="fedpca", n_genes=20, resume=str(folder)))
+        lead(change(unlabelled, method="fedpca", n_genes=20, resume=str(folder)))
