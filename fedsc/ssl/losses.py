@@ -48,7 +48,7 @@ def mean_cosine(p: Tensor, t: Tensor) -> Tensor:
     Parameters
     ----------
     p, t
-        (…, dimensions), of one shape; a row of zeros has cosine 0.
+        (…, dimensions), of one shape; a row of zeros has cosine 0 and no gradient.
 
     Returns
     -------
@@ -65,7 +65,7 @@ class _MeanCosine(torch.autograd.Function):
         unit, shorten = [], []
         for x in (p, t):
             length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            shorten.append(length.clamp_(min=_SHORTEST).reciprocal_())
+            shorten.append(length.reciprocal().masked_fill_(length < _SHORTEST, 0.0))
             unit.append(x * shorten[-1])
         cosine = torch.linalg.vecdot(*unit).unsqueeze_(-1)
         ctx.save_for_backward(*unit, *shorten, cosine)
@@ -84,7 +84,9 @@ class _MeanCosine(torch.autograd.Function):
         return tuple(found)
 
 
-_SHORTEST = 1e-8  # as F.cosine_similarity: a shorter row is divided by this
+# A shorter row has no direction. F.cosine_similarity divides it by this, and so its gradient: a view
+# of which all genes are hidden, in a network without norm, would move the weights by millions.
+_SHORTEST = 1e-8
 
 
 def nt_xent(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:

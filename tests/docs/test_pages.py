@@ -65,8 +65,15 @@ def test_a_block_that_is_not_run_says_why(page):
     assert all(block.rest.strip() for block in blocks if block.kind)
 
 
+LONG = {"researcher", *(page.stem for page in (DOCS / "tutorials").glob("*.md"))}  # they train
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.long) if p.stem in LONG else p for p in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, real_data):
     with ExitStack() as stack:
         for block in blocks_of(page):

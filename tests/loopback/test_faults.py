@@ -20,7 +20,7 @@ from deployment.supervisor import supervised
 from fedsc.config import Config
 from simulations.inprocess import run_inprocess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HERE = Path(__file__).parent / "faults"
 A, B, CLOCK = "lab-0", "lab-1", "lab-2"

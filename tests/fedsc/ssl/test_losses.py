@@ -213,3 +213,12 @@ def test_a_row_of_zeros_has_cosine_zero_and_a_finite_gradient():
     cosine.backward()
     assert cosine == 0
     assert torch.isfinite(p.grad).all()
+
+
+def test_a_row_without_direction_has_cosine_0_and_moves_nothing():
+    p = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    t = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    mean = mean_cosine(p, t)
+    mean.backward()
+    assert mean.item() == pytest.approx(0.5)
+    assert p.grad[0].tolist() == [0.0, 0.0]
