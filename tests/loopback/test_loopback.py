@@ -21,6 +21,7 @@ def two_labs(make_site):
         yield site, supervisor
 
 
+@pytest.mark.long
 def test_two_labs_end_with_the_simulation_s_model(two_labs, real, change, tmp_path):
     site, _ = two_labs
     config = real(site, rounds=2, run_name="two")

@@ -352,6 +352,7 @@ def test_a_lie_within_the_types_is_caught_or_possible_and_never_another_lab_s_fa
         assert finite(found)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(max_examples=1000)
 @given(data=st.data())

@@ -95,12 +95,14 @@ def test_ray_gives_the_bits_of_the_inprocess_engine(unlabelled, change, lead, le
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_fails_under_flower_raises_its_reason(tiny, change):
     with pytest.raises(RunError, match=r"none\.h5ad"):
         run_flower(change(tiny, dataset="/nowhere/none.h5ad"))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_stops_the_run(tiny, change):
     config = change(tiny, rounds=100_000)
     command = [sys.executable, "-m", "fedsc.cli", "run", "--set", "rounds=100000"]
