@@ -84,8 +84,8 @@ class _MeanCosine(torch.autograd.Function):
         return tuple(found)
 
 
-# A shorter row has no direction. F.cosine_similarity divides it by this, and so its gradient: a view
-# of which all genes are hidden, in a network without norm, would move the weights by millions.
+# A shorter row has no direction. F.cosine_similarity divides it by this, and so its gradient: a
+# view of which all genes are hidden would move the weights of a network without norm by millions.
 _SHORTEST = 1e-8
 
 
