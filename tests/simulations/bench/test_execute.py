@@ -68,6 +68,7 @@ def page_of(output):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_suite_killed_half_way_and_resumed_yields_the_same_table(suite, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     running = bench(suite, whole, "--jobs", "2")
@@ -99,6 +100,7 @@ def test_a_suite_killed_half_way_and_resumed_yields_the_same_table(suite, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_stops_at_once_keeps_what_is_done_and_writes_its_table(suite, tmp_path):
     running = bench(suite, tmp_path / "out", "--jobs", "1")
     deadline = time.monotonic() + 300
