@@ -68,6 +68,7 @@ class InProcessGrid(Grid):
         self._order = order
         self._wanted = processes
         self._pool: Pool[Message, Message] | None = None
+        self._cells: dict[int, int] = {}  # of a node, once they are prepared
         self.traffic = Traffic()
         self._contexts = {
             node: Context(
@@ -113,10 +114,13 @@ class InProcessGrid(Grid):
 
         The cells are prepared before the processes are made, so all share them in memory.
         """
-        cells = [self._prepare(message) for message in messages]
+        nodes = [message.metadata.dst_node_id for message in messages]
+        for node, message in zip(nodes, messages, strict=True):
+            if node not in self._cells:
+                self._cells[node] = self._prepare(message)
         if self._pool is None:
             self._pool = Pool(self._answer, min(self._wanted, len(messages)))
-        order = sorted(range(len(messages)), key=lambda i: -cells[i])
+        order = sorted(range(len(messages)), key=lambda i: -self._cells[nodes[i]])
         replies = self._pool.map([messages[i] for i in order])
         return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda r: r[0])]
 
