@@ -112,6 +112,7 @@ def test_a_run_has_one_leader_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_leader_that_was_killed_leaves_the_run_to_others(tmp_path):
     folder = _open(tmp_path, run_name="r")
     script = f"""

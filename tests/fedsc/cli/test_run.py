@@ -90,6 +90,7 @@ def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch
     assert f"{left.scores['pooled']['ari']:.3f}" in out
 
 
+@pytest.mark.slow
 def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
     """Each line once, whole, rounds included, no escapes: what `fedsc run 2> log` leaves."""
     done = _run(_command(tiny), columns=40)
