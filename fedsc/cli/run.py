@@ -221,6 +221,14 @@ def _report(folder: Path, console: Console) -> None:
     console.print(table)
     if floor:
         console.print("floor: the same without training, on principal components", markup=False)
+        behind = [title for way, title in _WAYS.items() if _below(found[way], floor.get(way))]
+        if behind:
+            console.print(
+                f"training has not helped ({'; '.join(behind)}): the floor's ARI is higher; "
+                "--method fedpca gives its clusters, in seconds",
+                markup=False,
+                soft_wrap=True,
+            )
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     here = folder.resolve()
@@ -241,6 +249,12 @@ _WAYS = {
     "kmeans": "k-means, from sums",
     "pooled": "k-means, pooled (the papers)",
 }
+
+
+def _below(scores: dict[str, float] | None, floor: dict[str, float] | None) -> bool:
+    """Say whether clusters agree with the cell types less than those without training."""
+    ours, theirs = (scores or {}).get("ari"), (floor or {}).get("ari")
+    return ours is not None and theirs is not None and ours < theirs
 
 
 def _cell(value: float | None) -> str:

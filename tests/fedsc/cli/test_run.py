@@ -88,6 +88,9 @@ def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch
     left = left_by(tiny)
     assert f"run folder: {left.folder}" in out
     assert f"{left.scores['pooled']['ari']:.3f}" in out
+    # Three rounds on a tiny set: below the floor, and said so.
+    assert left.scores["graph"]["ari"] < left.scores["floor"]["graph"]["ari"]
+    assert "training has not helped (graph, k unknown" in out
 
 
 @pytest.mark.slow
