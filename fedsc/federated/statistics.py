@@ -5,7 +5,7 @@ result of the total. Cells without counts take no part. Under ``genes = "union"`
 not measure a gene takes no part in that gene.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ def gene_moments(lab: Aligned, question: Question) -> Sums:
     total = _count(csr_matrix((0, lab.n_genes)), 0)
     for view in centres:
         total[f"{view}-sum"] = total[f"{view}-square"] = np.zeros(lab.n_genes)
-    for block, sizes in blocks_with_sizes(lab):
+    for block, sizes in lab.blocks_with_sizes():
         n_cells = int((sizes > 0).sum())
         sums = _count(block, n_cells)
         for view, centre in centres.items():
@@ -115,19 +115,11 @@ def clipped_squares(lab: Aligned, question: Question) -> Sums:
     """
     mean, clip = question.arrays["mean"], question.arrays["clip"]
     total: Sums = {"square": np.zeros(lab.n_genes)}
-    for block, sizes in blocks_with_sizes(lab):
+    for block, sizes in lab.blocks_with_sizes():
         clipped = np.minimum(block.data, clip[block.indices])
         values = csr_matrix((clipped, block.indices, block.indptr), shape=block.shape)
         total = add([total, {"square": centred_sums(values, mean, int((sizes > 0).sum()))[1]}])
     return _of_measured(lab, total)
-
-
-def blocks_with_sizes(lab: Aligned) -> Iterator[tuple[csr_matrix, np.ndarray]]:
-    """Give the lab's cells from first to last, as :meth:`Aligned.blocks`, with library sizes."""
-    start = 0
-    for block in lab.blocks():
-        yield block, lab.sizes[start : start + block.shape[0]]
-        start += block.shape[0]
 
 
 def as_view(

@@ -99,7 +99,7 @@ def test_prepared_cells_survive_the_process_and_the_file_is_not_read_again(tiny,
     first = lab.cells(preprocessing, "pooled")
 
     _another_process()
-    monkeypatch.setattr(LabFile, "read", lambda self: pytest.fail("the file was read again"))
+    monkeypatch.setattr(LabFile, "read", lambda *given: pytest.fail("the file was read again"))
     (lab,) = hosted_labs(_node(file), tiny)
     again = lab.cells(preprocessing, "pooled")
     assert again is not first
@@ -125,7 +125,7 @@ def test_a_changed_file_or_option_is_prepared_anew(tiny, change, file, how, monk
     else:
         config = change(tiny, scale="lab")
     read, original = [], LabFile.read
-    monkeypatch.setattr(LabFile, "read", lambda self: read.append(self) or original(self))
+    monkeypatch.setattr(LabFile, "read", lambda *given: read.append(given) or original(*given))
     _another_process()
     (lab,) = hosted_labs(_node(file), config)
     assert lab.cells(preprocessing, config.data.scale).n_cells == (
