@@ -22,6 +22,7 @@ from fedsc.errors import RunError
 from fedsc.files import make_folder, replacing
 
 _FORMAT = 1
+_STANDARDISED_AT_ONCE = 2**26  # bytes; of more, each batch is standardised by itself
 
 
 def preparation_key(
@@ -96,4 +97,5 @@ def _matrix(parts: dict[str, np.ndarray], max_value: float) -> CellMatrix:
     values.check_format(full_check=True)
     if not (np.isfinite(data).all() and np.isfinite(mean).all() and (std > 0).all()):
         raise ValueError("values that are not finite")
-    return CellMatrix(values, mean, std, max_value, measured, on_disk=True)
+    on_disk = values.data.nbytes > _STANDARDISED_AT_ONCE
+    return CellMatrix(values, mean, std, max_value, measured, on_disk)

@@ -99,7 +99,7 @@ def _forget_others(cells: Iterable[LabCells]) -> None:
     on_disk = [own for own in cells if isinstance(own, OnDisk)]
     if not on_disk:
         return
-    kept = {Path(own.rows.file.name).stem for own in on_disk}
+    kept = {own.rows.file.path.stem for own in on_disk}
     for file in on_disk[0].folder.glob("rows-*"):
         if file.stem not in kept:
             file.unlink(missing_ok=True)

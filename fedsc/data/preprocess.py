@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
 from fedsc.data.expression import Kind, LabCells
@@ -82,7 +82,7 @@ class CellMatrix:
     measured
         Whether each gene was measured, bool (G,).
     on_disk
-        Whether ``values`` are mapped from a file: nothing as large as them is made in memory.
+        Whether ``values`` are mapped from a large file: nothing as large is made in memory.
     """
 
     values: csr_matrix
@@ -254,7 +254,7 @@ def normalise(matrix: csr_matrix, target_sum: float, sizes: np.ndarray) -> csr_m
 
 
 def centred_sums(
-    matrix: csr_matrix, centre: np.ndarray, n_cells: int
+    matrix: csr_matrix, centre: np.ndarray, n_cells: int, stored: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum x − c and (x − c)² over every column, zeros included.
 
@@ -266,18 +266,49 @@ def centred_sums(
         c of every column, (genes,). Near the mean, nothing cancels when mean ≫ variance.
     n_cells
         How many of the rows count; the others hold no entry.
+    stored
+        Of :func:`count_columns`, where it is known.
 
     Returns
     -------
     tuple
         Both float64 (genes,).
     """
-    genes, width = matrix.indices, matrix.shape[1]
-    zeros = n_cells - np.bincount(genes, minlength=width)
-    centred = matrix.data - centre[genes]
-    sums = np.bincount(genes, weights=centred, minlength=width) - zeros * centre
-    squares = np.bincount(genes, weights=centred**2, minlength=width) + zeros * centre**2
+    zeros = n_cells - (count_columns(matrix) if stored is None else stored)
+    centred = matrix.data - centre[matrix.indices]
+    sums = column_sums(matrix, centred) - zeros * centre
+    squares = column_sums(matrix, centred**2) + zeros * centre**2
     return sums, squares
+
+
+def count_columns(matrix: csr_matrix) -> np.ndarray:
+    """Count the stored values of every column, int64 (columns,)."""
+    return column_sums(matrix, np.ones(matrix.nnz)).astype(np.int64)
+
+
+def column_sums(matrix: csr_matrix, values: np.ndarray) -> np.ndarray:
+    """Sum values that stand where a matrix stores its own, by column and in the order of the rows.
+
+    The same bits as ``np.bincount(matrix.indices, values)``, without its copies.
+
+    Parameters
+    ----------
+    matrix
+        CSR, cells × genes.
+    values
+        One for each stored value, (non-zeros,).
+
+    Returns
+    -------
+    np.ndarray
+        float64 (genes,).
+    """
+    n_rows, width = matrix.shape
+    transposed = csc_matrix(
+        (values.astype(np.float64, copy=False), matrix.indices, matrix.indptr),
+        shape=(width, n_rows),
+    )
+    return np.asarray(transposed @ np.ones(n_rows))
 
 
 def mean_variance(

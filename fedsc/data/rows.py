@@ -6,11 +6,11 @@ no unpacking: every value with its column, row after row.
 """
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -23,6 +23,23 @@ BLOCK = 2**20
 _VALUE = np.dtype([("column", "<i4"), ("value", "<f4")])
 
 
+class OpenFile:
+    """A file that is open for reading as long as this lives, even if its name goes.
+
+    Attributes
+    ----------
+    path
+        Where it was opened.
+    descriptor
+        Of the system.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Some rows of a sparse matrix in a file, in any order.
@@ -30,7 +47,7 @@ class Rows:
     Attributes
     ----------
     file
-        Open for reading as long as this lives, so the values stay even if its name goes.
+        What holds the values.
     starts, counts
         First value of every row in the file, and number of values, int64 (rows,).
     totals
@@ -39,7 +56,7 @@ class Rows:
         Columns.
     """
 
-    file: BinaryIO
+    file: OpenFile
     starts: np.ndarray
     counts: np.ndarray
     totals: np.ndarray
@@ -87,7 +104,7 @@ class Rows:
                 self._fill(values[ends[a] : ends[b]], int(first[a]))
         columns = np.ascontiguousarray(values["column"])
         if columns.size and not 0 <= columns.min() <= columns.max() < self.width:
-            raise DataError(f"{self.file.name} is damaged: remove it, and it is made anew")
+            raise DataError(f"{self.file.path} is damaged: remove it, and it is made anew")
         index = np.int32 if ends[-1] <= np.iinfo(np.int32).max else np.int64
         arrays = np.ascontiguousarray(values["value"]), columns, ends.astype(index)
         return csr_matrix(arrays, shape=(len(first), self.width))
@@ -95,9 +112,9 @@ class Rows:
     def _fill(self, values: np.ndarray, first: int) -> None:
         wanted, at = values.view(np.uint8).data, first * _VALUE.itemsize
         while len(wanted):
-            got = os.preadv(self.file.fileno(), [wanted], at)
+            got = os.preadv(self.file.descriptor, [wanted], at)
             if not got:
-                raise DataError(f"{self.file.name} is cut off: remove it, and it is made anew")
+                raise DataError(f"{self.file.path} is cut off: remove it, and it is made anew")
             wanted, at = wanted[got:], at + got
 
 
@@ -136,10 +153,9 @@ def open_rows(path: Path, counts: np.ndarray, totals: np.ndarray, width: int) ->
         If it has another size than its rows.
     """
     ends = np.cumsum(counts, dtype=np.int64)
-    file = path.open("rb")
-    size = os.fstat(file.fileno()).st_size
+    file = OpenFile(path)
+    size = os.fstat(file.descriptor).st_size
     if size != (int(ends[-1]) if len(ends) else 0) * _VALUE.itemsize:
-        file.close()
         raise ValueError(f"{path.name} has {size} bytes, which its rows have not")
     return Rows(file, ends - counts, counts, totals, width)
 

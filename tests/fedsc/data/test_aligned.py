@@ -4,9 +4,9 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from fedsc.data import rows
 from fedsc.data.aligned import align, library_sizes, take_columns
 from fedsc.data.expression import Expression
-from fedsc.data.reading import backed
 from fedsc.data.reading.backed import open_backed
 from fedsc.errors import DataError
 

@@ -86,7 +86,7 @@ def test_limits_by_mad_are_those_of_the_pool(seed):
     expected = limits_by_hand(n_genes, sums, share)
     ask = counting(ask_of(counts, lab_of))
     found = learn_thresholds(ask, GENES, min_genes="mad", min_counts="mad", max_mito="mad")
-    assert ask.questions <= 12
+    assert ask.questions <= 8
     assert found.max_mito == expected["max_mito"]
     assert found.min_genes == pytest.approx(expected["min_genes"], abs=1e-6)
     assert found.min_counts == pytest.approx(expected["min_counts"], abs=1e-6)
