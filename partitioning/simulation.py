@@ -116,7 +116,7 @@ def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
     own = own_columns(folder, files)
     read_as = {lab: {**how, **own[lab]} for lab in files}
     batch_keys = {lab: key for lab, h in read_as.items() if (key := h.pop("batch_key", ""))}
-    labs = {lab: _read(file, **read_as[lab]) for lab, file in files.items()}
+    labs = {lab: _read(file, files=len(files), **read_as[lab]) for lab, file in files.items()}
     _forget_others(labs.values())
     return Simulation(
         labs=labs,

@@ -121,7 +121,9 @@ def _write(path: Path, kinds: np.ndarray, genes: int, blocks: Iterator[csr_matri
         {"cell_type": pd.Categorical.from_codes(kinds, [f"type-{i:02d}" for i in range(TYPES)])},
         index=[f"{path.stem}-{i}" for i in range(len(kinds))],
     )
-    var = pd.DataFrame(index=[f"GENE{i:05d}A" for i in range(genes)])
+    # In no alphabetical order, as in most files: the labs' vocabulary is in that order.
+    order = numpy_generator(0, "large-run", "names").permutation(genes)
+    var = pd.DataFrame(index=[f"GENE{i:05d}A" for i in order])
     anndata.AnnData(obs=obs, var=var).write_h5ad(path)
     with h5py.File(path, "r+") as file:
         file.pop("X", None)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from fedsc.config import Config
 from fedsc.data import rows
-from fedsc.data.expression import OnDisk
+from fedsc.data.expression import Expression, OnDisk
 from fedsc.data.preprocess import CellMatrix
 from fedsc.data.reading import large
 from partitioning import simulation
@@ -64,7 +65,7 @@ def _base(array):
 
 
 def test_quality_control_of_cells_on_disk_leaves_out_the_same(unlabelled, lead, change, on_disk):
-    config = change(unlabelled, method="fedpca", min_genes=50, min_cells_per_gene=3)
+    config = change(unlabelled, method="fedpca", min_genes=42, min_cells_per_gene=3)
     left = lead(config)
     assert 0 < left.scores["quality"]["kept"] < 96
     simulation._simulate.cache_clear()
@@ -91,3 +92,16 @@ def test_copies_of_another_simulation_are_removed(tiny, tiny_set, change, on_dis
     lab = next(iter(first.labs.values()))
     assert lab.rows.read(0, 3).nnz == lab.rows.counts[:3].sum()  # still open
     assert json.dumps(sorted(first.labs)) == json.dumps(sorted(labs_of(tiny).labs))
+
+
+def test_many_labs_that_are_large_together_stay_on_disk(tiny_set, tmp_path, on_disk, monkeypatch):
+    folder = tmp_path / "labs"
+    folder.mkdir()
+    for lab in "ABC":
+        (folder / f"{lab}.h5ad").write_bytes(tiny_set.read_bytes())
+    config = Config.of(dataset=str(folder), min_shared_genes=10)
+    needed = 8 * labs_of(config).labs["A"].rows.nnz + 4 * 97
+    for most, stays in ((3 * needed - 1, OnDisk), (3 * needed, Expression)):
+        monkeypatch.setattr(large, "IN_MEMORY", most)
+        simulation._simulate.cache_clear()
+        assert {type(lab) for lab in labs_of(config).labs.values()} == {stays}

@@ -23,18 +23,26 @@ from fedsc.errors import DataError
 from fedsc.files import identity, make_folder, replace, replacing
 
 IN_MEMORY = 2**29
-"""Bytes a matrix may take in memory. A lab needs several times as much."""
+"""Bytes the matrices of a process may take in memory. It needs several times as much."""
 
 _FORMAT = 1
 
 
-def is_large(contents: Contents) -> bool:
-    """Tell whether a file's matrix stays on disk: it takes much memory and lies cell by cell."""
+def is_large(contents: Contents, files: int = 1) -> bool:
+    """Tell whether a file's matrix stays on disk: it takes much memory and lies cell by cell.
+
+    Parameters
+    ----------
+    contents
+        Of the file.
+    files
+        How many files of this size the process reads.
+    """
     matrix = contents.matrix
     if isinstance(matrix, csr_matrix):
         return False
     by_cell = not matrix.genes_first if isinstance(matrix, Dense) else not matrix.by_gene
-    return by_cell and matrix.needed_bytes() > IN_MEMORY
+    return by_cell and files * matrix.needed_bytes() > IN_MEMORY
 
 
 def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Path) -> OnDisk:

@@ -127,6 +127,7 @@ def read_or_keep(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    files: int = 1,
 ) -> LabCells:
     """Read a file as :func:`read` does; the values of a large one stay on disk.
 
@@ -137,6 +138,8 @@ def read_or_keep(
     folder
         Gives the folder for the copy of the values of a large file
         (:mod:`fedsc.data.reading.large`).
+    files
+        How many files the process reads: of many, smaller ones stay on disk too.
 
     Raises
     ------
@@ -150,7 +153,7 @@ def read_or_keep(
             if make_unique:
                 contents = _made_unique(contents)
             label_key = label_key or contents.label_key
-            if is_large(contents):
+            if is_large(contents, files):
                 with explained():
                     return keep(path, contents, layer, label_key, folder())
             return _usable(path, _examine(contents, label_key))
