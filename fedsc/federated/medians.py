@@ -54,7 +54,7 @@ def learn_medians(ask: Ask, question: Question, quantities: Sequence[str]) -> di
         By quantity; NaN where no lab has a value.
     """
     middles = {name: [(0, _INFINITY)] * 2 for name in quantities}
-    medians = dict.fromkeys(quantities, math.nan)
+    medians, odd = dict.fromkeys(quantities, math.nan), {}
     while any(high - low > 1 for pair in middles.values() for low, high in pair):
         edges = {
             name: np.unique(np.concatenate([[0, _INFINITY], *(_split(*one) for one in pair)]))
@@ -66,10 +66,13 @@ def learn_medians(ask: Ask, question: Question, quantities: Sequence[str]) -> di
             if n == 0:
                 del middles[name]
                 continue
+            odd[name] = n % 2 == 1
             bins = np.searchsorted(up_to, [(n - 1) // 2, n // 2], side="right")
             middles[name] = [(int(edges[name][i]), int(edges[name][i + 1])) for i in bins]
     for name, pair in middles.items():
-        medians[name] = float(np.mean(np.array([low for low, _ in pair]).view(np.float64)))
+        lows = np.array([low for low, _ in pair]).view(np.float64)
+        # Of an odd number there is one middle: the mean of two could overflow.
+        medians[name] = float(lows[0] if odd[name] else np.mean(lows))
     return medians
 
 
