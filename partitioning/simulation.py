@@ -1,5 +1,6 @@
 """The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
