@@ -28,9 +28,12 @@ def histograms(values: Mapping[str, np.ndarray], question: Question) -> Sums:
     Sums
         By quantity asked about, int64 (E − 1,).
     """
-    edges = question.arrays
-    patterns = {name: np.sort(values[name].view(np.int64)) for name in values if name in edges}
-    return {name: np.diff(np.searchsorted(patterns[name], edges[name])) for name in patterns}
+    counts = {}
+    for name in (name for name in values if name in question.arrays):
+        edges = question.arrays[name]
+        places = np.searchsorted(edges, values[name].view(np.int64), side="right")
+        counts[name] = np.bincount(places, minlength=len(edges) + 1)[1:-1].astype(np.int64)
+    return counts
 
 
 def learn_medians(ask: Ask, question: Question, quantities: Sequence[str]) -> dict[str, float]:
@@ -56,10 +59,7 @@ def learn_medians(ask: Ask, question: Question, quantities: Sequence[str]) -> di
     middles = {name: [(0, _INFINITY)] * 2 for name in quantities}
     medians, odd = dict.fromkeys(quantities, math.nan), {}
     while any(high - low > 1 for pair in middles.values() for low, high in pair):
-        edges = {
-            name: np.unique(np.concatenate([[0, _INFINITY], *(_split(*one) for one in pair)]))
-            for name, pair in middles.items()
-        }
+        edges = {name: _edges(pair) for name, pair in middles.items()}
         for name, counts in ask(Question(question.name, {**question.arrays, **edges})).items():
             up_to = np.cumsum(counts)
             n = int(up_to[-1])
@@ -74,6 +74,13 @@ def learn_medians(ask: Ask, question: Question, quantities: Sequence[str]) -> di
         # Of an odd number there is one middle: the mean of two could overflow.
         medians[name] = float(lows[0] if odd[name] else np.mean(lows))
     return medians
+
+
+def _edges(pair: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Cut both intervals, of which the second is the first or lies beyond it; int64, ascending."""
+    inner = [_split(*one) for one in dict.fromkeys(pair)]
+    edges = np.concatenate([[0], *inner, [_INFINITY]])
+    return edges[np.diff(edges, prepend=-1) > 0]
 
 
 def _split(low: int, high: int) -> np.ndarray:

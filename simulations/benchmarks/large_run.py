@@ -141,8 +141,9 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
     Returns
     -------
     dict
-        ``phases`` (CPU seconds), ``cpu_s`` (all but the imports), ``wall_s``, ``peak_gb`` (what
-        the process holds), ``peak_own_gb`` (without pages of files, which the system takes back
+        ``phases`` (CPU seconds), ``cpu_s`` (all but the first imports), ``wall_s``,
+        ``analysis_cpu_s_per_million`` (all but training), ``peak_gb`` (what the process holds),
+        ``peak_own_gb`` (without pages of files, which the system takes back
         when it needs them), ``memory`` (seconds, GB, own GB), ``scores``.
     """
     from fedsc.config import Config
@@ -157,14 +158,17 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
         run_inprocess(config, processes=1)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     scores = json.loads((scratch / "run" / "scores.json").read_text())
+    cells = sum(lab["cells"] for lab in scores["labs"].values())
+    analysis = cpu - phases.get("training", 0.0)
     graph = {name: scores["graph"][name] for name in ("clusters", "sizes", "stability")}
     return {
-        "cells": sum(lab["cells"] for lab in scores["labs"].values()),
+        "cells": cells,
         "labs": len(scores["labs"]),
         "options": options,
         "phases": {name: round(seconds, 1) for name, seconds in phases.items()},
         "cpu_s": round(cpu, 1),
         "wall_s": round(wall, 1),
+        "analysis_cpu_s_per_million": round(analysis / cells * 1e6, 1),
         "peak_gb": max(gb for _, gb, _ in curve),
         "peak_own_gb": max(own for _, _, own in curve),
         "memory": curve,
@@ -298,7 +302,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, nargs=2, help="JSON file, and the figure to draw")
     given = parser.parse_args()
     if given.plot:
-        draw(json.loads(given.plot[0].read_text()), given.plot[1])
+        runs = json.loads(given.plot[0].read_text())
+        draw(runs, given.plot[1])
+        of_all = slope([run["cells"] for run in runs], [run["cpu_s"] for run in runs])
+        print(f"slope of CPU seconds over cells, logarithms of both: {of_all:.2f}")  # noqa: T201
         return
     if given.measure:
         print(json.dumps(measure(given.measure, given.folder, given.options)))  # noqa: T201

@@ -5,9 +5,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
-from fedsc.data.reading import backed
 from fedsc.errors import DataError
 from fedsc.federated.preprocessing import answer
 from fedsc.federated.query import Question, ask_locally
@@ -84,7 +84,7 @@ def test_moments_of_any_partition_are_the_pool_s(seed, parts, block):
     counts = rng.poisson(rng.gamma(0.5, 2, size=6), size=(rng.integers(2, 12), 6))
     lab_of = rng.integers(parts, size=len(counts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backed, "BLOCK", block)
+        patch.setattr(rows, "BLOCK", block)
         ask = counting(ask_locally([lab(counts[lab_of == i]) for i in range(parts)], answer))
         moments = learn_moments(ask, VIEWS, 6, 10.0)
     assert len(ask.questions) == 2
