@@ -58,9 +58,10 @@ class LabFile:
 
     def read(self, folder: Path) -> LabCells:
         """Read and validate the cells; the values of a large file are copied into a folder."""
+        from fedsc.data.reading.large import forget_others
         from fedsc.data.reading.read import read_or_keep
 
-        return read_or_keep(
+        cells = read_or_keep(
             self.path,
             lambda: folder,
             layer=self.layer,
@@ -68,6 +69,8 @@ class LabFile:
             symbols=self.symbols,
             make_unique=self.make_unique,
         )
+        forget_others([cells])
+        return cells
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""

@@ -1,6 +1,5 @@
 """The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedsc.data.annotated import Origin
-from fedsc.data.expression import LabCells, OnDisk
+from fedsc.data.expression import LabCells
 from fedsc.data.labs_toml import own_columns
+from fedsc.data.reading.large import forget_others
 from fedsc.data.reading.read import read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
 from fedsc.errors import ConfigError
@@ -69,7 +69,7 @@ def _simulate(
     if source.path.is_dir():
         return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
     whole = _read(source.path, layer=layer, label_key=label_key, **how)
-    _forget_others([whole])
+    forget_others([whole])
     parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
@@ -91,20 +91,6 @@ def _folder() -> Path:
     return cache_folder() / "simulated"
 
 
-def _forget_others(cells: Iterable[LabCells]) -> None:
-    """Remove the copies that another simulation has left: they take 8 bytes a value.
-
-    Who reads one has it open, and keeps it.
-    """
-    on_disk = [own for own in cells if isinstance(own, OnDisk)]
-    if not on_disk:
-        return
-    kept = {own.rows.file.path.stem for own in on_disk}
-    for file in on_disk[0].folder.glob("rows-*"):
-        if file.stem not in kept:
-            file.unlink(missing_ok=True)
-
-
 def covering(split: SplitOptions, source: Source) -> SplitOptions:
     """Leave types out only where the paper does: of a person's own file every cell counts."""
     cover = split.cover or ("drop" if source.known else "all")
@@ -117,7 +103,7 @@ def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
     read_as = {lab: {**how, **own[lab]} for lab in files}
     batch_keys = {lab: key for lab, h in read_as.items() if (key := h.pop("batch_key", ""))}
     labs = {lab: _read(file, files=len(files), **read_as[lab]) for lab, file in files.items()}
-    _forget_others(labs.values())
+    forget_others(labs.values())
     return Simulation(
         labs=labs,
         origins={lab: Origin(file) for lab, file in files.items()},

@@ -54,7 +54,7 @@ def test_a_run_on_files_on_disk_leaves_the_same_bits(tiny, undisturbed, lead, on
         assert isinstance(_base(cells.values.data), np.memmap)
         assert isinstance(_base(cells.values.indices), np.memmap)
         assert "_standardised" not in vars(cells)
-    values, index = sorted(on_disk.iterdir(), key=lambda file: file.suffix, reverse=True)
+    values, index = sorted(on_disk.glob("rows-*"), key=lambda file: file.suffix, reverse=True)
     assert (values.suffix, index.suffix) == (".values", ".safetensors")
 
 
@@ -88,7 +88,7 @@ def test_copies_of_another_simulation_are_removed(tiny, tiny_set, change, on_dis
     other = tmp_path / "other.h5ad"
     other.write_bytes(tiny_set.read_bytes())
     labs_of(change(tiny, dataset=str(other)))
-    assert len(list(on_disk.iterdir())) == 2
+    assert len(list(on_disk.glob("rows-*"))) == 2
     lab = next(iter(first.labs.values()))
     assert lab.rows.read(0, 3).nnz == lab.rows.counts[:3].sum()  # still open
     assert json.dumps(sorted(first.labs)) == json.dumps(sorted(labs_of(tiny).labs))

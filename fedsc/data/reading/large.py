@@ -4,16 +4,18 @@ The copy lies in a folder for what can be made anew. It belongs to exactly one m
 file and is used again as long as that file is the same.
 """
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc import tensors
-from fedsc.data.expression import Kind, OnDisk
+from fedsc.data.expression import Kind, LabCells, OnDisk
 from fedsc.data.reading.contents import Contents
 from fedsc.data.reading.kind import Values, joined, look_at
 from fedsc.data.reading.stored import Dense
@@ -70,10 +72,11 @@ def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Pat
     problems += label_problems(contents.obs, label_key)
     key = json.dumps([_FORMAT, layer, identity(path)])
     place = make_folder(folder) / kept_name(path, layer)
-    found = _load(place, key)
-    if found is None:
-        found, refused = _copy(contents, place, key)
-        problems += refused
+    with _locked(place.parent):
+        found = _load(place, key)
+        if found is None:
+            found, refused = _copy(contents, place, key)
+            problems += refused
     if problems or found is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
     rows, kind = found
@@ -87,6 +90,19 @@ def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Pat
         label_key,
         contents.var_names,
     )
+
+
+def forget_others(cells: Iterable[LabCells]) -> None:
+    """Remove what is left in the folder of these cells of the values of any others.
+
+    Who reads them has them open, and keeps them.
+    """
+    on_disk = [own for own in cells if isinstance(own, OnDisk)]
+    kept = {own.rows.file.path.stem for own in on_disk}
+    for folder in {own.folder for own in on_disk}:
+        for file in folder.glob("rows-*"):
+            if file.stem not in kept:
+                file.unlink(missing_ok=True)
 
 
 def kept_name(path: Path, layer: str) -> str:
@@ -133,6 +149,14 @@ def _load(place: Path, key: str) -> tuple[Rows, Kind] | None:
         return open_rows(values, counts, totals, int(about["width"])), about["kind"]
     except (OSError, KeyError, ValueError, TypeError):
         return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time copy: the others wait, and use what it has made."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _files(place: Path) -> tuple[Path, Path]:
