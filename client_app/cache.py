@@ -1,7 +1,8 @@
 """Prepared cells of a real lab on its own disk, so that a message need not read its file again.
 
-One file, replaced whole. It belongs to exactly one preparation of exactly one file, and what is
-read is checked before it is used: a damaged cache is made anew, never trained on.
+One file, replaced whole and mapped into memory. It belongs to exactly one preparation of exactly
+one file, and what is read is checked before it is used: a damaged cache is made anew, never trained
+on.
 """
 
 import dataclasses
@@ -18,9 +19,10 @@ from fedsc import tensors
 from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
-from fedsc.files import make_folder, replace
+from fedsc.files import make_folder, replacing
 
 _FORMAT = 1
+_STANDARDISED_AT_ONCE = 2**26  # bytes; of more, each batch is standardised by itself
 
 
 def preparation_key(
@@ -48,13 +50,14 @@ def save_cells(path: Path, key: str, cells: CellMatrix) -> None:
     about = {"key": key, "max_value": cells.max_value}
     try:
         make_folder(path.parent)
-        replace(path, tensors.pack(parts, about))
+        with replacing(path) as partial, partial.open("wb") as file:
+            tensors.write(file, parts, about)
     except RunError as error:
         log(WARNING, "prepared cells are not kept, so each message prepares them: %s", error)
 
 
 def load_cells(path: Path, key: str) -> CellMatrix | None:
-    """Load the cells kept under a key; ``None`` where there are none, or others, or damaged ones.
+    """Map the cells kept under a key; ``None`` where there are none, or others, or damaged ones.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ def load_cells(path: Path, key: str) -> CellMatrix | None:
         What the cells must have been kept under.
     """
     try:
-        parts, about = tensors.read(path)
+        parts, about = tensors.mapped(path)
         if about["key"] != key:
             return None
         cells = _matrix(parts, float(about["max_value"]))
@@ -94,4 +97,5 @@ def _matrix(parts: dict[str, np.ndarray], max_value: float) -> CellMatrix:
     values.check_format(full_check=True)
     if not (np.isfinite(data).all() and np.isfinite(mean).all() and (std > 0).all()):
         raise ValueError("values that are not finite")
-    return CellMatrix(values, mean, std, max_value, measured)
+    on_disk = values.data.nbytes > _STANDARDISED_AT_ONCE
+    return CellMatrix(values, mean, std, max_value, measured, on_disk)

@@ -21,7 +21,7 @@ import numpy as np
 from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells, OnDisk
 from fedsc.data.labs_toml import told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedsc.data.annotated import Origin
     from partitioning.simulation import Simulation
 
+_CACHE = ".cache"  # of a lab's state: what can be made anew
 _OWN = ("layer", "label-key", "batch-key", "symbols", "make-unique")
 
 
@@ -55,17 +56,21 @@ class LabFile:
     symbols: str = ""
     make_unique: bool = False
 
-    def read(self) -> Expression:
-        """Read and validate the cells."""
-        from fedsc.data.reading.read import read
+    def read(self, folder: Path) -> LabCells:
+        """Read and validate the cells; the values of a large file are copied into a folder."""
+        from fedsc.data.reading.large import forget_others
+        from fedsc.data.reading.read import read_or_keep
 
-        return read(
+        cells = read_or_keep(
             self.path,
+            lambda: folder,
             layer=self.layer,
             label_key=self.label_key,
             symbols=self.symbols,
             make_unique=self.make_unique,
         )
+        forget_others([cells])
+        return cells
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
@@ -81,7 +86,7 @@ class Lab:
     name
         Unique in the federation.
     source
-        Its cells, or the file they are read from when they are wanted.
+        Its cells, or the file they are read from when they are wanted; a real lab has a ``state``.
     siblings
         How many labs the simulation has that this one is a part of; 0 for a real lab. The cells of
         a simulated lab may be read by the server's own process too.
@@ -101,7 +106,7 @@ class Lab:
     """
 
     name: str
-    source: Expression | LabFile
+    source: LabCells | LabFile
     siblings: int
     state: Path | None
     output: Path | None = None
@@ -114,12 +119,14 @@ class Lab:
     _cells: tuple[str, CellMatrix] | None = field(default=None, repr=False)
 
     @cached_property
-    def whole(self) -> Expression:
+    def whole(self) -> LabCells:
         """All its cells; a file is read once per process, and only if they are asked for."""
-        return self.source.read() if isinstance(self.source, LabFile) else self.source
+        if not isinstance(self.source, LabFile):
+            return self.source
+        return self.source.read((self.state or self.source.path.parent) / _CACHE)
 
     @cached_property
-    def expression(self) -> Expression:
+    def expression(self) -> LabCells:
         """The cells it works with: those that pass quality control."""
         return self.whole if self.cell_filter is None else self.cell_filter.passing(self.whole)
 
@@ -171,12 +178,14 @@ class Lab:
         kept = None
         key = preparation_key(preprocessing, scale, self.cell_filter)
         if isinstance(self.source, LabFile) and self.state is not None:
-            kept = self.state / ".cache" / "cells.safetensors"
+            kept = self.state / _CACHE / "cells.safetensors"
             key += self.source.identity()
         if self._cells is None or self._cells[0] != key:
             cells = load_cells(kept, key) if kept else None
             if cells is None:
-                cells = transform(self.expression, preprocessing, scale=scale)
+                expression = self.expression
+                folder = expression.folder if isinstance(expression, OnDisk) else None
+                cells = transform(expression, preprocessing, scale=scale, folder=folder)
                 if kept:
                     save_cells(kept, key, cells)
             self._cells = key, cells

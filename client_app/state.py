@@ -16,7 +16,7 @@ from flwr.common import log
 
 from fedsc import tensors
 from fedsc.data.coverage import Coverage
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.harmony_lab import HarmonyState
@@ -99,7 +99,7 @@ class KeptEmbedding:
     coverage: Coverage
     names: tuple[str, ...] = ()
 
-    def of(self, expression: Expression) -> "KeptEmbedding":
+    def of(self, expression: LabCells) -> "KeptEmbedding":
         """Give itself, for the cells it was made of.
 
         Raises
@@ -116,13 +116,13 @@ class KeptEmbedding:
         return self
 
 
-def cells_digest(expression: Expression) -> str:
+def cells_digest(expression: LabCells) -> str:
     """Tell cells from others by their names and totals, in their order.
 
     Names alone do not: where a file has none, its cells are numbered from 0 whatever they are.
     """
     digest = hashlib.sha256("\n".join(map(str, expression.cells)).encode())
-    digest.update(np.asarray(expression.matrix.sum(axis=1, dtype=np.float64)).tobytes())
+    digest.update(expression.totals.tobytes())
     return digest.hexdigest()
 
 

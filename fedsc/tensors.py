@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -44,6 +44,73 @@ def packed_size(tensors: Mapping[str, np.ndarray]) -> int:
 
 
 _HEADER, _ENTRY, _ESCAPED = 64, 256, 6  # bytes: of a file, of a tensor, of a character in JSON
+
+
+def write(file: BinaryIO, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write what :func:`pack` packs, array after array, with no copy of any in memory.
+
+    Parameters
+    ----------
+    file
+        To write to.
+    tensors
+        By name; contiguous, of any of :data:`_TYPES`, possibly mapped from files.
+    about
+        As for :func:`pack`.
+    """
+    text = json.dumps(about, sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": {_ABOUT: f"{_digest(tensors, text)} {text}"}}
+    end = 0
+    # The widest types first, so that each array lies at a multiple of its width.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    for name in names:
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape)}
+        header[name]["data_offsets"] = [begin, end]
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    file.write(len(content).to_bytes(8, "little") + content)
+    for name in names:
+        file.write(tensors[name].reshape(-1).view(np.uint8).data)
+
+
+_TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "BOOL": "|b1"}
+_NAMES = {numpy: ours for ours, numpy in _TYPES.items()}
+
+
+def mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Map a file of tensors into memory, and give what was kept with them, as :func:`read` does.
+
+    The whole content is held against its digest, a piece at a time. Arrays can only be read.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is damaged, or an array is of none of :data:`_TYPES`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata, names = file.metadata() or {}, list(file.keys())
+        # Opening it has checked that shapes, types and places fit the file and each other.
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            tensors = {name: _mapped(file, 8 + length, header[name]) for name in names}
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    return tensors, _about(tensors, metadata)
+
+
+def _mapped(file: BinaryIO, start: int, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    if begin == end:  # nothing cannot be mapped
+        return np.empty(shape, dtype)
+    # A plain array over the map: np.memmap costs at every slice.
+    return np.asarray(np.memmap(file, dtype, "r", start + begin, shape))
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.errors import ConfigError, DataError
 from fedsc.options import SplitOptions
 from fedsc.rng import numpy_generator
@@ -17,7 +17,7 @@ from partitioning.subtypes import subtypes
 __all__ = ["column", "dirichlet", "iid", "partition", "partition_obs", "subtypes"]
 
 
-def partition(expression: Expression, options: SplitOptions, seed: int) -> dict[str, np.ndarray]:
+def partition(expression: LabCells, options: SplitOptions, seed: int) -> dict[str, np.ndarray]:
     """Split a set into labs as ``options.scheme`` says.
 
     Parameters

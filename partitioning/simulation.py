@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fedsc.data.annotated import Origin
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.data.labs_toml import own_columns
-from fedsc.data.reading.read import read
-from fedsc.data.registry import Source, resolve
+from fedsc.data.reading.large import forget_others
+from fedsc.data.reading.read import read_or_keep
+from fedsc.data.registry import Source, cache_folder, resolve
 from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import safe_names
@@ -37,10 +38,10 @@ class Simulation:
         How one set was split, as ``partition`` says; ``""`` where each lab has a file of its own.
     """
 
-    labs: dict[str, Expression]
+    labs: dict[str, LabCells]
     origins: dict[str, Origin]
     batch_keys: dict[str, str]
-    left_out: Expression | None
+    left_out: LabCells | None
     scheme: str
 
 
@@ -67,7 +68,8 @@ def _simulate(
     how = {"symbols": data.symbols, "make_unique": data.make_unique}
     if source.path.is_dir():
         return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
-    whole = read(source.path, layer=layer, label_key=label_key, **how)
+    whole = _read(source.path, layer=layer, label_key=label_key, **how)
+    forget_others([whole])
     parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
@@ -78,6 +80,15 @@ def _simulate(
         left_out=whole.subset(rest) if len(rest) else None,
         scheme=split.scheme,
     )
+
+
+def _read(path: Path, **how: Any) -> LabCells:
+    return read_or_keep(path, _folder, **how)
+
+
+def _folder() -> Path:
+    """Give the folder for copies of large files' values: all processes of a simulation share it."""
+    return cache_folder() / "simulated"
 
 
 def covering(split: SplitOptions, source: Source) -> SplitOptions:
@@ -91,8 +102,10 @@ def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
     own = own_columns(folder, files)
     read_as = {lab: {**how, **own[lab]} for lab in files}
     batch_keys = {lab: key for lab, h in read_as.items() if (key := h.pop("batch_key", ""))}
+    labs = {lab: _read(file, files=len(files), **read_as[lab]) for lab, file in files.items()}
+    forget_others(labs.values())
     return Simulation(
-        labs={lab: read(file, **read_as[lab]) for lab, file in files.items()},
+        labs=labs,
         origins={lab: Origin(file) for lab, file in files.items()},
         batch_keys=batch_keys,
         left_out=None,

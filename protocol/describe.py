@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.names import is_name
 from protocol import records
 from protocol.checks import MOST_CELLS, MOST_NAMES, BadReply, Cells, read_names, read_record
@@ -67,7 +67,7 @@ class _AboutRecord(BaseModel):
 
 
 def pack_about(
-    cells: Expression, siblings: int, signature: bytes = b"", left_out: int = 0
+    cells: LabCells, siblings: int, signature: bytes = b"", left_out: int = 0
 ) -> ConfigRecord:
     """Tell number of cells, genes, kind of values and names of cell types of a lab, signed.
 

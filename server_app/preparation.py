@@ -71,7 +71,7 @@ class Quality:
 
 
 def control_quality(federation: Federation, options: DataOptions) -> Quality:
-    """Find limits for the pool and what they leave of it, in at most 13 questions.
+    """Find limits for the pool and what they leave of it, in at most 9 questions.
 
     Raises
     ------

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import Expression, Kind
+from fedsc.data.expression import Kind, LabCells, OnDisk
 from fedsc.data.genes import match
-from fedsc.data.reading.backed import Backed, rows_per_block
+from fedsc.data.reading.backed import Backed
+from fedsc.data.rows import rows_per_block
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Aligned:
         Length of the vocabulary V.
     """
 
-    source: Expression | Backed
+    source: LabCells | Backed
     columns: np.ndarray
     n_genes: int
 
@@ -54,8 +55,15 @@ class Aligned:
         for block in _row_blocks(self.source):
             yield block if in_place else take_columns(block, self.columns, self.n_genes)
 
+    def blocks_with_sizes(self) -> Iterator[tuple[csr_matrix, np.ndarray]]:
+        """Give the cells as :meth:`blocks`, with their library sizes."""
+        start = 0
+        for block in self.blocks():
+            yield block, self.sizes[start : start + block.shape[0]]
+            start += block.shape[0]
 
-def align(source: Expression | Backed, vocabulary: Sequence[str] | np.ndarray) -> Aligned:
+
+def align(source: LabCells | Backed, vocabulary: Sequence[str] | np.ndarray) -> Aligned:
     """Put a lab's cells into the columns of the vocabulary; nothing is copied yet.
 
     Parameters
@@ -81,9 +89,7 @@ def library_sizes(matrix: csr_matrix) -> np.ndarray:
     np.ndarray
         float64 (cells,).
     """
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    sizes = np.bincount(rows, weights=matrix.data, minlength=matrix.shape[0])
-    return sizes.astype(np.float64, copy=False)  # NumPy counts in integers when there is nothing
+    return np.asarray(matrix.astype(np.float64) @ np.ones(matrix.shape[1]))
 
 
 def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_matrix:
@@ -112,9 +118,12 @@ def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_mat
     return csr_matrix((matrix.data[kept], indices[kept], indptr), shape=shape)
 
 
-def _row_blocks(source: Expression | Backed) -> Iterator[csr_matrix]:
+def _row_blocks(source: LabCells | Backed) -> Iterator[csr_matrix]:
     if isinstance(source, Backed):
         yield from source.blocks()
+        return
+    if isinstance(source, OnDisk):
+        yield from source.rows.blocks()
         return
     matrix = source.matrix
     step = rows_per_block(matrix.shape[0], matrix.nnz)

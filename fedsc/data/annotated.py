@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells, OnDisk
 from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
 from fedsc.files import identity, replace, replacing
@@ -80,7 +80,7 @@ class Additions:
 def write_annotated(
     origin: Origin,
     output: Path,
-    expression: Expression | Backed,
+    expression: LabCells | Backed,
     additions: Additions,
 ) -> None:
     """Copy a file, or some of its cells, to an ``.h5ad`` with results added.
@@ -110,7 +110,9 @@ def write_annotated(
     if file.suffix == ".h5ad" and rows is None and _is_current(file):
         _copy_with(file, output, additions)
         return
-    if isinstance(expression, Backed):
+    if isinstance(expression, Backed) or (
+        isinstance(expression, OnDisk) and file.suffix == ".h5ad" and rows is None
+    ):
         raise DataError(f"{file}: its layout is that of anndata before 0.7: write it again")
     import anndata
 
@@ -118,7 +120,11 @@ def write_annotated(
         whole = _read_whole(file, identity(file))
         cells = whole.copy() if rows is None else whole[rows].copy()
     else:
-        cells = anndata.AnnData(expression.matrix, obs=expression.obs.copy())
+        if isinstance(expression, OnDisk):
+            matrix = expression.rows.read(0, len(expression.cells))
+        else:
+            matrix = expression.matrix
+        cells = anndata.AnnData(matrix, obs=expression.obs.copy())
         cells.obs_names, cells.var_names = expression.cells, expression.genes
     additions.add_to(cells)
     replace(output, pack(cells))

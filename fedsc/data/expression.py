@@ -1,11 +1,13 @@
 """Expression data as every part of the project passes it on: validated, sparse, named."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from fedsc.data.rows import Rows, row_totals
 from fedsc.errors import DataError
 
 if TYPE_CHECKING:
@@ -14,35 +16,11 @@ if TYPE_CHECKING:
 Kind = Literal["counts", "lognorm"]
 
 
-@dataclass(frozen=True)
-class Expression:
-    """Cells of one lab or one file.
+class _Annotated:
+    """What is known of cells, wherever their values lie."""
 
-    Attributes
-    ----------
-    matrix
-        float32 CSR, cells × genes, no explicit zeros; raw counts or log-normalised values.
-    genes
-        Names of the columns, unique, (genes,).
-    cells
-        Names of the rows, unique, (cells,).
-    obs
-        Annotation of the cells, indexed by ``cells``.
-    kind
-        ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
-    label_key
-        Column of ``obs`` with cell types; ``""`` when none is known.
-    columns
-        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
-    """
-
-    matrix: csr_matrix
-    genes: np.ndarray
-    cells: np.ndarray
     obs: "pd.DataFrame"
-    kind: Kind
-    label_key: str = ""
-    columns: np.ndarray | None = None
+    label_key: str
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -82,8 +60,83 @@ class Expression:
         names, codes = np.unique(values, return_inverse=True)
         return codes.astype(np.int64), tuple(map(str, names))
 
+
+@dataclass(frozen=True)
+class Expression(_Annotated):
+    """Cells of one lab or one file.
+
+    Attributes
+    ----------
+    matrix
+        float32 CSR, cells × genes, no explicit zeros; raw counts or log-normalised values.
+    genes
+        Names of the columns, unique, (genes,).
+    cells
+        Names of the rows, unique, (cells,).
+    obs
+        Annotation of the cells, indexed by ``cells``.
+    kind
+        ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
+    label_key
+        Column of ``obs`` with cell types; ``""`` when none is known.
+    columns
+        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
+    """
+
+    matrix: csr_matrix
+    genes: np.ndarray
+    cells: np.ndarray
+    obs: "pd.DataFrame"
+    kind: Kind
+    label_key: str = ""
+    columns: np.ndarray | None = None
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Sum of every cell's values, float64 (cells,)."""
+        return row_totals(self.matrix)
+
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""
         return replace(
             self, matrix=self.matrix[rows], cells=self.cells[rows], obs=self.obs.iloc[rows]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk(_Annotated):
+    """Cells of a large file: names and annotation in memory, values on disk.
+
+    Attributes
+    ----------
+    rows
+        cells × genes, validated, without explicit zeros; raw counts or log-normalised values.
+    folder
+        Where there is room for what is made of them.
+    genes, cells, obs, kind, label_key, columns
+        As of :class:`Expression`.
+    """
+
+    rows: Rows
+    folder: Path
+    genes: np.ndarray
+    cells: np.ndarray
+    obs: "pd.DataFrame"
+    kind: Kind
+    label_key: str = ""
+    columns: np.ndarray | None = None
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Sum of every cell's values, float64 (cells,)."""
+        return self.rows.totals
+
+    def subset(self, rows: np.ndarray) -> "OnDisk":
+        """Keep some cells, in the given order; their values stay where they are."""
+        return replace(
+            self, rows=self.rows.take(rows), cells=self.cells[rows], obs=self.obs.iloc[rows]
+        )
+
+
+LabCells = Expression | OnDisk
+"""Cells of a lab, in memory or on disk."""

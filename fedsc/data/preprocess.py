@@ -7,15 +7,18 @@ sits in a :class:`Preprocessing`, so a file that comes later is treated the same
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
-from fedsc.data.expression import Expression, Kind
+from fedsc.data.expression import Kind, LabCells
 from fedsc.data.genes import case_note, refuse_other_positions
 from fedsc.data.reading.backed import Backed
 from fedsc.errors import DataError
@@ -78,6 +81,8 @@ class CellMatrix:
         Standardised values are clipped at ± this.
     measured
         Whether each gene was measured, bool (G,).
+    on_disk
+        Whether ``values`` are mapped from a large file: nothing as large is made in memory.
     """
 
     values: csr_matrix
@@ -85,6 +90,7 @@ class CellMatrix:
     std: np.ndarray
     max_value: float
     measured: np.ndarray
+    on_disk: bool = False
 
     @property
     def n_cells(self) -> int:
@@ -115,12 +121,15 @@ class CellMatrix:
         counts = self.values.indptr[np.asarray(rows) + 1] - starts
         ends = np.cumsum(counts)
         stored = np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
-        places = self.values.indices[stored] + np.repeat(
-            np.arange(len(counts)) * self.n_genes, counts
-        )
+        genes = self.values.indices[stored]
+        places = genes + np.repeat(np.arange(len(counts)) * self.n_genes, counts)
         batch = np.empty((len(counts), self.n_genes), dtype=np.float32)
         batch[:] = self._zero
-        batch.reshape(-1)[places] = self._standardised[stored]
+        batch.reshape(-1)[places] = (
+            self._standardise(self.values.data[stored], genes)
+            if self.on_disk
+            else self._standardised[stored]
+        )
         return batch
 
     @cached_property
@@ -133,17 +142,20 @@ class CellMatrix:
     @cached_property
     def _standardised(self) -> np.ndarray:
         """What every stored value becomes, float32 (non-zeros,)."""
-        genes = self.values.indices
-        values: np.ndarray = (self.values.data - self.mean[genes]) / self.std[genes]
+        return self._standardise(self.values.data, self.values.indices)
+
+    def _standardise(self, data: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        values: np.ndarray = (data - self.mean[genes]) / self.std[genes]
         values[~self.measured[genes]] = 0
         return values.clip(-self.max_value, self.max_value).astype(np.float32, copy=False)
 
 
 def transform(
-    expression: Expression | Backed,
+    expression: LabCells | Backed,
     preprocessing: Preprocessing,
     *,
     scale: Literal["pooled", "lab"] = "pooled",
+    folder: Path | None = None,
 ) -> CellMatrix:
     """Turn a lab's cells, or a new file's, into encoder input.
 
@@ -156,6 +168,10 @@ def transform(
     scale
         Standardise with the pool's mean and standard deviation, or with those of the cells at
         hand (which leaks in splits made from labels).
+    folder
+        Where prepared values are kept, in files without a name that are mapped; ``None`` = in
+        memory. Batches are the same to the bit, unless a lab of more than 65 536 cells is
+        standardised by itself.
 
     Returns
     -------
@@ -187,10 +203,10 @@ def transform(
             f"({', '.join(preprocessing.genes[:3])}, …); "
             + (note or "check how its genes are named")
         )
-    values = _chosen_values(cells, preprocessing.target_sum, chosen, len(place))
+    values = _chosen_values(cells, preprocessing.target_sum, chosen, len(place), folder)
     mean, std = preprocessing.mean, preprocessing.std
     if scale == "lab":
-        own_mean, own_std = _mean_std(values, int((cells.sizes > 0).sum()))
+        own_mean, own_std = _mean_std(values, cells.sizes)
         mean = np.where(measured, own_mean, mean)
         std = np.where(measured, own_std, std)
     return CellMatrix(
@@ -199,6 +215,7 @@ def transform(
         std.astype(np.float32),
         preprocessing.max_value,
         measured,
+        on_disk=folder is not None,
     )
 
 
@@ -237,7 +254,7 @@ def normalise(matrix: csr_matrix, target_sum: float, sizes: np.ndarray) -> csr_m
 
 
 def centred_sums(
-    matrix: csr_matrix, centre: np.ndarray, n_cells: int
+    matrix: csr_matrix, centre: np.ndarray, n_cells: int, stored: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum x − c and (x − c)² over every column, zeros included.
 
@@ -249,18 +266,49 @@ def centred_sums(
         c of every column, (genes,). Near the mean, nothing cancels when mean ≫ variance.
     n_cells
         How many of the rows count; the others hold no entry.
+    stored
+        Of :func:`count_columns`, where it is known.
 
     Returns
     -------
     tuple
         Both float64 (genes,).
     """
-    genes, width = matrix.indices, matrix.shape[1]
-    zeros = n_cells - np.bincount(genes, minlength=width)
-    centred = matrix.data - centre[genes]
-    sums = np.bincount(genes, weights=centred, minlength=width) - zeros * centre
-    squares = np.bincount(genes, weights=centred**2, minlength=width) + zeros * centre**2
+    zeros = n_cells - (count_columns(matrix) if stored is None else stored)
+    centred = matrix.data - centre[matrix.indices]
+    sums = column_sums(matrix, centred) - zeros * centre
+    squares = column_sums(matrix, centred**2) + zeros * centre**2
     return sums, squares
+
+
+def count_columns(matrix: csr_matrix) -> np.ndarray:
+    """Count the stored values of every column, int64 (columns,)."""
+    return column_sums(matrix, np.ones(matrix.nnz)).astype(np.int64)
+
+
+def column_sums(matrix: csr_matrix, values: np.ndarray) -> np.ndarray:
+    """Sum values that stand where a matrix stores its own, by column and in the order of the rows.
+
+    The same bits as ``np.bincount(matrix.indices, values)``, without its copies.
+
+    Parameters
+    ----------
+    matrix
+        CSR, cells × genes.
+    values
+        One for each stored value, (non-zeros,).
+
+    Returns
+    -------
+    np.ndarray
+        float64 (genes,).
+    """
+    n_rows, width = matrix.shape
+    transposed = csc_matrix(
+        (values.astype(np.float64, copy=False), matrix.indices, matrix.indptr),
+        shape=(width, n_rows),
+    )
+    return np.asarray(transposed @ np.ones(n_rows))
 
 
 def mean_variance(
@@ -283,20 +331,55 @@ def standard_deviation(variance: np.ndarray) -> np.ndarray:
     return np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
-def _chosen_values(cells: Aligned, target_sum: float, chosen: np.ndarray, width: int) -> csr_matrix:
-    blocks, start = [], 0
-    for block in cells.blocks():
-        sizes = cells.sizes[start : start + block.shape[0]]
-        start += block.shape[0]
-        block = take_columns(block, chosen, width)
-        values = log_normalise(block, target_sum, sizes) if target_sum > 0 else block
-        blocks.append(values.astype(np.float32))
-    return vstack([csr_matrix((0, width), dtype=np.float32), *blocks], format="csr")
+def _chosen_values(
+    cells: Aligned, target_sum: float, chosen: np.ndarray, width: int, folder: Path | None
+) -> csr_matrix:
+    def prepared() -> Iterator[csr_matrix]:
+        for block, sizes in cells.blocks_with_sizes():
+            block = take_columns(block, chosen, width)
+            values = log_normalise(block, target_sum, sizes) if target_sum > 0 else block
+            yield values.astype(np.float32)
+
+    if folder is not None:
+        return _mapped(prepared(), width, folder)
+    return vstack([csr_matrix((0, width), dtype=np.float32), *prepared()], format="csr")
 
 
-def _mean_std(values: csr_matrix, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+def _mapped(blocks: Iterator[csr_matrix], width: int, folder: Path) -> csr_matrix:
+    """Stack blocks in a folder, in files without a name: they go with the matrix."""
+    ends = [np.zeros(1, dtype=np.int64)]
+    with TemporaryFile(dir=folder) as data, TemporaryFile(dir=folder) as indices:
+        for block in blocks:
+            data.write(block.data.data)
+            indices.write(block.indices.astype(np.int32, copy=False).data)
+            ends.append(ends[-1][-1] + block.indptr[1:].astype(np.int64))
+        indptr = np.concatenate(ends)
+        if not indptr[-1]:  # an empty file cannot be mapped
+            return csr_matrix((len(indptr) - 1, width), dtype=np.float32)
+        if indptr[-1] > np.iinfo(np.int32).max:
+            raise DataError(
+                f"the lab's cells have {indptr[-1]:,} values of the chosen genes, and at most 2³¹ "
+                "can be prepared: choose fewer genes (n-genes), or split the file"
+            )
+        mapped = [
+            np.memmap(file, dtype, mode="r") for file, dtype in ((data, "f4"), (indices, "i4"))
+        ]
+    # SciPy keeps the arrays themselves, since their indices are of one type.
+    return csr_matrix((*mapped, indptr.astype(np.int32)), shape=(len(indptr) - 1, width))
+
+
+_ROWS = 2**16  # cells standardised by themselves that are looked at together
+
+
+def _mean_std(values: csr_matrix, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every column; two passes, as over the pool."""
     mean = variance = np.zeros(values.shape[1])
+    n_cells = int((sizes > 0).sum())
     for _ in range(2):
-        mean, variance = mean_variance(mean, *centred_sums(values, mean, n_cells), n_cells)
+        parts = [
+            centred_sums(values[i : i + _ROWS], mean, int((sizes[i : i + _ROWS] > 0).sum()))
+            for i in range(0, max(len(sizes), 1), _ROWS)
+        ]
+        sums, squares = np.sum(parts, axis=0)
+        mean, variance = mean_variance(mean, sums, squares, n_cells)
     return mean, standard_deviation(variance)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsc.data.aligned import Aligned, align
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.errors import DataError
 
 
@@ -131,7 +131,7 @@ class CellFilter:
     thresholds: Thresholds
     vocabulary: tuple[str, ...]
 
-    def failing(self, cells: Expression) -> dict[str, np.ndarray]:
+    def failing(self, cells: LabCells) -> dict[str, np.ndarray]:
         """Tell which cells fail which limit, bool (cells,) by the limit's name.
 
         Raises
@@ -142,7 +142,7 @@ class CellFilter:
         aligned = align(cells, self.vocabulary)
         return failing(cell_quality(aligned, mitochondrial(self.vocabulary)), self.thresholds)
 
-    def passing(self, cells: Expression) -> Expression:
+    def passing(self, cells: LabCells) -> LabCells:
         """Keep the cells that fail no limit.
 
         Raises

@@ -42,9 +42,11 @@ def nearest(centres: np.ndarray, x: np.ndarray) -> np.ndarray:
         int (cells, sets).
     """
     sets, k, d = centres.shape
-    products = x @ centres.reshape(-1, d).T.astype(np.float64)
-    # ‖x − c‖² without ‖x‖², which all centres of a set share
-    distances = np.square(centres).sum(axis=2) - 2 * products.reshape(len(x), sets, k)
+    # ‖x − c‖² without ‖x‖², which all centres of a set share; in place, since it is the largest
+    # array of all
+    distances = (x @ centres.reshape(-1, d).T.astype(np.float64)).reshape(len(x), sets, k)
+    distances *= -2
+    distances += np.square(centres).sum(axis=2)
     return np.asarray(distances.argmin(axis=2))
 
 

@@ -16,7 +16,7 @@ from fedsc.data.preprocess import mean_variance
 from fedsc.federated.bounds import Asked, Check, at_most, finding, moments
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.query import Ask, Question, Sums
-from fedsc.federated.statistics import MOST_LOG, as_view, blocks_with_sizes
+from fedsc.federated.statistics import MOST_LOG, as_view
 
 MARKERS = "markers"
 
@@ -93,7 +93,7 @@ def sum_by_cluster(lab: Clustered, question: Question) -> Sums:
     total, square = np.zeros((k, width)), np.zeros((k, width))
     detected = np.zeros((k, width), dtype=np.int32)
     start = 0
-    for block, sizes in blocks_with_sizes(lab.cells):
+    for block, sizes in lab.cells.blocks_with_sizes():
         values = as_view(lab.cells, block, sizes, target_sum, "log")
         clusters = lab.clusters[start : start + len(sizes)].astype(np.int64)
         start += len(sizes)

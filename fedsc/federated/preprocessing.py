@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsc.data.aligned import Aligned, align
-from fedsc.data.expression import Expression, Kind
+from fedsc.data.expression import Kind, LabCells
 from fedsc.data.genes import agree, read_reference
 from fedsc.data.preprocess import Preprocessing, standard_deviation
 from fedsc.errors import DataError
@@ -69,7 +69,7 @@ def learn_preprocessing(
     Returns
     -------
     Preprocessing
-        Three to nine questions later.
+        Two to seven questions later.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def learn_preprocessing(
     )
 
 
-def fit_preprocessing(labs: Sequence[Expression], options: DataOptions) -> Preprocessing:
+def fit_preprocessing(labs: Sequence[LabCells], options: DataOptions) -> Preprocessing:
     """Do the same over labs in this process; with one lab, what a centralised baseline uses.
 
     Raises

@@ -143,7 +143,7 @@ def learn_thresholds(
     max_mito: Limit = 1.0,
     min_cells_per_gene: int = 0,
 ) -> Thresholds:
-    """Turn limits into numbers: twelve questions if one is to come from the pool, else none.
+    """Turn limits into numbers: eight questions if one is to come from the pool, else none.
 
     Parameters
     ----------

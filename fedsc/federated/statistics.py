@@ -5,14 +5,20 @@ result of the total. Cells without counts take no part. Under ``genes = "union"`
 not measure a gene takes no part in that gene.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.data.aligned import Aligned
-from fedsc.data.preprocess import centred_sums, log_normalise, mean_variance, normalise
+from fedsc.data.preprocess import (
+    centred_sums,
+    count_columns,
+    log_normalise,
+    mean_variance,
+    normalise,
+)
 from fedsc.errors import DataError
 from fedsc.federated.bounds import Asked, at_least, at_most, finding, moments, same
 from fedsc.federated.medians import histograms, learn_medians
@@ -72,12 +78,14 @@ def gene_moments(lab: Aligned, question: Question) -> Sums:
     total = _count(csr_matrix((0, lab.n_genes)), 0)
     for view in centres:
         total[f"{view}-sum"] = total[f"{view}-square"] = np.zeros(lab.n_genes)
-    for block, sizes in blocks_with_sizes(lab):
+    for block, sizes in lab.blocks_with_sizes():
         n_cells = int((sizes > 0).sum())
         sums = _count(block, n_cells)
-        for view, centre in centres.items():
-            values = as_view(lab, block, sizes, target_sum, view)
-            sums[f"{view}-sum"], sums[f"{view}-square"] = centred_sums(values, centre, n_cells)
+        stored = sums["detected"]
+        for view, values in _views(lab, block, sizes, target_sum, centres):
+            sums[f"{view}-sum"], sums[f"{view}-square"] = centred_sums(
+                values, centres[view], n_cells, stored
+            )
         total = add([total, sums])
     return _of_measured(lab, total)
 
@@ -115,19 +123,11 @@ def clipped_squares(lab: Aligned, question: Question) -> Sums:
     """
     mean, clip = question.arrays["mean"], question.arrays["clip"]
     total: Sums = {"square": np.zeros(lab.n_genes)}
-    for block, sizes in blocks_with_sizes(lab):
+    for block, sizes in lab.blocks_with_sizes():
         clipped = np.minimum(block.data, clip[block.indices])
         values = csr_matrix((clipped, block.indices, block.indptr), shape=block.shape)
         total = add([total, {"square": centred_sums(values, mean, int((sizes > 0).sum()))[1]}])
     return _of_measured(lab, total)
-
-
-def blocks_with_sizes(lab: Aligned) -> Iterator[tuple[csr_matrix, np.ndarray]]:
-    """Give the lab's cells from first to last, as :meth:`Aligned.blocks`, with library sizes."""
-    start = 0
-    for block in lab.blocks():
-        yield block, lab.sizes[start : start + block.shape[0]]
-        start += block.shape[0]
 
 
 def as_view(
@@ -143,6 +143,21 @@ def as_view(
     return scale(block, target_sum, sizes)
 
 
+def _views(
+    lab: Aligned, block: csr_matrix, sizes: np.ndarray, target_sum: float, views: Iterable[str]
+) -> Iterator[tuple[str, csr_matrix]]:
+    """Give the values in several views; logarithms are taken of those that are scaled already."""
+    linear = None
+    for view in views:
+        if view == "log" and linear is not None and lab.kind == "counts":
+            logarithms = np.log1p(linear.data)
+            yield view, csr_matrix((logarithms, linear.indices, linear.indptr), shape=linear.shape)
+            continue
+        values = as_view(lab, block, sizes, target_sum, view)
+        linear = values if view == "linear" else linear
+        yield view, values
+
+
 def _moments_of(sums: Sums, view: str, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean_variance(centre, sums[f"{view}-sum"], sums[f"{view}-square"], sums["cells"])
 
@@ -151,7 +166,7 @@ def _count(block: csr_matrix, n_cells: int) -> Sums:
     width = block.shape[1]
     return {
         "cells": np.full(width, n_cells, dtype=np.int64),
-        "detected": np.bincount(block.indices, minlength=width).astype(np.int64),
+        "detected": count_columns(block),
     }
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_app import labs
+from client_app import cache, labs
 from client_app.labs import Lab, LabFile, hosted_labs
+from client_app.state import cells_digest
 from deployment.certificates import make_supernode_key
+from fedsc.data.expression import OnDisk
+from fedsc.data.reading import large, stored
 from fedsc.errors import ConfigError
 from fedsc.federated.preprocessing import fit_preprocessing
 from protocol.identity import is_signed
@@ -120,7 +123,7 @@ def test_prepared_cells_survive_the_process_and_the_file_is_not_read_again(tiny,
     first = lab.cells(preprocessing, "pooled")
 
     _another_process()
-    monkeypatch.setattr(LabFile, "read", lambda self: pytest.fail("the file was read again"))
+    monkeypatch.setattr(LabFile, "read", lambda *given: pytest.fail("the file was read again"))
     (lab,) = hosted_labs(_node(file), tiny)
     again = lab.cells(preprocessing, "pooled")
     assert again is not first
@@ -128,6 +131,39 @@ def test_prepared_cells_survive_the_process_and_the_file_is_not_read_again(tiny,
     assert again.batch(rows).tobytes() == first.batch(rows).tobytes()
     kept = file.parent / "state" / ".cache"
     assert [path.name for path in kept.iterdir()] == ["cells.safetensors"]
+
+
+def test_a_large_file_is_copied_once_and_its_cells_are_prepared_to_the_same_bits(
+    tiny, file, monkeypatch
+):
+    (lab,) = hosted_labs(_node(file), tiny)
+    preprocessing = fit_preprocessing([lab.expression], tiny.data)
+    rows, in_memory = np.arange(96), lab.cells(preprocessing, "pooled")
+    shutil.rmtree(file.parent / "state")
+    monkeypatch.setattr(large, "IN_MEMORY", 0)
+    monkeypatch.setattr(cache, "_STANDARDISED_AT_ONCE", 0)
+    for _ in range(2):  # prepared, and mapped by the next process
+        _another_process()
+        (lab,) = hosted_labs(_node(file), tiny)
+        assert isinstance(lab.expression, OnDisk)
+        cells = lab.cells(preprocessing, "pooled")
+        assert cells.on_disk
+        assert cells.batch(rows).tobytes() == in_memory.batch(rows).tobytes()
+        assert fit_preprocessing([lab.expression], tiny.data).digest == preprocessing.digest
+        monkeypatch.setattr(stored.Compressed, "blocks", lambda self: pytest.fail("read again"))
+    kept = sorted(path.suffix for path in (file.parent / "state" / ".cache").glob("[!.]*"))
+    assert kept == [".safetensors", ".safetensors", ".values"]
+
+
+def test_cells_of_a_large_file_are_known_from_others(tiny, file, monkeypatch):
+    (lab,) = hosted_labs(_node(file), tiny)
+    digest = cells_digest(lab.expression)
+    monkeypatch.setattr(large, "IN_MEMORY", 0)
+    _another_process()
+    (lab,) = hosted_labs(_node(file), tiny)
+    assert isinstance(lab.expression, OnDisk)
+    assert cells_digest(lab.expression) == digest
+    assert cells_digest(lab.expression.subset(np.arange(95))) != digest
 
 
 @pytest.mark.parametrize("how", ["touched", "other cells", "other scale"])
@@ -146,7 +182,7 @@ def test_a_changed_file_or_option_is_prepared_anew(tiny, change, file, how, monk
     else:
         config = change(tiny, scale="lab")
     read, original = [], LabFile.read
-    monkeypatch.setattr(LabFile, "read", lambda self: read.append(self) or original(self))
+    monkeypatch.setattr(LabFile, "read", lambda *given: read.append(given) or original(*given))
     _another_process()
     (lab,) = hosted_labs(_node(file), config)
     assert lab.cells(preprocessing, config.data.scale).n_cells == (

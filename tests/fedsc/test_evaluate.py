@@ -4,6 +4,7 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
+from fedsc import evaluate
 from fedsc.evaluate import METRICS, kmeans, rare_type_f1, scores
 
 
@@ -82,6 +83,35 @@ def test_scores_without_labels(blobs):
     assert found["ari"] is None
     assert found["nmi"] is None
     assert found["silhouette"] == pytest.approx(metrics.silhouette_score(x, kmeans(x, 4, seed=0)))
+
+
+def test_the_silhouette_of_many_cells_is_that_of_a_sample_which_is_said(blobs, monkeypatch):
+    x, labels = blobs
+    clusters = kmeans(x, 4, seed=0)
+    whole = scores(x, clusters, labels)
+    monkeypatch.setattr(evaluate, "SILHOUETTE_CELLS", 120)
+    found = scores(x, clusters, labels)
+    rows = evaluate.silhouette_rows(300)
+    assert found.pop("silhouette_sampled_from") == 300
+    assert len(set(rows)) == 120
+    assert found["silhouette"] == metrics.silhouette_score(x[rows], clusters[rows])
+    assert found["silhouette"] == pytest.approx(whole["silhouette"], abs=0.05)
+    assert found | {"silhouette": None} == whole | {"silhouette": None}
+    assert scores(x, clusters, labels)["silhouette"] == found["silhouette"]  # the same sample
+
+
+def test_all_cells_count_up_to_the_limit():
+    limit = evaluate.SILHOUETTE_CELLS
+    assert len(evaluate.silhouette_rows(limit)) == limit == len(evaluate.silhouette_rows(limit + 1))
+
+
+def test_a_sample_that_lost_all_clusters_but_one_has_no_silhouette(blobs, monkeypatch):
+    x, _ = blobs
+    monkeypatch.setattr(evaluate, "SILHOUETTE_CELLS", 120)
+    outside = np.setdiff1d(np.arange(300), evaluate.silhouette_rows(300))[0]
+    found = scores(x, (np.arange(300) == outside).astype(int), None)
+    assert found["silhouette"] is None
+    assert found["silhouette_sampled_from"] == 300
 
 
 @pytest.mark.parametrize("clusters", [np.zeros(300, dtype=int), np.arange(300)])

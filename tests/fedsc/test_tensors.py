@@ -117,3 +117,43 @@ def test_the_packed_size_is_an_upper_bound_and_near(shapes):
     some = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
     size = len(tensors.pack(some))
     assert size <= tensors.packed_size(some) <= size + 64 + 310 * len(some)
+
+
+_MAPPED = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|b1"]).map(np.dtype)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda n: n != "__metadata__"),
+        _MAPPED.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_side=0, max_dims=2))),
+        max_size=4,
+    )
+)
+def test_what_is_written_array_by_array_is_read_and_mapped(tmp_path_factory, arrays):
+    path = tmp_path_factory.mktemp("written") / "file.safetensors"
+    about = {"key": "some", "number": 1.5}
+    with path.open("wb") as file:
+        tensors.write(file, arrays, about)
+    for found, told in (tensors.read(path), tensors.mapped(path)):
+        assert told == about
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+            assert found[name].tobytes() == array.tobytes()
+
+
+def test_a_mapped_file_is_held_against_its_digest(tmp_path):
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(tensors.pack({"x": np.arange(9.0)}, {}))
+    tensors.mapped(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="digest"):
+        tensors.mapped(path)
+    path.write_bytes(content[:-8])
+    with pytest.raises(ValueError, match=r"."):
+        tensors.mapped(path)
+    path.write_bytes(tensors.pack({"x": np.arange(3, dtype=np.uint8)}, {}))
+    with pytest.raises(ValueError, match="U8"):
+        tensors.mapped(path)

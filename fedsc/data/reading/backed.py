@@ -9,10 +9,8 @@ from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Kind
 from fedsc.data.reading.kind import KIND_NAMES, look_at
+from fedsc.data.rows import rows_per_block
 from fedsc.errors import DataError
-
-BLOCK = 2**20
-"""Non-zeros a block holds on average: about 100 MB at work, with its float64 copies."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,6 @@ def open_backed(path: Path, kind: Kind, *, layer: str = "") -> Backed:
     if len(set(genes)) < len(genes):
         raise DataError(f"{path}: gene names repeat; make them unique (var_names_make_unique)")
     return Backed(path, layer, genes, n_cells, nonzeros, kind)
-
-
-def rows_per_block(n_cells: int, nonzeros: int) -> int:
-    """Give the number of rows that hold :data:`BLOCK` non-zeros on average."""
-    return max(1, min(n_cells, n_cells * BLOCK // max(nonzeros, 1)))
 
 
 def _element(layer: str) -> str:

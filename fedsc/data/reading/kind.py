@@ -1,6 +1,6 @@
 """Tell raw counts from log-normalised values from everything else, by the values alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,34 @@ def look_at(matrix: csr_matrix) -> Values:
         whole=whole,
         linear=not (not_finite or negative or whole) and _linear(matrix),
     )
+
+
+def joined(parts: Iterable[tuple[int, Values]]) -> Values:
+    """Sum up what blocks of rows look like.
+
+    Parameters
+    ----------
+    parts
+        Rows of each block, and what it looks like, from first to last.
+    """
+    whole = look_at(csr_matrix((0, 0), dtype=np.float32))
+    start, unlike = 0, False
+    for rows, part in parts:
+        first = whole.first_not_finite
+        if first is None and part.first_not_finite is not None:
+            first = part.first_not_finite[0] + start, part.first_not_finite[1]
+        unlike = unlike or not (part.linear or part.whole)
+        whole = Values(
+            whole.not_finite + part.not_finite,
+            first,
+            whole.negative + part.negative,
+            min(whole.smallest, part.smallest),
+            max(whole.largest, part.largest),
+            whole.whole and part.whole,
+            (whole.linear or part.linear) and not unlike,
+        )
+        start += rows
+    return whole
 
 
 def judge(values: Values) -> tuple[Kind | None, list[str]]:

@@ -4,7 +4,7 @@ Formats: ``.h5ad``, 10x ``.h5`` and ``matrix.mtx[.gz]`` folders, ``.loom``, ``.c
 and HDF5 with dense ``X`` and labels ``Y`` (scDeepCluster). Files are only ever opened for reading.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import Expression, Kind
+from fedsc.data.expression import Expression, Kind, LabCells
 from fedsc.data.reading.backed import Backed
 from fedsc.data.reading.contents import Contents, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
 from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
+from fedsc.data.reading.large import is_large, keep
 from fedsc.data.reading.memory import memory_problem
 from fedsc.data.reading.safe_hdf5 import refuse_foreign
 from fedsc.data.reading.stored import Compressed
@@ -30,7 +31,7 @@ from fedsc.data.reading.validate import (
     usable_layers,
     value_problems,
 )
-from fedsc.errors import DataError
+from fedsc.errors import DataError, FedscError
 
 _TABLES = (".csv", ".tsv", ".txt")
 _ELSEWHERE = {
@@ -109,9 +110,57 @@ def read(
     examination = examine(
         path, layer=layer, label_key=label_key, symbols=symbols, make_unique=make_unique
     )
+    return _usable(path, examination)
+
+
+def _usable(path: Path | str, examination: Examination) -> Expression:
     if examination.expression is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in examination.problems))
     return examination.expression
+
+
+def read_or_keep(
+    path: Path,
+    folder: Callable[[], Path],
+    *,
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+    files: int = 1,
+) -> LabCells:
+    """Read a file as :func:`read` does; the values of a large one stay on disk.
+
+    Parameters
+    ----------
+    path, layer, label_key, symbols, make_unique
+        As for :func:`read`.
+    folder
+        Gives the folder for the copy of the values of a large file
+        (:mod:`fedsc.data.reading.large`).
+    files
+        How many files the process reads: of many, smaller ones stay on disk too.
+
+    Raises
+    ------
+    DataError
+        As :func:`read`.
+    RunError
+        If the copy cannot be written.
+    """
+    try:
+        with _contents(path, layer, label_key, symbols) as contents:
+            if make_unique:
+                contents = _made_unique(contents)
+            label_key = label_key or contents.label_key
+            if is_large(contents, files):
+                with explained():
+                    return keep(path, contents, layer, label_key, folder())
+            return _usable(path, _examine(contents, label_key))
+    except DataError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
 def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expression | Backed:
@@ -291,7 +340,7 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
+    except FedscError:
         raise
     except MemoryError as error:
         raise DataError(

@@ -5,6 +5,7 @@ sparse one. Both are read slab by slab into float32: small integer types are cas
 arithmetic, a dense array is never whole in memory, a compressed one is there once.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import h5py
@@ -69,15 +70,26 @@ class Dense:
         DataError
             If the dataset does not hold numbers.
         """
+        slabs = list(self.blocks())
+        if not slabs:
+            return csr_matrix(self.shape, dtype=np.float32)
+        return csr_matrix(vstack(slabs, format="csr"))
+
+    def blocks(self) -> Iterator[csr_matrix]:
+        """Read the cells from first to last, some at a time, as :meth:`load` gives them.
+
+        Raises
+        ------
+        DataError
+            If the dataset does not hold numbers.
+        """
         cells, genes = self.shape
         step = max(1, SLAB // max(1, genes))
         if self.values.chunks:  # whole chunks, or each is decompressed several times
             chunk = self.values.chunks[1 if self.genes_first else 0]
             step = max(1, step // chunk) * chunk
-        slabs = [self._rows(start, start + step) for start in range(0, cells, step)]
-        if not slabs:
-            return csr_matrix((cells, genes), dtype=np.float32)
-        return csr_matrix(vstack(slabs, format="csr"))
+        for start in range(0, cells, step):
+            yield self._rows(start, start + step)
 
     def _rows(self, start: int, stop: int) -> csr_matrix:
         _refuse_text(self.values)
@@ -137,28 +149,59 @@ class Compressed:
         """
         return self._read(len(self.indptr) - 1)
 
+    def blocks(self) -> Iterator[csr_matrix]:
+        """Read the cells from first to last, some at a time, as :meth:`load` gives them.
+
+        Raises
+        ------
+        DataError, ValueError
+            As :meth:`load`, or if the matrix is stored by gene.
+        """
+        if self.by_gene:
+            raise ValueError(f"{self.data.name} is stored by gene and cannot be read by cells")
+        starts = self._starts(len(self.indptr) - 1)
+        if starts[0] or (np.diff(starts) < 0).any():
+            raise ValueError(f"{self.indptr.name} does not ascend from 0")
+        first = 0
+        while first < len(starts) - 1:
+            last = int(np.searchsorted(starts, starts[first] + SLAB, side="right")) - 1
+            last = max(last, first + 1)
+            yield self._slab(starts[first : last + 1])
+            first = last
+
     def _read(self, major: int) -> csr_matrix:
+        return self._slab(self._starts(major))
+
+    def _starts(self, major: int) -> np.ndarray:
+        """Give where rows (of CSC: columns) begin and end, int64 (major + 1,), ascending."""
         _refuse_text(self.data)
         for part in (self.data, self.indices, self.indptr):
             refuse_unwritten(part)
         _refuse_large((major + 1) * self.indptr.dtype.itemsize)
-        starts = self.indptr[: major + 1]
+        starts: np.ndarray = self.indptr[: major + 1].astype(np.int64)
         size = int(starts[-1])
         if not 0 <= size <= min(len(self.data), len(self.indices)):
             raise DataError(
                 f"{self.indptr.name} promises {size:,} values and {self.data.name} holds "
                 f"{len(self.data):,}: the file is damaged; copy or make it again"
             )
+        return starts
+
+    def _slab(self, starts: np.ndarray) -> csr_matrix:
+        """Read some rows (of CSC: columns) that lie one behind the other."""
+        begin, size = int(starts[0]), int(starts[-1] - starts[0])
+        major = len(starts) - 1
         _refuse_large(2 * _compressed_bytes(size, major))
         index_type = _index_type(size)
         values = np.empty(size, dtype=np.float32)
         indices = np.empty(size, dtype=index_type)
         for start in range(0, size, SLAB):
             slab = slice(start, min(start + SLAB, size))
+            stored = slice(begin + slab.start, begin + slab.stop)
             with np.errstate(over="ignore"):  # as in Dense
-                values[slab] = self.data[slab]
-            indices[slab] = self.indices[slab]
-        arrays = (values, indices, starts.astype(index_type))
+                values[slab] = self.data[stored]
+            indices[slab] = self.indices[stored]
+        arrays = (values, indices, (starts - begin).astype(index_type))
         if self.by_gene:
             matrix = csc_matrix(arrays, shape=(self.shape[0], major))
         else:

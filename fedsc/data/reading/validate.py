@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from fedsc.data.expression import Kind
 from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
-from fedsc.data.reading.kind import KIND_NAMES, count, judge, look_at
+from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
 from fedsc.data.reading.stored import Stored
 from fedsc.errors import DataError
 
@@ -52,7 +52,17 @@ def value_problems(
     others: Mapping[str, Stored],
 ) -> tuple[Kind | None, list[str]]:
     """Judge a file's matrix; when it is refused, look whether another in the file would do."""
-    values = look_at(matrix)
+    return judged(look_at(matrix), name, cells, genes, others)
+
+
+def judged(
+    values: Values,
+    name: str,
+    cells: np.ndarray,
+    genes: np.ndarray,
+    others: Mapping[str, Stored],
+) -> tuple[Kind | None, list[str]]:
+    """Judge a matrix by what its values look like, as :func:`value_problems`."""
     kind, problems = judge(values)
     sentences = [f"{name} {problem}" for problem in problems]
     if values.first_not_finite is not None:

@@ -196,7 +196,7 @@ def test_a_file_larger_than_memory_is_read_in_blocks_with_the_same_result(
     whole, parts = tmp_path / "whole.h5ad", tmp_path / "parts.h5ad"
     assert _invoke(tiny_set, "--model", run, "-o", whole).exit_code == 0
     monkeypatch.setattr("fedsc.data.reading.read.memory_problem", lambda needed: "too large")
-    monkeypatch.setattr("fedsc.data.reading.backed.BLOCK", 500)
+    monkeypatch.setattr("fedsc.data.rows.BLOCK", 500)
     monkeypatch.setattr("anndata.read_h5ad", None)
     done = _invoke(tiny_set, "--model", run, "-o", parts)
     assert done.exit_code == 0, done.output
@@ -216,7 +216,7 @@ def test_values_of_another_kind_further_down_are_found(run, tiny_set, tmp_path, 
     path = tmp_path / "cells.h5ad"
     cells.write_h5ad(path)
     monkeypatch.setattr("fedsc.data.reading.read.memory_problem", lambda needed: "too large")
-    monkeypatch.setattr("fedsc.data.reading.backed.BLOCK", 500)
+    monkeypatch.setattr("fedsc.data.rows.BLOCK", 500)
     monkeypatch.setattr("fedsc.data.reading.stored._SAMPLE", 100)
     done = _invoke(path, "--model", run, "-o", tmp_path / "out.h5ad")
     assert "no raw counts" in str(done.exception)

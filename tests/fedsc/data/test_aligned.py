@@ -4,9 +4,9 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from fedsc.data import rows
 from fedsc.data.aligned import align, library_sizes, take_columns
 from fedsc.data.expression import Expression
-from fedsc.data.reading import backed
 from fedsc.data.reading.backed import open_backed
 from fedsc.errors import DataError
 
@@ -35,7 +35,7 @@ def pooled(cells):
 
 @pytest.mark.parametrize("block", [1, 4, 10**6])
 def test_columns_move_to_the_vocabulary(on_disk, block, monkeypatch):
-    monkeypatch.setattr(backed, "BLOCK", block)
+    monkeypatch.setattr(rows, "BLOCK", block)
     expected = np.zeros((4, 5), dtype=np.float32)
     expected[:, [0, 2, 3]] = DENSE[:, [1, 2, 0]]
     for source in (in_memory(), open_backed(on_disk, "counts")):

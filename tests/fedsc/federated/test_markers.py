@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, ttest_ind
 
+from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
-from fedsc.data.reading import backed
 from fedsc.data.reading.read import read
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.markers import MARKERS, SUPPORT_CELLS, answer, learn_markers, rank_genes
@@ -155,7 +155,7 @@ def test_sums_of_any_split_are_the_pool_s(seed, block):
     lab_of[:] = np.sort(lab_of)  # so that cells are added in one order
     pooled = answer(lab(counts, clusters), question(3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backed, "BLOCK", block)
+        patch.setattr(rows, "BLOCK", block)
         apart = ask_locally(split(counts, clusters, lab_of), answer)(question(3))
     for name in ("n", "detected"):
         assert (apart[name] == pooled[name]).all()
@@ -171,7 +171,7 @@ def test_blocks_change_no_bit():
     counts, clusters, _ = sample(0)
     whole = answer(lab(counts, clusters), question(3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backed, "BLOCK", 40)
+        patch.setattr(rows, "BLOCK", 40)
         blocks = answer(lab(counts, clusters), question(3))
     assert all((whole[name] == blocks[name]).all() for name in whole)
 

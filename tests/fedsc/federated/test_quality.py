@@ -7,10 +7,10 @@ import scipy.sparse as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.quality import Thresholds, cell_quality, mitochondrial, passing
-from fedsc.data.reading import backed
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, DataError
 from fedsc.federated.quality import MADS, answer, learn_kept, learn_thresholds
@@ -86,7 +86,7 @@ def test_limits_by_mad_are_those_of_the_pool(seed):
     expected = limits_by_hand(n_genes, sums, share)
     ask = counting(ask_of(counts, lab_of))
     found = learn_thresholds(ask, GENES, min_genes="mad", min_counts="mad", max_mito="mad")
-    assert ask.questions <= 12
+    assert ask.questions <= 8
     assert found.max_mito == expected["max_mito"]
     assert found.min_genes == pytest.approx(expected["min_genes"], abs=1e-6)
     assert found.min_counts == pytest.approx(expected["min_counts"], abs=1e-6)
@@ -141,7 +141,7 @@ def test_what_is_kept_of_any_split_is_the_pool_s(seed, block):
     counts[0] = 0
     thresholds = Thresholds(6, 15, 0.3, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backed, "BLOCK", block)
+        patch.setattr(rows, "BLOCK", block)
         sums = counts.sum(axis=1)
         share = np.divide(counts[:, MITO].sum(axis=1), sums, out=np.zeros(20), where=sums > 0)
         fails = {
