@@ -89,7 +89,9 @@ def library_sizes(matrix: csr_matrix) -> np.ndarray:
     np.ndarray
         float64 (cells,).
     """
-    return np.asarray(matrix.astype(np.float64) @ np.ones(matrix.shape[1]))
+    # Not matrix.astype, which sorts a matrix that is not.
+    arrays = matrix.data.astype(np.float64), matrix.indices, matrix.indptr
+    return np.asarray(csr_matrix(arrays, shape=matrix.shape) @ np.ones(matrix.shape[1]))
 
 
 def take_columns(matrix: csr_matrix, columns: np.ndarray, width: int) -> csr_matrix:

@@ -4,7 +4,6 @@ The copy lies in a folder for what can be made anew. It belongs to exactly one m
 file and is used again as long as that file is the same.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -154,6 +153,8 @@ def _load(place: Path, key: str) -> tuple[Rows, Kind] | None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time copy: the others wait, and use what it has made."""
+    import fcntl  # of POSIX: other systems can still read files into memory
+
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

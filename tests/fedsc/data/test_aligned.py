@@ -72,6 +72,13 @@ def test_sizes_do_not_round():
     assert library_sizes(matrix).tolist() == [2**24 + 2, 0]  # float32 would lose both ones
 
 
+def test_library_sizes_leave_columns_in_the_order_they_have():
+    indices = np.array([3, 0, 2], dtype=np.int32)
+    matrix = sp.csr_matrix((np.ones(3, dtype=np.float32), indices, [0, 3]), shape=(1, 4))
+    assert library_sizes(matrix).tolist() == [3]
+    assert matrix.indices.tolist() == [3, 0, 2]
+
+
 def test_take_columns():
     moved = take_columns(sp.csr_matrix(DENSE), np.array([2, -1, 0, -1]), 3)
     np.testing.assert_array_equal(moved.toarray(), [[1, 0, 0], [0, 0, 2], [0, 0, 0], [1, 0, 1]])

@@ -208,7 +208,7 @@ def test_target_sum_given_saves_the_median():
     assert asked == ["gene-moments", "gene-moments"]
     assert learnt.target_sum == 1e4
     learn_preprocessing(ask, lab.genes, "counts", DataOptions())
-    assert len(asked) == 2 + 2 + 6
+    assert len(asked) == 2 + 2 + 4
     lognorm = DataOptions(target_sum=1e4)  # has no say over values that are normalised already
     assert learn_preprocessing(ask, lab.genes, "lognorm", lognorm).target_sum == 0
 
