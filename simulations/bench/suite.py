@@ -242,6 +242,20 @@ def plan(suite: Suite) -> list[tuple[Place, Cell]]:
     return planned
 
 
+def of_lines(planned: list[tuple[Place, Cell]], lines: list[str]) -> list[tuple[Place, Cell]]:
+    """Choose cells by the names of their lines; no name: all of them.
+
+    Raises
+    ------
+    ConfigError
+        If a name is that of no line.
+    """
+    known = dict.fromkeys(place.line for place, _ in planned)
+    if unknown := [line for line in lines if line not in known]:
+        raise ConfigError(f"'{unknown[0]}' is no line of the suite: {'; '.join(known)}")
+    return [(place, cell) for place, cell in planned if not lines or place.line in lines]
+
+
 def _expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:
     points = [
         dict(zip(table, values, strict=True))
