@@ -17,7 +17,7 @@ from fedsc.errors import ConfigError
 from simulations.bench.cell import Cell, Scalar
 
 Options = dict[str, Scalar]
-Figure = Literal["bars", "dots", "sweep", "splits", "maps", "pulls"]
+Figure = Literal["bars", "dots", "sweep", "splits", "maps", "pulls", "attention"]
 
 _SPLIT = {"subtypes-per-lab", "cover", "beta", "min-cells", "partition-key"}
 _LABEL_MADE = ("subtypes", "dirichlet")
