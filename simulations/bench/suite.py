@@ -242,6 +242,11 @@ def plan(suite: Suite) -> list[tuple[Place, Cell]]:
     return planned
 
 
+def places(suite: Suite) -> list[Place]:
+    """List the places of a suite's tables in their order."""
+    return list(dict.fromkeys(place for place, _ in _expand(suite)))
+
+
 def of_lines(planned: list[tuple[Place, Cell]], lines: list[str]) -> list[tuple[Place, Cell]]:
     """Choose cells by the names of their lines; no name: all of them.
 
