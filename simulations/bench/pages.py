@@ -94,8 +94,10 @@ def block(name: str, rows: pd.DataFrame) -> str:
     parts = []
     if done:
         seeds = sorted({seed for of_place in done.values() for seed in of_place})
-        command = f"fedsc bench {name} --seeds {len(seeds)}"
-        parts.append(f"`{command}`; {_versions(rows)}; [rows](rows/{name}.csv).")
+        command = f"fedsc bench {name} --seeds {max(seeds) + 1}"
+        parts.append(
+            f"`{command}`, as far as it has run; {_versions(rows)}; [rows](rows/{name}.csv)."
+        )
         parts += tables(suite, done, "###")
         parts.append(legend(suite, len(seeds)))
         warnings = sorted({str(r["warning"]) for s in done.values() for r in s.values()} - {""})
