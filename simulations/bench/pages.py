@@ -58,7 +58,7 @@ def take(suite: Suite, cells: Path, into: Path) -> int:
     both = pd.concat([*kept, found], ignore_index=True)
     both = both.drop_duplicates(_KEY, keep="last").dropna(axis="columns", how="all")
     order = {place: i for i, place in enumerate(places(suite))}
-    both["_order"] = [order.get(place, len(order)) for place in _places_of(both)]
+    both["_order"] = [order.get(place, len(order)) for place in places_of(both)]
     both = both.sort_values(["_order", "seed"], kind="stable").drop(columns="_order")
     into.parent.mkdir(parents=True, exist_ok=True)
     replace(into, both.to_csv(index=False, lineterminator="\n").encode())
@@ -86,7 +86,7 @@ def block(name: str, rows: pd.DataFrame) -> str:
     """
     suite = load(name)
     by_place: dict[Place, dict[int, Row]] = {place: {} for place in places(suite)}
-    for place, row in zip(_places_of(rows), _records(rows), strict=True):
+    for place, row in zip(places_of(rows), _records(rows), strict=True):
         if place in by_place:
             by_place[place][int(str(row["seed"]))] = row
     done = {place: seeds for place, seeds in by_place.items() if seeds}
@@ -156,7 +156,8 @@ def _age(file: Path) -> float:
     return file.stat().st_mtime
 
 
-def _places_of(rows: pd.DataFrame) -> list[Place]:
+def places_of(rows: pd.DataFrame) -> list[Place]:
+    """Give the place of every row."""
     columns = (rows[name] for name in ("dataset", "line", "at", "control"))
     return [
         Place(dataset, line, tuple(map(tuple, json.loads(at).items())), bool(control))

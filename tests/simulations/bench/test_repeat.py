@@ -1,0 +1,53 @@
+"""Rows of the repository, run again."""
+
+import pandas as pd
+import pytest
+
+from fedsc.errors import RunError
+from simulations.bench.cell import run_cell
+from simulations.bench.pages import read_rows, take
+from simulations.bench.repeat import repeat
+from simulations.bench.suite import load, plan
+
+SUITE = """
+title = "T"
+about = "A"
+reference = "pca"
+seeds = 2
+datasets = [{ name = "pbmc68k_reduced" }]
+lines = [{ name = "pca", method = "pca", options = { k = "true", components = 5 } }]
+"""
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Run a suite of two rows and keep them; the second costs less."""
+    path = tmp_path / "mine.toml"
+    path.write_text(SUITE)
+    suite = load(str(path))
+    for _, cell in plan(suite):
+        run_cell(cell, tmp_path / "cells")
+    take(suite, tmp_path / "cells", tmp_path / "mine.csv")
+    rows = read_rows(tmp_path / "mine.csv")
+    return suite, rows.assign(cpu_seconds=[2.0, 1.0])
+
+
+def test_a_row_comes_out_to_the_digit_and_the_cheapest_is_first(kept, tmp_path):
+    suite, rows = kept
+    found = list(repeat(suite, rows, 2, tmp_path / "again"))
+    assert [line.split("-")[2] for line in found] == ["seed1", "seed0"]
+    assert all(line.endswith(": equal") for line in found)
+    assert isinstance(rows, pd.DataFrame)
+
+
+def test_a_row_that_comes_out_otherwise_is_told(kept, tmp_path):
+    suite, rows = kept
+    wrong = rows.assign(ari=rows["ari"] + 1e-12)
+    (line,) = repeat(suite, wrong, 1, tmp_path / "again")
+    assert f"ari {float(wrong['ari'][1])} is now {float(rows['ari'][1])}" in line
+    assert "nmi" not in line
+
+
+def test_a_run_that_is_there_is_no_repetition(kept, tmp_path):
+    with pytest.raises(RunError, match="already"):
+        next(repeat(*kept, 1, tmp_path / "cells"))
