@@ -1,7 +1,7 @@
 """Run rows of the repository again, from nothing, and hold every score against them.
 
-``python -m simulations.bench.repeat FOLDER [SUITE…]`` takes the two rows of each suite that cost
-the least, and prints what came of them. ``FOLDER`` must not hold these runs yet.
+``python -m simulations.bench.repeat FOLDER [SUITE…]`` takes the cheapest row of two lines of each
+suite, and prints what came of them. ``FOLDER`` must not hold these runs yet.
 """
 
 import sys
@@ -21,14 +21,14 @@ _ROWS = 2
 
 
 def repeat(suite: Suite, rows: pd.DataFrame, count: int, folder: Path) -> Iterator[str]:
-    """Run the rows that cost the least again.
+    """Run the cheapest row of each of the cheapest lines again.
 
     Parameters
     ----------
     suite, rows
         A suite and its rows.
     count
-        How many rows.
+        How many lines.
     folder
         For the runs.
 
@@ -44,7 +44,7 @@ def repeat(suite: Suite, rows: pd.DataFrame, count: int, folder: Path) -> Iterat
     """
     cells = {(place, cell.seed): cell for place, cell in plan(suite)}
     lines = {line.name: line for line in suite.lines}
-    cheap = rows.sort_values("cpu_seconds", kind="stable").head(count)
+    cheap = rows.sort_values("cpu_seconds", kind="stable").drop_duplicates("line").head(count)
     for place, (_, kept) in zip(places_of(cheap), cheap.iterrows(), strict=True):
         cell: Cell = cells[place, int(kept["seed"])]
         if load_row(cell, folder) is not None:
