@@ -23,7 +23,11 @@ _LEAST_WIDTH = 1e-3  # of the mean distance; the three are UMAP's own
 
 
 def leiden(
-    x: np.ndarray, resolution: float, seed: int, flavor: Flavor = "graspologic"
+    x: np.ndarray,
+    resolution: float,
+    seed: int,
+    flavor: Flavor = "graspologic",
+    neighbours: int = NEIGHBOURS,
 ) -> np.ndarray:
     """Cluster cells by modularity on their neighbour graph (Traag et al. 2019).
 
@@ -39,6 +43,8 @@ def leiden(
         Moves the order in which cells are visited.
     flavor
         Whose implementation.
+    neighbours
+        Cells in a neighbourhood, the cell itself included.
 
     Returns
     -------
@@ -51,10 +57,10 @@ def leiden(
         If ``flavor = "igraph"`` and igraph is not installed.
     """
     if flavor == "igraph":
-        return _scanpy_leiden(x, resolution, seed)
+        return _scanpy_leiden(x, resolution, seed, neighbours)
     from graspologic_native import leiden_csr
 
-    graph = neighbour_graph(x)
+    graph = neighbour_graph(x, neighbours)
     _, communities = leiden_csr(
         graph.indptr.astype(np.int64),
         graph.indices.astype(np.int32),
@@ -78,7 +84,7 @@ def by_size(clusters: np.ndarray) -> np.ndarray:
     return rank[inverse]
 
 
-def neighbour_graph(x: np.ndarray) -> csr_matrix:
+def neighbour_graph(x: np.ndarray, neighbours: int = NEIGHBOURS) -> csr_matrix:
     """Weigh every cell's nearest neighbours (McInnes et al. 2018, §3.1), as scanpy does.
 
     Of a cell, the nearest neighbour has weight 1 and the others exp(−(d − d₁)/σ), with σ such that
@@ -89,6 +95,8 @@ def neighbour_graph(x: np.ndarray) -> csr_matrix:
     ----------
     x
         Embedding, float (cells, dimensions), at least three cells.
+    neighbours
+        Cells in a neighbourhood, the cell itself included.
 
     Returns
     -------
@@ -98,7 +106,7 @@ def neighbour_graph(x: np.ndarray) -> csr_matrix:
     from sklearn.neighbors import NearestNeighbors
 
     n = len(x)
-    others = min(NEIGHBOURS, n - 1) - 1
+    others = min(neighbours, n - 1) - 1
     distances, nearest = NearestNeighbors(n_neighbors=others).fit(x).kneighbors()
     weights = _memberships(distances.astype(np.float64))
     rows = np.repeat(np.arange(n), others)
@@ -128,7 +136,7 @@ def _memberships(distances: np.ndarray) -> np.ndarray:
     return np.asarray(np.exp(-beyond / width[:, None]))
 
 
-def _scanpy_leiden(x: np.ndarray, resolution: float, seed: int) -> np.ndarray:
+def _scanpy_leiden(x: np.ndarray, resolution: float, seed: int, neighbours: int) -> np.ndarray:
     """Cluster with scanpy, on its own neighbour graph and with igraph's Leiden."""
     try:
         import igraph  # noqa: F401
@@ -144,7 +152,7 @@ def _scanpy_leiden(x: np.ndarray, resolution: float, seed: int) -> np.ndarray:
     cells = anndata.AnnData(np.empty((len(x), 0), dtype=np.float32), obsm={"X": x})
     sc.pp.neighbors(
         cells,
-        n_neighbors=min(NEIGHBOURS, len(x) - 1),
+        n_neighbors=min(neighbours, len(x) - 1),
         use_rep="X",
         random_state=seed,
         transformer="sklearn",  # scanpy 1.11.5's own search fails above 8192 cells

@@ -7,13 +7,17 @@ import numpy as np
 from fedsc.baselines.method import Settings
 from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import kmeans
-from fedsc.leiden import Flavor, leiden
+from fedsc.leiden import NEIGHBOURS, Flavor, leiden
 
 _LEAST_CELLS = 3  # a neighbour graph of fewer has nothing to tell
 
 
 def cluster(
-    embedding: np.ndarray, k: int | None, settings: Settings, flavor: Flavor = "graspologic"
+    embedding: np.ndarray,
+    k: int | None,
+    settings: Settings,
+    flavor: Flavor = "graspologic",
+    neighbours: int = NEIGHBOURS,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Cluster with k-means, or with Leiden where no k is given; labels are never looked at.
 
@@ -27,6 +31,8 @@ def cluster(
         ``resolution`` and ``seed`` count here.
     flavor
         Whose Leiden.
+    neighbours
+        Cells in a neighbourhood of its graph.
 
     Returns
     -------
@@ -46,10 +52,11 @@ def cluster(
                 f"k = 'auto' needs at least {_LEAST_CELLS} cells, the file has {len(embedding)}; "
                 "give k"
             )
-        clusters = leiden(embedding, settings.resolution, settings.seed, flavor)
+        clusters = leiden(embedding, settings.resolution, settings.seed, flavor, neighbours)
         return clusters, {
             "by": "leiden",
             "flavor": flavor,
+            "neighbours": neighbours,
             "resolution": settings.resolution,
             "k": int(clusters.max()) + 1,
         }

@@ -6,9 +6,11 @@ paper leaves open (Adam, cosine of period 500 down to a thousandth, the last bat
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedsc.baselines.checkpoint import fingerprint
@@ -19,6 +21,7 @@ from fedsc.baselines.loop import BatchLoss, Phase, Trained, train
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix
+from fedsc.leiden import NEIGHBOURS
 from fedsc.models.encoder import EMBEDDING, HIDDEN, embed
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive, Rate
@@ -46,6 +49,8 @@ class Preset:
         Probability that a view drops a gene.
     temperature
         τ of NT-Xent.
+    neighbours
+        Cells in a neighbourhood of Leiden's graph; the authors' own is 300, with resolution 1.
     """
 
     learning_rate: Positive
@@ -56,6 +61,7 @@ class Preset:
     max_value: Clip = math.inf
     mask_rate: Rate = 0.9
     temperature: NonNegative = 0.07
+    neighbours: Annotated[int, Field(ge=2)] = NEIGHBOURS
 
 
 PRESETS = {
@@ -70,7 +76,7 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
     cells, _ = prepare(expression, preset.n_genes, preset.max_value)
     trained = train_encoder(cells, preset, settings)
     embedding = embed_all(trained.weights, cells, settings.device)
-    clusters, choice = cluster(embedding, k, settings)
+    clusters, choice = cluster(embedding, k, settings, neighbours=preset.neighbours)
     record = {"genes": cells.n_genes, "losses": trained.losses, "clusters": choice}
     return Fitted(embedding, clusters, record)
 

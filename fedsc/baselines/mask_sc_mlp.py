@@ -7,7 +7,7 @@ cell) and from contrastive-sc (a view drops single genes and scales up the other
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.views import masked_view
 
+Error = Literal["hidden", "all"]
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -42,6 +44,8 @@ class Preset:
         Of AdamW.
     mask_ratio
         Probability that a gene is hidden.
+    error
+        Whether the loss counts the hidden values or all of them.
     """
 
     n_genes: Count = 500
@@ -51,6 +55,7 @@ class Preset:
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.05
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    error: Error = "hidden"
 
 
 PRESETS = {"paper": Preset()}
@@ -102,7 +107,7 @@ def train_autoencoder(cells: CellMatrix, preset: Preset, settings: Settings) -> 
         def loss(rows: np.ndarray) -> Tensor:
             x = dense(cells, rows, device)
             scale = masked_view(torch.ones_like(x), preset.mask_ratio, masks)
-            return hidden_loss(weights, x, scale)
+            return squared_error(weights, x, scale, preset.error)
 
         return loss
 
@@ -117,8 +122,8 @@ def train_autoencoder(cells: CellMatrix, preset: Preset, settings: Settings) -> 
     return train(phase, weights, loss_of_epoch, settings, fingerprint(cells, preset, seed))
 
 
-def hidden_loss(weights: Weights, x: Tensor, scale: Tensor) -> Tensor:
-    """Give the mean squared error over the hidden values, a scalar.
+def squared_error(weights: Weights, x: Tensor, scale: Tensor, over: Error) -> Tensor:
+    """Give the mean squared error over the hidden values or over all, a scalar.
 
     Parameters
     ----------
@@ -128,8 +133,12 @@ def hidden_loss(weights: Weights, x: Tensor, scale: Tensor) -> Tensor:
         Standardised expression, float32 (cells, genes).
     scale
         As ``x``: 0 where a value is hidden, what it is multiplied by elsewhere.
+    over
+        Which values count.
     """
     code = mlp(weights, x * scale, "encoder", training=True)
     errors = (mlp(weights, code, "decoder", training=True) - x).square()
+    if over == "all":
+        return errors.mean()
     hidden = scale == 0
     return errors.mul(hidden).sum() / hidden.sum().clamp(min=1)

@@ -30,6 +30,9 @@ def bench(
     dataset: Annotated[
         list[str] | None, typer.Option(help="Only this set; may be repeated.")
     ] = None,
+    line: Annotated[
+        list[str] | None, typer.Option(help="Only this line of the table; may be repeated.")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="How many seeds; default: the suite's.")
     ] = None,
@@ -88,7 +91,7 @@ def bench(
     from simulations.bench.cell import of_other_code_or_data
     from simulations.bench.execute import finished, run_cells
     from simulations.bench.report import write_report
-    from simulations.bench.suite import load, plan
+    from simulations.bench.suite import load, of_lines, plan
 
     console = Console(stderr=True)
     if suite is None:
@@ -96,7 +99,7 @@ def bench(
         return
     chosen = load(suite).narrowed(dataset or [], seeds, parse_settings(set_ or []))
     chosen = _without_absent_sets(chosen, console)
-    planned = plan(chosen)
+    planned = of_lines(plan(chosen), line or [])
     cells = list({cell.key: cell for _, cell in planned}.values())
     kept = (output / "cells").resolve()
     stopped = False

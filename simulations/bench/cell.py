@@ -25,6 +25,7 @@ from fedsc.data.expression import Expression
 from fedsc.data.registry import resolve
 from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
+from fedsc.names import LONGEST
 from fedsc.versions import versions
 from simulations.bench.provenance import code_digest, data_digest
 
@@ -32,6 +33,7 @@ Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
 
 _ROW = "row.json"
+_MOST_READABLE = LONGEST - 2 * len("-01234567")  # two digests follow
 _OF_GRAPH = ("ari", "nmi", "rare_f1", "clusters", "stability")
 _PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
 
@@ -81,9 +83,10 @@ class Cell(BaseModel):
 
     @property
     def name(self) -> str:
-        """What is run, whatever the code and the data."""
-        method = self.method.replace(":", ".")
-        return f"{method}-{Path(self.dataset).stem}-seed{self.seed}-{self.digest}"
+        """What is run, whatever the code and the data; short enough for a run's name."""
+        method = self.method.rpartition(".")[2].replace(":", ".")
+        readable = f"{method}-{Path(self.dataset).stem}-seed{self.seed}"
+        return f"{readable[:_MOST_READABLE]}-{self.digest}"
 
     def config(self, output: Path) -> Config:
         """Give the config of a federated cell.
@@ -255,6 +258,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         folder / "embedding.npz",
         embedding=fitted.embedding.astype(np.float32),
         clusters=fitted.clusters,
+        **fitted.extras,
     )
     mixing: Row = {}
     if batch_key := str(cell.options.get("batch-key", "")):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from fedsc.data.expression import Expression
 from fedsc.options import SplitOptions
-from fedsc.plots import COLOURS, LINES, scatter_groups, tsne
+from fedsc.plots import COLOURS, LINES, attention_map, scatter_groups, tsne
 from simulations.bench.cell import Cell
 from simulations.bench.suite import Place, Suite
 
@@ -70,6 +71,8 @@ def _figures(
             yield f"pulls-{stem}", pulls(_metrics(here, cells))
         if "maps" in suite.figures and here:
             yield f"maps-{stem}", maps(_embeddings(here, cells))
+        if "attention" in suite.figures and (figure := _attention(here, cells)):
+            yield f"attention-{stem}", figure
 
 
 def bars(
@@ -299,31 +302,52 @@ def _metrics(done: Planned, cells: Path) -> dict[str, pd.DataFrame]:
 
 def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Give the embedding and types of each line's first finished seed."""
-    from fedsc.data.reading.read import read
-    from fedsc.data.registry import resolve
     from fedsc.model import load_model
 
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for place, cell in done:
         if place.control or place.line in found:
             continue
-        source = resolve(cell.dataset)
-        expression = read(
-            source.path, layer=source.layer, label_key=cell.label_key or source.label_key
-        )
+        expression = _cells_of(cell)
         if cell.centralised:
             with np.load(cells / cell.key / "embedding.npz") as file:
                 embedding = file["embedding"]
         else:
             embedding = load_model(cells / cell.key).embed(expression)
-        types = expression.labels
-        found[place.line] = embedding, np.full(len(embedding), "") if types is None else types
+        found[place.line] = embedding, _types(expression)
     return found
+
+
+def _attention(done: Planned, cells: Path) -> "Figure | None":
+    """Draw what the first finished mask-sc looks at, by cell type (mask-sc Fig. 5)."""
+    from fedsc.baselines.mask_sc import PRESETS
+
+    for _, cell in done:
+        if cell.method != "mask-sc":
+            continue
+        with np.load(cells / cell.key / "embedding.npz") as file:
+            seen, places = file["attention_mean"], file["patch_places"]
+        side = int(cell.options.get("side", PRESETS["base"].side))
+        return attention_map(seen, places, side, _types(_cells_of(cell)))
+    return None
+
+
+def _cells_of(cell: Cell) -> Expression:
+    from fedsc.data.reading.read import read
+    from fedsc.data.registry import resolve
+
+    source = resolve(cell.dataset)
+    return read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+
+
+def _types(expression: Expression) -> np.ndarray:
+    """Give the type of every cell; ``""`` where none is known."""
+    labels = expression.labels
+    return np.full(len(expression.cells), "") if labels is None else labels
 
 
 def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
     """Draw the labs of seed 0, once per different split."""
-    from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
     from partitioning import partition
     from partitioning.simulation import covering
@@ -339,7 +363,7 @@ def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
             continue
         seen.add(name)
         source = resolve(cell.dataset)
-        whole = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+        whole = _cells_of(cell)
         path = into / f"split-{name}.png"
         plot(
             table(partition(whole, covering(config.split, source), config.run.seed), whole.labels),

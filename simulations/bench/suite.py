@@ -17,7 +17,7 @@ from fedsc.errors import ConfigError
 from simulations.bench.cell import Cell, Scalar
 
 Options = dict[str, Scalar]
-Figure = Literal["bars", "dots", "sweep", "splits", "maps", "pulls"]
+Figure = Literal["bars", "dots", "sweep", "splits", "maps", "pulls", "attention"]
 
 _SPLIT = {"subtypes-per-lab", "cover", "beta", "min-cells", "partition-key"}
 _LABEL_MADE = ("subtypes", "dirichlet")
@@ -240,6 +240,25 @@ def plan(suite: Suite) -> list[tuple[Place, Cell]]:
     for cell in {cell.key: cell for _, cell in planned if not cell.centralised}.values():
         cell.config(Path())
     return planned
+
+
+def places(suite: Suite) -> list[Place]:
+    """List the places of a suite's tables in their order."""
+    return list(dict.fromkeys(place for place, _ in _expand(suite)))
+
+
+def of_lines(planned: list[tuple[Place, Cell]], lines: list[str]) -> list[tuple[Place, Cell]]:
+    """Choose cells by the names of their lines; no name: all of them.
+
+    Raises
+    ------
+    ConfigError
+        If a name is that of no line.
+    """
+    known = dict.fromkeys(place.line for place, _ in planned)
+    if unknown := [line for line in lines if line not in known]:
+        raise ConfigError(f"'{unknown[0]}' is no line of the suite: {'; '.join(known)}")
+    return [(place, cell) for place, cell in planned if not lines or place.line in lines]
 
 
 def _expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:

@@ -125,22 +125,38 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
     parts = [f"# {suite.title}", suite.about.strip(), _options_in_words(suite)]
     if len(suite.datasets) > _MANY:
         parts += _means(suite, by_place)
-    for data in suite.datasets:
-        places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
-        parts += [f"## {data.name}", _table(suite, places)]
-    shown = " / ".join(_scores(suite).values())
-    parts.append(
-        f"{shown} in %, mean ± standard deviation over seeds. Δ ARI is the "
-        f"difference to {suite.reference} on the same seeds, with the 95 % bootstrap interval of "
-        "its mean, the number of seeds on which it is positive, and the p of a sign test "
-        f"({suite.seeds} seeds cannot give less than {2 / 2**suite.seeds:.2g}). "
-        "*true k*: k-means is told the number of types; nothing else of the labels is used. *IID "
-        "control*: the same run on labs dealt at random, where a lab says nothing about labels. "
-        "Time is CPU time; MB is what labs sent and got."
-    )
+    parts += tables(suite, by_place, "##")
+    parts.append(legend(suite, suite.seeds))
     warnings = sorted({str(row["warning"]) for row in rows.values() if row["warning"]})
     parts += [f"**Warning**: {warning}." for warning in warnings]
     return "\n\n".join(parts) + "\n"
+
+
+def tables(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
+    """Write a heading and a table for every set that has a place."""
+    parts = []
+    for data in suite.datasets:
+        places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
+        if places:
+            parts += [f"{heading} {data.name}", _table(suite, places)]
+    return parts
+
+
+def legend(suite: Suite, seeds: int) -> str:
+    """Say what the columns of a table are, of which a line has up to ``seeds`` seeds."""
+    shown = " / ".join(_scores(suite).values())
+    compared = (
+        f"{shown} in %, mean ± standard deviation over seeds. Δ ARI is the "
+        f"difference to {suite.reference} on the same seeds, with the 95 % bootstrap interval of "
+        "its mean, the number of seeds on which it is positive, and the p of a sign test "
+        f"({seeds} seeds cannot give less than {2 / 2**seeds:.2g}). "
+    )
+    return (
+        f"{compared if seeds > 1 else f'{shown} in %, of one seed, so without spread and test. '}"
+        "*true k*: k-means is told the number of types; nothing else of the labels is used. *IID "
+        "control*: the same run on labs dealt at random, where a lab says nothing about labels. "
+        "Time is CPU time; MB is what labs sent and got; CH is the Calinski–Harabasz index."
+    )
 
 
 def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]]) -> list[str]:
@@ -182,7 +198,7 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
     grid = sorted({name for place in places for name, _ in place.at})
     scores = _scores(suite)
     head = ["method", *grid, "k", *scores.values(), "Δ ARI", "published"]
-    head += ["seeds", "CPU s", "MB"]
+    head += ["seeds", "CPU s", "MB", "CH"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for place, seeds in places.items():
         at = dict(place.at)
@@ -196,6 +212,7 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
             str(len(seeds)),
             _median([row["cpu_seconds"] for row in seeds.values()]),
             _median([_megabytes(row) for row in seeds.values()]),
+            _median([row.get("calinski_harabasz") for row in seeds.values()]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -36,16 +36,17 @@ def slow_weights(distances):
     return np.exp(-d / max(width, 1e-3 * distances.sum() / (len(d) + 1)))
 
 
-def test_the_graph_against_a_loop(blobs):
+@pytest.mark.parametrize("neighbours", [15, 40])
+def test_the_graph_against_a_loop(blobs, neighbours):
     x = blobs[0][:60]
     weights = np.zeros((60, 60))
     for i in range(60):
         distances = np.sqrt(((x - x[i]) ** 2).sum(axis=1))
         distances[i] = np.inf
-        nearest = np.argsort(distances)[:14]
+        nearest = np.argsort(distances)[: neighbours - 1]
         weights[i, nearest] = slow_weights(distances[nearest])
     expected = weights + weights.T - weights * weights.T
-    np.testing.assert_allclose(neighbour_graph(x).toarray(), expected, atol=1e-5)
+    np.testing.assert_allclose(neighbour_graph(x, neighbours).toarray(), expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from fedsc.baselines.contrastive_sc import PRESETS, embed_all, fit, learning_rate, train_encoder
 from fedsc.baselines.inputs import prepare
 from fedsc.baselines.method import Settings
+from fedsc.leiden import leiden
 
 
 def test_learning_rate_is_the_published_cosine():
@@ -31,3 +32,15 @@ def test_an_encoder_for_prepared_cells_is_the_one_of_the_fit(cells):
     np.testing.assert_array_equal(
         embed_all(weights, prepared, "cpu"), fit(given, preset, 3, Settings()).embedding
     )
+
+
+def test_the_authors_leiden_looks_at_more_neighbours(cells):
+    expression, settings = cells(), Settings(resolution=1.0)
+    preset = replace(PRESETS["paper"], epochs=2, n_genes=30, max_value=10.0)
+    ours, theirs = (fit(expression, replace(preset, neighbours=n), None, settings) for n in (5, 40))
+    np.testing.assert_array_equal(ours.embedding, theirs.embedding)
+    for fitted, neighbours in ((ours, 5), (theirs, 40)):
+        expected = leiden(fitted.embedding, 1.0, 0, neighbours=neighbours)
+        np.testing.assert_array_equal(fitted.clusters, expected)
+        assert fitted.record["clusters"]["neighbours"] == neighbours
+    assert not np.array_equal(ours.clusters, theirs.clusters)

@@ -20,6 +20,7 @@ def test_a_higher_resolution_gives_more_clusters(cells):
     assert fine.record["clusters"] == {
         "by": "leiden",
         "flavor": "graspologic",
+        "neighbours": 15,
         "resolution": 3.0,
         "k": len(set(fine.clusters)),
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsc.baselines.mask_sc_mlp import PRESETS, fit, hidden_loss
+from fedsc.baselines.mask_sc_mlp import PRESETS, fit, squared_error
 from fedsc.baselines.method import Settings
 from fedsc.baselines.presets import choose
 from fedsc.errors import ConfigError
@@ -29,7 +29,7 @@ def test_result_and_its_record(cells):
     assert quick(expression, k=None).record["clusters"]["by"] == "leiden"
 
 
-def test_loss_is_the_mean_square_over_hidden_values():
+def test_loss_is_the_mean_square_over_hidden_values_or_over_all():
     generator = torch.Generator().manual_seed(0)
     weights = init_mlp("encoder", (7, 6, 5), "none", generator) | init_mlp(
         "decoder", (5, 7), "none", generator
@@ -37,11 +37,12 @@ def test_loss_is_the_mean_square_over_hidden_values():
     x, scale = torch.randn(4, 7), (torch.rand(4, 7) > 0.7) * 4.0
     restored = mlp(weights, mlp(weights, x * scale, "encoder", training=True), "decoder",
                    training=True)  # fmt: skip
-    errors = [
-        float(restored[i, j] - x[i, j]) ** 2 for i in range(4) for j in range(7) if scale[i, j] == 0
-    ]
-    assert float(hidden_loss(weights, x, scale)) == pytest.approx(np.mean(errors), rel=1e-5)
-    assert float(hidden_loss(weights, x, torch.ones(4, 7))) == 0.0
+    squares = {(i, j): float(restored[i, j] - x[i, j]) ** 2 for i in range(4) for j in range(7)}
+    errors = [square for place, square in squares.items() if scale[place] == 0]
+    found = {over: float(squared_error(weights, x, scale, over)) for over in ("hidden", "all")}
+    assert found["hidden"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert found["all"] == pytest.approx(np.mean(list(squares.values())), rel=1e-5)
+    assert float(squared_error(weights, x, torch.ones(4, 7), "hidden")) == 0.0
 
 
 def test_hidden_values_cannot_reach_the_encoder():
@@ -51,6 +52,11 @@ def test_hidden_values_cannot_reach_the_encoder():
     mlp(weights, x * scale, "encoder", training=True).square().sum().backward()
     assert (x.grad[:, 3:] == 0).all()
     assert (x.grad[:, :3] != 0).any()
+
+
+def test_the_error_that_counts_is_the_one_asked_for(cells):
+    hidden, everything = (quick(cells(), epochs=1, error=over) for over in ("hidden", "all"))
+    assert hidden.record["losses"] != everything.record["losses"]
 
 
 def test_a_mask_that_hides_nothing_is_refused(cells):

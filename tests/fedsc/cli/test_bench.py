@@ -46,3 +46,8 @@ def test_tables_only_runs_nothing(cli, tmp_path):
     )
     assert result.exit_code == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_is_none_is_refused(cli, tmp_path):
+    with pytest.raises(ConfigError, match="'FedSD' is no line of the suite: FedSC; FedBYOL"):
+        cli("fedsc-table1", "--dataset", "pbmc68k_reduced", "--line", "FedSD", "-o", tmp_path)

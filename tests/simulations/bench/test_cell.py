@@ -11,6 +11,7 @@ import partitioning.simulation
 from fedsc import integration, tensors
 from fedsc.errors import DataError
 from fedsc.evaluate import kmeans, scores
+from fedsc.names import is_name
 from partitioning import partition
 from simulations.bench.cell import Cell, load_row, run_cell
 
@@ -169,6 +170,17 @@ def test_keys_tell_apart_what_decides_a_result_and_nothing_else(tiny_set):
     }
     assert len(keys) == 5
     assert cell("fedsc", tiny_set).key == cell("fedsc", tiny_set).key
+
+
+def test_an_objective_of_a_long_name_has_a_key_that_is_a_runs_name(tmp_path):
+    longest = Cell(
+        method="a_lab.of_long_names.some_objective:OBJECTIVE",
+        dataset="young_human_kidney_5685_top2000",
+        seed=2**32 - 1,
+        options={},
+    )
+    assert is_name(longest.key)
+    assert longest.key != longest.model_copy(update={"seed": 2**32 - 2}).key
 
 
 @pytest.mark.parametrize("method", ["fedsc", "fedpca", *ALL])

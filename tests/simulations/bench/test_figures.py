@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulations.bench.figures import bars, dots, maps, pulls, sweep
+from simulations.bench.figures import bars, dots, draw, maps, pulls, sweep
+from simulations.bench.suite import Data, Line, Suite, plan
 
 
 def rows(**columns):
@@ -91,3 +92,29 @@ def test_maps_have_a_panel_per_method_and_show_every_cell():
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["one", "two"]
     assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in panels] == [20, 20]
+
+
+def test_attention_is_drawn_from_what_the_first_finished_mask_sc_kept(tmp_path):
+    suite = Suite(
+        title="T",
+        about="A",
+        reference="ours",
+        datasets=(Data(name="pbmc68k_reduced"),),
+        lines=(Line(name="pca", method="pca"), Line(name="ours", method="mask-sc")),
+        seeds=2,
+        figures=("attention",),
+    )
+    planned = plan(suite)
+    table = rows(ari=[0.1], nmi=[0.2])
+    assert draw(suite, planned, table, tmp_path, tmp_path) == []
+    for place, cell in planned:
+        folder = tmp_path / cell.key
+        folder.mkdir()
+        (folder / "row.json").write_text("{}")
+        if place.line == "ours":
+            places = np.array([[i, j] for i in range(16) for j in range(16)])
+            seen = np.full((700, 256), 1 / 256, dtype=np.float32)
+            np.savez(folder / "embedding.npz", attention_mean=seen, patch_places=places)
+    (drawn,) = draw(suite, planned, table, tmp_path, tmp_path)
+    assert drawn.name == "attention-pbmc68k_reduced.png"
+    assert drawn.stat().st_size > 1000

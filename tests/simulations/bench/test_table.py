@@ -46,6 +46,7 @@ def row(cell, **scores):
         "seed": cell.seed,
         "k_is": "true k",
         "silhouette": None,
+        "calinski_harabasz": 1234.5,
         "cpu_seconds": 10.0,
         "bytes_to_labs": 1_000_000,
         "bytes_from_labs": 2_000_000,
@@ -91,7 +92,7 @@ def test_a_page_has_means_differences_and_published_values(done):
     assert theirs[2] == "51.0 ± 1.0"
     assert theirs[5].startswith("+10.0 [+10.0, +10.0], 3/3")
     assert theirs[6] == "1.00 / 2.00 / 3.00"
-    assert theirs[7:] == ["3", "10", "3"]
+    assert theirs[7:] == ["3", "10", "3", "1234"]
     assert cells_of(page, "ours, IID control")[5].startswith("+20.0")
 
 
@@ -134,7 +135,7 @@ def test_costs_that_are_not_known_are_left_out_of_the_median(done):
     for found in rows.values():
         if found["seed"] == 0:
             found.update(cpu_seconds=None, bytes_to_labs=None)
-    assert cells_of(markdown(suite, planned, rows), "ours")[8:] == ["10", "3"]
+    assert cells_of(markdown(suite, planned, rows), "ours")[8:10] == ["10", "3"]
 
 
 def test_warnings_of_rows_are_on_the_page(done):
