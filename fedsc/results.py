@@ -24,6 +24,7 @@ from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.model import Model, load_model
 from fedsc.placement import place
+from fedsc.run_log import Entry, read_entries
 
 if TYPE_CHECKING:
     import anndata
@@ -102,7 +103,7 @@ class Run:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What ``scores.json`` holds (docs/architecture.md); empty before the end."""
+        """What ``scores.json`` holds (docs/reference/files.md); empty before the end."""
         return dict(self._json("scores.json")) if self.finished else {}
 
     @property
@@ -138,6 +139,12 @@ class Run:
         lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
         rows = [json.loads(line) for line in lines]
         return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
+
+    @property
+    def log(self) -> list[Entry]:
+        """What the run has logged (``log.jsonl``); empty where it has not."""
+        path = self.folder / "log.jsonl"
+        return list(read_entries(self._text("log.jsonl").splitlines())) if path.exists() else []
 
     @property
     def labs(self) -> Labs:
