@@ -44,7 +44,7 @@ class LabFile:
     ----------
     path
         File or 10x folder.
-    layer, label_key, symbols, make_unique
+    layer, label_key, symbols, make_unique, fold_case
         As :func:`fedsc.data.reading.read.read` takes them.
     """
 
@@ -53,6 +53,7 @@ class LabFile:
     label_key: str
     symbols: str = ""
     make_unique: bool = False
+    fold_case: bool = False
 
     def read(self) -> Expression:
         """Read and validate the cells."""
@@ -64,11 +65,13 @@ class LabFile:
             label_key=self.label_key,
             symbols=self.symbols,
             make_unique=self.make_unique,
+            fold_case=self.fold_case,
         )
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        return json.dumps([self.layer, self.symbols, self.make_unique, identity(self.path)])
+        how = [self.layer, self.symbols, self.make_unique, self.fold_case]
+        return json.dumps([*how, identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -221,6 +224,7 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             own["label-key"] or config.data.label_key,
             own["symbols"] or config.data.symbols,
             node_config.get("make-unique", config.data.make_unique) in (True, 1),
+            config.data.fold_case,
         )
         key = Path(str(node_config["key"])) if node_config.get("key") else None
         return [_real_lab(name, file, state, output, own["batch-key"], key)]

@@ -31,13 +31,16 @@ def cost(run: Run) -> Section | None:
             )
     if asked := run.record.get("questions"):
         of_floor = (run.record.get("floor") or {}).get("questions") or {}
+        both = (
+            {"for the run": asked, "for the floor": of_floor} if of_floor else {"questions": asked}
+        )
         counts = [
-            (about, str(asked.get(about, 0)), str(of_floor.get(about, 0)))
+            (about, *(str(of.get(about, 0)) for of in both.values()))
             for about in dict.fromkeys([*asked, *of_floor])
         ]
-        counts.append(("all", str(sum(asked.values())), str(sum(of_floor.values()))))
-        head = ("about", "for the run", "for the floor")
-        tables.append(Table("Questions put to every lab", head, counts, numbers=head[1:]))
+        counts.append(("all", *(str(sum(of.values())) for of in both.values())))
+        caption, head = "Questions put to every lab", ("about", *both)
+        tables.append(Table(caption, head, counts, numbers=tuple(both)))
     return Section("Time and traffic", texts, tables=tables) if tables else None
 
 

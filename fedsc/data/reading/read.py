@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression, Kind
 from fedsc.data.reading.backed import Backed
-from fedsc.data.reading.contents import Contents, layer_name
+from fedsc.data.reading.contents import Contents, folded, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
 from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.memory import memory_problem
@@ -79,6 +79,7 @@ def read(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    fold_case: bool = False,
 ) -> Expression:
     """Read and validate a file.
 
@@ -95,6 +96,8 @@ def read(
     make_unique
         Whether names of genes and cells that repeat get a number at their end; they are refused
         otherwise.
+    fold_case
+        Whether names of genes are spelt in capitals, so that case does not count.
 
     Returns
     -------
@@ -107,19 +110,26 @@ def read(
         With one line per problem, all at once.
     """
     examination = examine(
-        path, layer=layer, label_key=label_key, symbols=symbols, make_unique=make_unique
+        path,
+        layer=layer,
+        label_key=label_key,
+        symbols=symbols,
+        make_unique=make_unique,
+        fold_case=fold_case,
     )
     if examination.expression is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in examination.problems))
     return examination.expression
 
 
-def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expression | Backed:
+def read_or_open(
+    path: Path, *, layer: str = "", symbols: str = "", fold_case: bool = False
+) -> Expression | Backed:
     """Read a file, or leave it on disk where memory does not hold it and it lies cell by cell.
 
     Parameters
     ----------
-    path, layer, symbols
+    path, layer, symbols, fold_case
         As for :func:`read`. Only an ``.h5ad`` whose matrix is CSR lies cell by cell.
 
     Raises
@@ -135,15 +145,16 @@ def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expressio
             and not matrix.by_gene
             and memory_problem(matrix.needed_bytes())
         ):
-            problems = name_problems(contents.genes, contents.cells)
+            genes = folded(contents.genes, None)[0] if fold_case else contents.genes
+            problems = name_problems(genes, contents.cells)
             with explained():
                 kind, found = judge(look_at(matrix.sample()))
             if problems or kind is None:
                 problems += [f"{contents.name} {problem}" for problem in found]
                 raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
             size = len(matrix.data)
-            return Backed(path, layer, contents.genes, matrix.shape[0], size, kind)
-    return read(path, layer=layer, symbols=symbols)
+            return Backed(path, layer, genes, matrix.shape[0], size, kind)
+    return read(path, layer=layer, symbols=symbols, fold_case=fold_case)
 
 
 def examine(
@@ -153,14 +164,22 @@ def examine(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    fold_case: bool = False,
 ) -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
     try:
         with _contents(Path(path).expanduser(), layer, label_key, symbols) as contents:
-            repaired = _made_unique(contents) if make_unique else contents
+            repaired = _folded(contents) if fold_case else contents
+            repaired = _made_unique(repaired) if make_unique else repaired
             return _examine(repaired, label_key or contents.label_key)
     except DataError as error:
         return Examination(problems=(str(error),))
+
+
+def _folded(contents: Contents) -> Contents:
+    """Spell gene names in capitals, and say so."""
+    genes, own, notes = folded(contents.genes, contents.var_names)
+    return replace(contents, genes=genes, var_names=own, notes=(*contents.notes, *notes))
 
 
 def _made_unique(contents: Contents) -> Contents:
