@@ -436,5 +436,5 @@ def test_case_of_gene_names_is_folded_when_asked_and_told(x, tmp_path):
     assert list(read(tmp_path / "mouse.h5ad").genes) == mouse
     found = examine(tmp_path / "mouse.h5ad", fold_case=True)
     assert list(found.expression.genes) == [name.upper() for name in mouse]
-    assert list(found.expression.var_names) == mouse
+    assert list(found.expression.columns) == mouse
     assert "7 gene names are spelt in capitals (fold-case)" in found.notes
