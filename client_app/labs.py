@@ -46,7 +46,7 @@ class LabFile:
     ----------
     path
         File or 10x folder.
-    layer, label_key, symbols, make_unique
+    layer, label_key, symbols, make_unique, fold_case
         As :func:`fedsc.data.reading.read.read` takes them.
     """
 
@@ -55,6 +55,7 @@ class LabFile:
     label_key: str
     symbols: str = ""
     make_unique: bool = False
+    fold_case: bool = False
 
     def read(self, folder: Path) -> LabCells:
         """Read and validate the cells; the values of a large file are copied into a folder."""
@@ -68,13 +69,15 @@ class LabFile:
             label_key=self.label_key,
             symbols=self.symbols,
             make_unique=self.make_unique,
+            fold_case=self.fold_case,
         )
         forget_others([cells])
         return cells
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        return json.dumps([self.layer, self.symbols, self.make_unique, identity(self.path)])
+        how = [self.layer, self.symbols, self.make_unique, self.fold_case]
+        return json.dumps([*how, identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -236,6 +239,7 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
             str(own.get("label_key") or config.data.label_key),
             str(own.get("symbols") or config.data.symbols),
             own.get("make_unique", config.data.make_unique) in (True, 1),
+            config.data.fold_case,
         )
         key = Path(str(node_config["key"])) if node_config.get("key") else None
         return [_real_lab(name, file, state, output, str(own.get("batch_key", "")), key)]

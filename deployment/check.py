@@ -71,6 +71,25 @@ def problems_of(
     return problems
 
 
+def notes_of(root: Path, data: Mapping[str, Path]) -> list[str]:
+    """Say what is not there yet, and so was not checked; parameters as :func:`problems_of`."""
+    if (root / LAB_FACTS).exists():
+        return []  # of a lab what is missing is a problem
+    deployment, notes = load(root), []
+    if not port_taken(deployment.control_port):
+        notes.append(
+            f"no server runs here (port {deployment.control_port}): whether labs are registered "
+            "was not checked"
+        )
+    for lab in deployment.labs:
+        own = deployment.lab(lab) / "data" / "cells.h5ad"
+        if deployment.lab(lab).exists() and lab not in data and not own.exists():
+            notes.append(
+                f"lab {lab} has no data here: put them at {own}, or give --data {lab}=FILE"
+            )
+    return notes
+
+
 def _refuse_unknown(data: Mapping[str, Path], labs: list[str]) -> None:
     if unknown := sorted(set(data) - set(labs)):
         raise ConfigError(f"--data {unknown[0]}=…: no such lab; there is {', '.join(labs)}")

@@ -1,7 +1,11 @@
-"""How a run in a deployment stands: what Flower knows of it and what its log says."""
+"""How a run in a deployment stands: what Flower knows of it and what its log says.
+
+The log is ``log.jsonl`` in the run folder, on the server's machine. Where it cannot be read, the
+words of ``flwr log`` are.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 from deployment import flower
 from deployment.layout import read_nodes
 from fedsc.errors import RunError
+from fedsc.run_log import Entry, read_entries
 
 # server_app/strategy.py writes these; a test holds both together.
 _ROUND = re.compile(
@@ -49,6 +54,8 @@ class Progress:
         What the run is doing; empty until it says so.
     files
         Name of the file with each lab's results, in that lab's own folder; by lab.
+    source
+        The file that was read; empty where it was the words of ``flwr log``.
     """
 
     round: int = 0
@@ -61,6 +68,7 @@ class Progress:
     kmeans: int = 0
     phase: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,7 @@ def read_status(
     if not runs:
         return Status("", "no run", "", 0.0, None, Progress(), labs)
     run = max(runs, key=lambda run: str(run["pending-at"]))
-    log = flower.text("log", str(run["run-id"]), *where, "--show", home=home)
-    progress = read_log(log)
+    progress = _progress(str(run["run-id"]), where, home)
     elapsed = float(run["elapsed"])
     running = not str(run["status"]).startswith("finished")
     return Status(
@@ -165,6 +172,83 @@ def read_status(
         progress=progress,
         labs=labs,
     )
+
+
+def _progress(run_id: str, where: list[str], home: Path | None) -> Progress:
+    """Read ``log.jsonl``: of the deployment that ``home`` lies in, or where ``flwr log`` says."""
+    runs = [] if home is None else home.parent.glob("server/runs/*/log.jsonl")
+    for path in sorted(runs, key=_changed, reverse=True):
+        if (found := read_json_log(path, run_id)) is not None:
+            return found
+    told = read_log(flower.text("log", run_id, *where, "--show", home=home))
+    found = read_json_log(Path(told.folder) / "log.jsonl", run_id) if told.folder else None
+    return told if found is None else found
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_json_log(path: Path, run_id: str) -> Progress | None:
+    """Read what a run folder's ``log.jsonl`` says of a run of Flower's.
+
+    Parameters
+    ----------
+    path
+        The file; a run that was resumed has several starts in it, each a run of Flower's.
+    run_id
+        Flower's number of the run.
+
+    Returns
+    -------
+    Progress or None
+        ``None`` if the file cannot be read, or is of another run.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            starts: list[list[Entry]] = []
+            for entry in read_entries(lines):
+                if "flower_run" in entry.fields:
+                    starts.append([])
+                if starts:
+                    starts[-1].append(entry)
+    except OSError:
+        return None
+    own = [start for start in starts if start[0].fields["flower_run"] == run_id]
+    return _told(own[-1], str(path)) if own else None
+
+
+def _told(entries: Iterable[Entry], source: str) -> Progress:
+    found: dict[str, Any] = {}
+    failed: dict[int, dict[str, str]] = {}
+    files: dict[str, str] = {}
+    for entry in entries:
+        said = entry.fields
+        if "valid" in said:
+            found |= {key: said[key] for key in ("round", "rounds", "loss")}
+            found["labs"] = said["valid"], said["asked"]
+        elif {"round", "lab", "reason"} <= said.keys():
+            failed.setdefault(said["round"], {})[said["lab"]] = said["reason"]
+        elif "first" in said:
+            found |= {"first": said["first"], "round": said["first"] - 1, "rounds": said["rounds"]}
+        elif "file" in said:
+            files[said["lab"]] = said["file"]
+        else:
+            found |= {key: said[key] for key in ("phase", "folder") if key in said}
+            if "iteration" in said:
+                found["kmeans"] = said["iteration"]
+    return Progress(**found, failed=_of_last_round(failed, found), files=files, source=source)
+
+
+def _of_last_round(
+    failed: Mapping[int, Mapping[str, str]], found: Mapping[str, Any]
+) -> Mapping[str, str]:
+    last = found.get("round", 0)
+    # A round that could not be finished is one past the last.
+    return failed.get(last + 1, failed.get(last, {}))
 
 
 def read_log(log: str) -> Progress:
@@ -190,9 +274,7 @@ def read_log(log: str) -> Progress:
             found["kmeans"] = int(match["iteration"])
         elif match := _FOLDER.search(line):
             found["folder"] = match["folder"].strip()
-    last = found.get("round", 0)
-    # A round that could not be finished is one past the last.
-    return Progress(**found, failed=failed.get(last + 1, failed.get(last, {})), files=files)
+    return Progress(**found, failed=_of_last_round(failed, found), files=files)
 
 
 def seconds_left(progress: Progress, elapsed: float) -> float | None:

@@ -14,19 +14,17 @@ project_copyright = author
 release = version = fedsc.__version__
 
 extensions = [
+    "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_click",
     "sphinx_copybutton",
-    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "html_image"]
-myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 4
 
 autodoc_typehints = "description"
@@ -34,6 +32,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
+html_math_renderer = "mathml"  # MathJax would come from another host
 html_theme = "sphinx_book_theme"
 html_title = "FedSC"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}

@@ -94,6 +94,9 @@ class DataOptions(_Group):
     make_unique: bool = _option(
         False, "Number names of genes and cells that repeat; they are refused otherwise."
     )
+    fold_case: bool = _option(
+        False, "Case of gene names does not count: they are spelt in capitals in all labs."
+    )
     genes: Literal["intersection", "union", "reference"] = _option(
         "intersection", "Which genes count when labs measured different ones."
     )

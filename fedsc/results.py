@@ -17,6 +17,7 @@ import pandas as pd
 
 from fedsc.clusters import Clusters, load_clusters
 from fedsc.data.annotated import additions_of
+from fedsc.data.joined import concat
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.data.reading.memory import refuse_large
 from fedsc.data.reading.read import explained
@@ -24,6 +25,7 @@ from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.model import Model, load_model
 from fedsc.placement import place
+from fedsc.run_log import Entry, read_entries
 
 if TYPE_CHECKING:
     import anndata
@@ -102,7 +104,7 @@ class Run:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What ``scores.json`` holds (docs/architecture.md); empty before the end."""
+        """What ``scores.json`` holds (docs/reference/files.md); empty before the end."""
         return dict(self._json("scores.json")) if self.finished else {}
 
     @property
@@ -138,6 +140,12 @@ class Run:
         lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
         rows = [json.loads(line) for line in lines]
         return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
+
+    @property
+    def log(self) -> list[Entry]:
+        """What the run has logged (``log.jsonl``); empty where it has not."""
+        path = self.folder / "log.jsonl"
+        return list(read_entries(self._text("log.jsonl").splitlines())) if path.exists() else []
 
     @property
     def labs(self) -> Labs:
@@ -242,6 +250,7 @@ class Run:
         *,
         layer: str = "",
         symbols: str = "",
+        fold_case: bool = False,
         resolution: float | None = None,
         seed: int = 0,
         allow_low_coverage: bool = False,
@@ -258,6 +267,8 @@ class Run:
             ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
         symbols
             Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+        fold_case
+            Spell gene names in capitals, as a run with ``fold_case`` did.
         resolution
             Make Leiden clusters of this resolution, not the run's.
         seed
@@ -279,7 +290,7 @@ class Run:
         """
         placed = place(
             self.folder,
-            expression_of(adata, layer, symbols=symbols),
+            expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
             resolution=resolution,
             seed=seed,
             allow_low_coverage=allow_low_coverage,
@@ -289,7 +300,7 @@ class Run:
         return with_results
 
     def concat(self) -> "anndata.AnnData":
-        """Join the labs' files (see :func:`concat`)."""
+        """Join the labs' files (see :func:`fedsc.data.joined.concat`)."""
         return concat({lab: self.labs.path(lab) for lab in self.labs})
 
     def _json(self, name: str) -> Any:
@@ -321,53 +332,6 @@ def load(folder: str | Path) -> Run:
         If it is not the folder of a run.
     """
     return Run(folder)
-
-
-def concat(files: Mapping[str, Path]) -> "anndata.AnnData":
-    """Join labs' files with results into one, where their owners may.
-
-    Cells are named ``NAME-LAB`` where two labs name a cell alike. ``obs["fedsc_lab"]`` says whose
-    a cell is. Genes are those of any lab; a value nobody measured is 0 in a sparse matrix. Of
-    ``uns``, what is the same in all stays, and markers of the first lab, which are the pool's.
-
-    Parameters
-    ----------
-    files
-        ``.h5ad`` files by lab, with results of one run.
-
-    Raises
-    ------
-    DataError
-        If there is none, one cannot be read or has no results, or they are of different runs.
-    """
-    import anndata
-
-    if not files:
-        raise DataError("there are no labs' files: the run was made without, or its labs are real")
-    parts = {}
-    for lab, path in files.items():
-        with explained(), open_hdf5(path):
-            parts[lab] = anndata.read_h5ad(path)
-        if "fedsc_cluster" not in parts[lab].obs or "fedsc" not in parts[lab].uns:
-            raise DataError(f"{path}: has no results of a run")
-    models = {str(part.uns["fedsc"].get("model")) for part in parts.values()}
-    if len(models) > 1:
-        raise DataError(f"the files are of different runs (models {', '.join(sorted(models))})")
-    names = pd.Index(np.concatenate([part.obs_names for part in parts.values()]))
-    joined = anndata.concat(
-        parts,
-        label="fedsc_lab",
-        join="outer",
-        merge="same",
-        uns_merge="same",
-        index_unique=None if names.is_unique else "-",
-    )
-    first = next(iter(parts.values()))
-    if "rank_genes_groups" in first.uns:
-        joined.uns["rank_genes_groups"] = first.uns["rank_genes_groups"]
-    categories = first.obs["fedsc_cluster"].cat.categories
-    joined.obs["fedsc_cluster"] = pd.Categorical(joined.obs["fedsc_cluster"], categories)
-    return joined
 
 
 def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:

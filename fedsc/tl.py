@@ -6,9 +6,10 @@
 >>> adata.obsm["X_contrastive_sc"], adata.obs["contrastive_sc"], adata.uns["contrastive_sc"]
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from fedsc.baselines.fitting import fit
 from fedsc.baselines.method import Progress, Settings, silent
@@ -40,6 +41,7 @@ def embed(
     *,
     layer: str = "",
     symbols: str = "",
+    fold_case: bool = False,
     resolution: float | None = None,
     seed: int = 0,
     allow_low_coverage: bool = False,
@@ -53,7 +55,7 @@ def embed(
         Cells; they get what :meth:`fedsc.results.Run.embed` gives.
     run
         A run, or its folder.
-    layer, symbols, resolution, seed, allow_low_coverage
+    layer, symbols, fold_case, resolution, seed, allow_low_coverage
         As there.
     copy
         Give a copy with the results and leave ``adata`` as it is.
@@ -70,7 +72,7 @@ def embed(
     """
     placed = place(
         run.folder if isinstance(run, Run) else load(run).folder,
-        expression_of(adata, layer, symbols=symbols),
+        expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
         resolution=resolution,
         seed=seed,
         allow_low_coverage=allow_low_coverage,
@@ -78,32 +80,6 @@ def embed(
     target = adata.copy() if copy else adata
     annotation_of_run(placed.annotation).add_to(target)
     return target if copy else None
-
-
-class Centralised(Protocol):
-    """A centralised method as a function; all take the same keywords.
-
-    ``obsm["X_<method>"]`` gets the embedding, ``obs["<method>"]`` the clusters, ``uns["<method>"]``
-    the record.
-    """
-
-    def __call__(
-        self,
-        adata: "anndata.AnnData",
-        *,
-        k: int | str = "auto",
-        resolution: float = 0.5,
-        layer: str = "",
-        label_key: str = "",
-        preset: str = "",
-        overrides: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        progress: Progress | None = None,
-        copy: bool = False,
-    ) -> "anndata.AnnData | None":
-        """Fit and write the results into ``adata``."""
 
 
 _PARAMETERS = """
@@ -149,57 +125,77 @@ _PARAMETERS = """
     """
 
 
-def _function(method: str, summary: str) -> Centralised:
+def _fit(
+    method: str,
+    adata: "anndata.AnnData",
+    *,
+    k: int | str = "auto",
+    resolution: float = 0.5,
+    layer: str = "",
+    label_key: str = "",
+    preset: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    copy: bool = False,
+) -> "anndata.AnnData | None":
+    settings = Settings(
+        resolution=resolution,
+        preset=preset,
+        overrides=dict(overrides or {}),
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress or silent,
+    )
+    fitted = fit(method, expression_of(adata, layer, label_key), settings, k)
+    target = adata.copy() if copy else adata
+    additions_of(fitted, {"layer": layer}).add_to(target)
+    return target if copy else None
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _function(fit: Callable[Concatenate[str, P], R], method: str, summary: str) -> Callable[P, R]:
+    """Make a method's own function of one that takes all, with its keywords to be seen."""
     key = method.replace("-", "_")
 
-    def function(
-        adata: "anndata.AnnData",
-        *,
-        k: int | str = "auto",
-        resolution: float = 0.5,
-        layer: str = "",
-        label_key: str = "",
-        preset: str = "",
-        overrides: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        progress: Progress | None = None,
-        copy: bool = False,
-    ) -> "anndata.AnnData | None":
-        settings = Settings(
-            resolution=resolution,
-            preset=preset,
-            overrides=dict(overrides or {}),
-            seed=seed,
-            device=device,
-            checkpoint=checkpoint,
-            progress=progress or silent,
-        )
-        fitted = fit(method, expression_of(adata, layer, label_key), settings, k)
-        target = adata.copy() if copy else adata
-        additions_of(fitted, {"layer": layer}).add_to(target)
-        return target if copy else None
+    def function(*arguments: P.args, **keywords: P.kwargs) -> R:
+        return fit(method, *arguments, **keywords)
 
+    shown = inspect.signature(fit)
+    _, *parameters = shown.parameters.values()
+    function.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {n: a for n, a in fit.__annotations__.items() if n != "method"}
     function.__name__ = function.__qualname__ = key
     function.__doc__ = summary + _PARAMETERS.replace("{key}", key)
     return function
 
 
 pca = _function(
-    "pca", "Principal components and k-means; presets ``practitioner`` and ``published``."
+    _fit, "pca", "Principal components and k-means; presets ``practitioner`` and ``published``."
 )
 leiden = _function(
+    _fit,
     "leiden",
     "Leiden on 50 principal components of 2000 genes; takes no ``k``.\n\n"
     '    ``preset="scanpy"`` is scanpy\'s own route, with igraph.',
 )
 nmf = _function(
+    _fit,
     "nmf",
     'scRNA: NMF of the counts; ``overrides={"source": FILE}`` transfers from another set.',
 )
-contrastive_sc = _function("contrastive-sc", "contrastive-sc; presets ``paper`` and ``steady``.")
-mask_sc = _function("mask-sc", "mask-sc; presets ``tiny``, ``small`` and ``base`` (the paper's).")
-mask_sc_mlp = _function("mask-sc-mlp", "mask-sc's appendix: a masked MLP autoencoder.")
-scdeepcluster = _function("scdeepcluster", "scDeepCluster, on raw counts.")
-sczidesk = _function("sczidesk", "scziDesk, on raw counts.")
+contrastive_sc = _function(
+    _fit, "contrastive-sc", "contrastive-sc; presets ``paper`` and ``steady``."
+)
+mask_sc = _function(
+    _fit, "mask-sc", "mask-sc; presets ``tiny``, ``small`` and ``base`` (the paper's)."
+)
+mask_sc_mlp = _function(_fit, "mask-sc-mlp", "mask-sc's appendix: a masked MLP autoencoder.")
+scdeepcluster = _function(_fit, "scdeepcluster", "scDeepCluster, on raw counts.")
+sczidesk = _function(_fit, "sczidesk", "scziDesk, on raw counts.")

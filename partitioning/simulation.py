@@ -65,7 +65,7 @@ def _simulate(
 ) -> Simulation:
     layer = data.layer or source.layer
     label_key = data.label_key or source.label_key
-    how = {"symbols": data.symbols, "make_unique": data.make_unique}
+    how = {"symbols": data.symbols, "make_unique": data.make_unique, "fold_case": data.fold_case}
     if source.path.is_dir():
         return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
     whole = _read(source.path, layer=layer, label_key=label_key, **how)

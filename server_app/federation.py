@@ -25,6 +25,7 @@ from protocol.replies import Answers, sort_replies
 from server_app.identity import Identities
 from server_app.post import Clock, Post
 from server_app.roster import Roster
+from server_app.traffic import Traffic
 
 _PATIENCE = (10.0, 120.0)
 """Seconds for which labs that failed are waited for before they are asked again, and again.
@@ -88,6 +89,11 @@ class Federation:
             self._post, options, run, min_cells, clock, identities or Identities()
         )
         self._left_out: set[str] = set()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What messages have carried so far."""
+        return self._post.traffic
 
     @property
     def labs(self) -> dict[str, About]:

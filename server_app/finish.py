@@ -74,12 +74,13 @@ def _tell_results(federation: Federation, labs: list[str], results: Results) -> 
     """Tell labs the results; list those that have them in a copy of their own file."""
     answers = federation.tell(labs, FINISH, pack_results(results))
     for lab, reply in answers.records.items():
+        file = read_finished(reply, lab)
         log(
             INFO,
             "lab %s has its results in a copy of its own file: %s",
             lab,
-            read_finished(reply, lab),
-            extra={"lab": lab},
+            file,
+            extra={"lab": lab, "file": file},
         )
     for lab, reason in answers.failures.items():
         log(

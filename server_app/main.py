@@ -20,7 +20,8 @@ from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
-from fedsc.report.run import FIRST_PHASE, write_report
+from fedsc.report.run import write_report
+from fedsc.run_log import FIRST_PHASE
 from fedsc.versions import versions
 from partitioning.simulation import simulated_labs
 from protocol import ask as asking
@@ -51,17 +52,23 @@ def main(grid: Grid, context: Context) -> None:
     update_console_handler(colored=sys.stdout.isatty())
     with folder.led():
         _warn_of_shadow_environment()
-        log(INFO, "run folder: %s", folder.path)
+        started = {"folder": str(folder.path), "flower_run": str(context.run_id)}
+        log(INFO, "run folder: %s", folder.path, extra=started)
         run = {"name": folder.path.name, "folder": str(folder.path)}
-        _begin(FIRST_PHASE)
         identities = Identities.here(context.run_id)
         federation = Federation(
             grid, config.federation, run, config.split.min_cells, identities=identities
         )
+
+        def begin(phase: str) -> None:
+            """Say which phase begins; ``fedsc status`` and the report read it."""
+            log(INFO, "phase: %s", phase, extra={"phase": phase, **vars(federation.traffic)})
+
+        begin(FIRST_PHASE)
         federation.gather()
         if config.analysis.integrate != "none":
             _refuse_integration(config, _scheme(federation, config))
-        _begin("statistics")
+        begin("statistics")
         quality = _quality(federation, config, folder)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
@@ -69,7 +76,7 @@ def main(grid: Grid, context: Context) -> None:
             preprocessing = federation.phase(lambda: prepare(federation, config, rare))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
-        _begin("training" if method.objective else "principal components")
+        begin("training" if method.objective else "principal components")
         if method.objective:
             weights = _train(federation, config, folder, preprocessing)
         else:
@@ -87,9 +94,9 @@ def main(grid: Grid, context: Context) -> None:
             folder.write_curves(config.method.alpha if method.pull == "fedsc" else None)
 
         if method.objective:
-            _begin("floor")
+            begin("floor")
         floor = _floor(federation, config, model) if method.objective else None
-        _begin("clusters, markers and types")
+        begin("clusters, markers and types")
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
@@ -99,7 +106,7 @@ def main(grid: Grid, context: Context) -> None:
         ]
         for warning in warnings:
             log(WARNING, "%s", warning)
-        _begin("scores")
+        begin("scores")
         scores: dict[str, Any] = {
             **analysis.found.scores,
             **_pooled(federation, config, model, analysis.integration),
@@ -114,10 +121,18 @@ def main(grid: Grid, context: Context) -> None:
             "warnings": warnings,
         }
         folder.write_json("scores.json", scores)
-        _begin("files")
+        begin("files")
         finish(federation, config, model, analysis, warnings)
+        traffic = federation.traffic
+        log(
+            INFO,
+            "messages carried %.1f MiB to the labs and %.1f MiB back",
+            traffic.to_labs / 2**20,
+            traffic.from_labs / 2**20,
+            extra=vars(traffic),
+        )
         if config.run.files:
-            _begin("report")
+            begin("report")
             _report(folder.path)
         for line in _summary(scores, folder.path):
             log(INFO, "%s", line)
@@ -132,11 +147,6 @@ def _report(folder: Path) -> None:
 
 
 _PACKAGES = ("flwr", "torch", "numpy", "scikit-learn", "anndata")
-
-
-def _begin(phase: str) -> None:
-    """Say which phase begins; ``fedsc status`` and the report read it."""
-    log(INFO, "phase: %s", phase, extra={"phase": phase})
 
 
 def _described(

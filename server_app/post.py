@@ -2,13 +2,15 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import httpx
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+
+from server_app.traffic import Traffic, content_bytes
 
 _NO_REPLY = 0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
@@ -50,9 +52,15 @@ class Post:
         Flower's connection to the nodes.
     clock
         Tells the time and waits.
+
+    Attributes
+    ----------
+    traffic
+        What messages have carried so far.
     """
 
     def __init__(self, grid: Grid, clock: Clock = time) -> None:
+        self.traffic = Traffic()
         self._grid = grid
         self._clock = clock
         self._debts: dict[int, _Debt] = {}  # by node
@@ -101,7 +109,8 @@ class Post:
         if self.remote:
             replies = self._exchange(sent, timeout)
         else:
-            received = self._grid.send_and_receive(list(sent.values()), timeout=timeout)
+            received = list(self._grid.send_and_receive(list(sent.values()), timeout=timeout))
+            self._count(sent.values(), received)
             replies = {reply.metadata.src_node_id: reply for reply in received}
         return [
             reply
@@ -129,6 +138,7 @@ class Post:
             for node, message in free.items()
             if message.metadata.message_id in pushed
         }
+        self._count([sent[node] for node in owed.values()], [])
         replies = {
             node: _failed(message, "is still busy with an earlier message")
             for node, message in busy.items()
@@ -165,6 +175,7 @@ class Post:
         """Ask for one reply: one that cannot be decoded must not take others with it."""
         try:
             for reply in self._grid.pull_messages([message_id]):
+                self._count([], [reply])
                 # What the SuperLink says of a node does not come from the node.
                 return _failed(message, reply.error.reason) if reply.has_error() else reply
         except httpx.HTTPError:  # the SuperLink itself
@@ -172,6 +183,10 @@ class Post:
         except Exception as error:  # whatever Flower says of bytes that are no message
             return _failed(message, f"sent what is no reply ({type(error).__name__})")
         return None
+
+    def _count(self, sent: Iterable[Message], received: Iterable[Message]) -> None:
+        self.traffic.to_labs += sum(map(content_bytes, sent))
+        self.traffic.from_labs += sum(content_bytes(m) for m in received if m.has_content())
 
 
 def _answers(reply: Message, message: Message) -> bool:

@@ -28,6 +28,7 @@ from protocol.records import TRAIN
 from protocol.train import pack_start, read_update
 from server_app.checkpoint import ServerState
 from server_app.federation import Federation
+from server_app.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def train(
         state.round + 1,
         rounds,
         sum(array.nbytes for array in state.weights.values()) / 2**20,
+        extra={"first": state.round + 1, "rounds": rounds},
     )
     federation.begin()
     for round_ in range(state.round + 1, rounds + 1):
@@ -180,7 +182,7 @@ def train(
             )
         state = aggregate(state, result, config.federation)
         after_round(state, result)
-        _log_round(result, rounds)
+        _log_round(result, rounds, federation.traffic)
     return state
 
 
@@ -271,7 +273,7 @@ def _exchange(
     return RoundResult(round_, starts, updates, metrics, dict(sorted(failures.items())))
 
 
-def _log_round(result: RoundResult, rounds: int) -> None:
+def _log_round(result: RoundResult, rounds: int, traffic: Traffic) -> None:
     shares = [start.mu for start in result.starts.values()]
     fields = {
         "round": result.round,
@@ -279,6 +281,7 @@ def _log_round(result: RoundResult, rounds: int) -> None:
         "loss": result.loss,
         "valid": len(result.updates),
         "asked": len(result.starts),
+        **vars(traffic),
     }
     log(
         INFO,

@@ -9,11 +9,10 @@ import copy
 import os
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from logging import CRITICAL
 
 import numpy as np
-from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import update_console_handler
 from flwr.serverapp import Grid
@@ -23,19 +22,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedsc.config import Config
 from fedsc.errors import FedscError
 from protocol.records import TRAIN
+from server_app.traffic import Traffic, content_bytes
 from simulations.pool import Failed, Pool, can_fork
 
 _CLIENT_ERROR = 1
 _SERVER = 1
-_NUMBER = 8  # bytes
-
-
-@dataclass
-class Traffic:
-    """What the messages of a run carried: bytes of their arrays, texts and numbers."""
-
-    to_labs: int = 0
-    from_labs: int = 0
 
 
 class InProcessGrid(Grid):
@@ -190,26 +181,6 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Refuse: messages are answered at once."""
         raise TypeError("an in-process grid answers at once; use send_and_receive")
-
-
-def content_bytes(message: Message) -> int:
-    """Count the bytes of a message's content, without what a transport adds around it.
-
-    To serialise every message only to learn its size took longer than to train on it.
-    """
-    return sum(
-        len(value.data) if isinstance(value, Array) else _length(value)
-        for record in message.content.values()
-        for value in record.values()
-    )
-
-
-def _length(value: object) -> int:
-    if isinstance(value, list):
-        return sum(map(_length, value))
-    if isinstance(value, str):
-        return len(value.encode())
-    return len(value) if isinstance(value, bytes) else _NUMBER
 
 
 def silence_flower() -> None:

@@ -22,6 +22,9 @@ def check(
     make_unique: Annotated[
         bool, typer.Option(help="Number names of genes and cells that repeat.")
     ] = False,
+    fold_case: Annotated[
+        bool, typer.Option(help="Case of gene names does not count: spell them in capitals.")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(help="Of a folder: also draw how many genes labs share (.png, .svg, .pdf)."),
@@ -31,7 +34,8 @@ def check(
 
     Of a folder with one .h5ad per lab it says this of every lab, and whether they can be joined:
     shared genes, kinds of values, cell types. A file labs.toml there may name columns of each lab.
-    --symbols and --make-unique repair names; `fedsc run --set symbols=…` does the same in a run.
+    --symbols, --make-unique and --fold-case repair names; `fedsc run --set symbols=…` (or
+    make-unique=true, fold-case=true) does the same in a run.
 
     The exit code is 0 if all can be used, else 2.
 
@@ -52,6 +56,7 @@ def check(
         "label_key": label_key,
         "symbols": symbols,
         "make_unique": make_unique,
+        "fold_case": fold_case,
     }
     if path.is_dir() and next(path.glob("*.h5ad"), None) is not None:
         fine = check_folder(path, how, plot)

@@ -15,8 +15,9 @@ def concat(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the cells go (.h5ad).")],
 ) -> None:
-    """Join labs' files with results into one .h5ad; it has to fit in memory.
+    """Join labs' files with results into one .h5ad. They may be larger than memory.
 
+    X, layers and raw are read a block of cells at a time. What is between cells (obsp) is left out.
     `obs["fedsc_lab"]` says whose a cell is. Cells that two labs name alike are called NAME-LAB.
 
     **Examples**
@@ -25,9 +26,7 @@ def concat(
 
     `fedsc concat A.fedsc.h5ad B.fedsc.h5ad -o all.h5ad`
     """
-    from fedsc.data.annotated import pack
-    from fedsc.files import replace
-    from fedsc.results import concat as joined
+    from fedsc.data.joined import write_joined
     from fedsc.results import load
 
     if len(sources) == 1 and sources[0].is_dir():
@@ -39,6 +38,5 @@ def concat(
             raise ConfigError("two files have one name, which is to be the lab's: rename one")
     if output.exists() and any(output.samefile(file) for file in files.values()):
         raise ConfigError(f"{output} is one of the labs' files: name another output")
-    cells = joined(files)
-    replace(output, pack(cells))
-    typer.echo(f"{cells.n_obs} cells of {len(files)} labs: {output}")
+    n_cells = write_joined(files, output)
+    typer.echo(f"{n_cells} cells of {len(files)} labs: {output}")

@@ -109,16 +109,21 @@ def check(
 ) -> None:
     """List all problems with certificates, keys, files, data, ports and disk.
 
-    The exit code is 0 if there is none, else 2.
-    """
-    from deployment.check import problems_of
+    A note says what is not there yet, such as a server or data, and so was not checked.
 
-    problems = problems_of(folder, _data(data), layer=layer, label_key=label_key)
+    The exit code is 0 if there is no problem, else 2.
+    """
+    from deployment.check import notes_of, problems_of
+
+    files = _data(data)
+    problems = problems_of(folder, files, layer=layer, label_key=label_key)
+    for note in notes_of(folder, files):
+        typer.echo(f"note: {note}")
     for problem in problems:
         typer.echo(f"problem: {problem}")
     if problems:
         raise typer.Exit(2)
-    typer.echo(f"{folder}: nothing is wrong")
+    typer.echo(f"{folder}: nothing is wrong with what is there")
 
 
 @deploy.command()

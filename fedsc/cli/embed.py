@@ -19,6 +19,9 @@ def embed(
     symbols: Annotated[
         str, typer.Option(help="Column of var that names the genes; '' = the names of var.")
     ] = "",
+    fold_case: Annotated[
+        bool, typer.Option(help="Spell gene names in capitals, as a run with fold-case did.")
+    ] = False,
     resolution: Annotated[
         float | None,
         typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's."),
@@ -78,7 +81,7 @@ def embed(
         raise DataError(f"{output} is the input file; name another output")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise DataError(f"--plot {plot}: should end in .png, .svg or .pdf")
-    cells = read_or_open(file, layer=layer, symbols=symbols)
+    cells = read_or_open(file, layer=layer, symbols=symbols, fold_case=fold_case)
     if colour and not isinstance(cells, Expression):
         raise DataError(f"--colour: {file} does not fit in memory, so only clusters can be shown")
     obs = cells.obs if isinstance(cells, Expression) else {}
@@ -99,6 +102,8 @@ def embed(
     found = placed.annotation
     if symbols:
         found.about["symbols"] = symbols
+    if fold_case:
+        found.about["fold-case"] = True
     write_annotated(Origin(file), output, cells, additions_of(found))
     said = list(placed.said)
     if (model / "quality.json").exists():

@@ -24,6 +24,8 @@ def status(
     """Show the state of a run: round, loss, time left, which labs are there.
 
     Set FLWR_HOME as README.txt of the deployment says; the server's address is read from there.
+    What the run does comes from log.jsonl in its folder. Where that is on another machine, it comes
+    from `flwr log`, and the command says so.
 
     **Examples**
 
@@ -81,6 +83,10 @@ def describe(status: Status) -> list[tuple[str, str]]:
     ]
     if progress.folder:
         rows.append(("folder", f"{progress.folder} (on the server)"))
+    if status.run_id and not progress.source:
+        rows.append(
+            ("source", "the words of `flwr log`: the run folder cannot be read from this machine")
+        )
     return rows
 
 

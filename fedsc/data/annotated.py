@@ -157,9 +157,7 @@ def _is_current(file: Path) -> bool:
 def _copy_with(file: Path, output: Path, additions: Additions) -> None:
     """Copy the bytes of an ``.h5ad`` and add to the copy.
 
-    HDF5 does not survive a disk that is full: its library dies when what it holds back cannot be
-    written. So the copy gets all the room it will need before HDF5 opens it, which cuts off at the
-    end what was not needed.
+    The copy gets all the room it will need before HDF5 opens it (see :func:`reserve`).
     """
     import h5py
 
@@ -167,15 +165,37 @@ def _copy_with(file: Path, output: Path, additions: Additions) -> None:
         with h5py.File(memory, "w") as trial:
             trial.create_group("obs").attrs["column-order"] = []
             _add(trial, additions)
-        room = 2 * memory.getbuffer().nbytes + _SLACK
+        room = 2 * memory.getbuffer().nbytes
     with replacing(output) as partial:
         shutil.copyfile(file, partial)
         partial.chmod(0o644)
-        with partial.open("ab") as end:
-            for start in range(0, room, _PIECE):
-                end.write(bytes(min(_PIECE, room - start)))
+        reserve(partial, room)
         with h5py.File(partial, "r+") as content:
             _add(content, additions)
+
+
+def reserve(file: Path, room: int) -> None:
+    """Take the room on disk that will be added to an HDF5 file.
+
+    HDF5 does not survive a disk that is full: its library dies when what it holds back cannot be
+    written. It cuts off at the end what was not needed.
+
+    Parameters
+    ----------
+    file
+        Closed.
+    room
+        Bytes, without HDF5's own tables.
+
+    Raises
+    ------
+    OSError
+        If there is less.
+    """
+    room += _SLACK
+    with file.open("ab") as end:
+        for start in range(0, room, _PIECE):
+            end.write(bytes(min(_PIECE, room - start)))
 
 
 def _add(content: "h5py.File", additions: Additions) -> None:

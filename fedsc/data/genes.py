@@ -166,8 +166,33 @@ def case_note(gene_lists: Mapping[str, Sequence[str] | np.ndarray]) -> str | Non
     shown = _some((" and ".join(names) for names in sorted(unlike)), 3)
     return (
         f"{len(unlike)} gene names differ in case only ({shown}) and count as different genes: "
-        "they may be of two species; if they are the same genes, spell them alike"
+        "they may be of two species; if they are the same genes, set fold-case"
     )
+
+
+def fold_case(names: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Spell gene names in capitals, but for those that would become the same.
+
+    Parameters
+    ----------
+    names
+        Of one file's genes, (genes,). ``dl`` and ``Dl`` of the fly are two genes and stay as they
+        are.
+
+    Returns
+    -------
+    np.ndarray
+        Names in the same order, object (genes,).
+    """
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        spellings[str(name).upper()].add(str(name))
+    folded = [str(name).upper() for name in names]
+    kept = [
+        upper if len(spellings[upper]) == 1 else str(name)
+        for name, upper in zip(names, folded, strict=True)
+    ]
+    return np.array(kept, dtype=object)
 
 
 def read_reference(path: Path) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _DPI = 130
 _MOST_POINTS = 50_000  # drawn on a map: a picture shows no more
+MOST_LABS = 100
+"""Rows of a table by lab; more is in the labs' files."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,13 @@ def number(value: float | None, digits: int = 2) -> str:
 def share(value: float) -> str:
     """Write a share in %."""
     return f"{value:.0%}" if value == 0 or value >= 0.01 else "< 1%"
+
+
+def first_labs(n: int) -> str:
+    """Say in a caption that a table has not all of ``n`` labs; ``""`` where it has."""
+    return f" (the first {MOST_LABS} of {n} labs)" if n > MOST_LABS else ""
+
+
+def as_option(value: Any) -> str:
+    """Write a value of an option as a person gives it."""
+    return value if isinstance(value, str) else json.dumps(value)

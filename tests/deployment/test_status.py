@@ -1,12 +1,15 @@
 """What a run's log says, read back from the log of a real run."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from deployment import status
 from deployment.layout import read_nodes
-from deployment.status import LabState, Progress, lab_states, read_log, seconds_left
+from deployment.status import LabState, Progress, lab_states, read_json_log, read_log, seconds_left
 from fedsc.errors import RunError
 
 _NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -20,6 +23,19 @@ def test_the_log_of_a_real_run_is_understood(undisturbed):
     assert found.labs == (4, 4)
     assert found.folder == str(undisturbed.folder)
     assert found.failed == {}
+
+
+def without_source(progress):
+    assert progress.source.endswith("log.jsonl")
+    return replace(progress, source="")
+
+
+def test_both_logs_of_a_real_run_say_the_same(undisturbed):
+    found = without_source(read_json_log(undisturbed.folder / "log.jsonl", "1"))
+    told = read_log(undisturbed.log)
+    assert found.loss == pytest.approx(told.loss, abs=1e-4)
+    assert replace(found, loss=told.loss) == told
+    assert found.phase == "files"
 
 
 def failing(labs, rounds):
@@ -47,6 +63,7 @@ def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, lead, left_by
     found = read_log(left_by(config).log)
     assert (found.round, found.rounds, found.loss, found.labs) == (0, 3, None, None)
     assert found.failed == {"lab-1": "no space left", "lab-2": "no space left"}
+    assert without_source(read_json_log(left_by(config).folder / "log.jsonl", "1")) == found
 
 
 def test_a_resumed_run_counts_from_where_it_began(tiny, change, lead, left_by):
@@ -60,6 +77,9 @@ def test_a_resumed_run_counts_from_where_it_began(tiny, change, lead, left_by):
     found = read_log(lead(change(config, resume=str(left.folder))).log)
     assert (found.round, found.rounds, found.first, found.failed) == (4, 4, 3, {})
     assert seconds_left(found, 100.0) == 0.0
+    # Of log.jsonl only what was written since the last start counts.
+    again = without_source(read_json_log(left.folder / "log.jsonl", "1"))
+    assert replace(again, loss=found.loss) == found
 
 
 def test_flower_s_colours_do_not_matter():
@@ -137,7 +157,13 @@ def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(status.flower, "ask", ask)
     log = "rounds 1 to 4, \nround 1/4: loss 1.0000, μ 0.00 to 0.00, 2 of 2 labs"
-    monkeypatch.setattr(status.flower, "text", lambda *arguments, home: log)
+    texts = []
+
+    def text(*arguments, home):
+        texts.append(arguments)
+        return log
+
+    monkeypatch.setattr(status.flower, "text", text)
     newest = status.read_status("there", home=tmp_path, now=_NOW)
     assert (newest.run_id, newest.state, newest.seconds_left) == ("2", "running", 36.0)
     assert asked[0] == ("ls", "there")
@@ -145,6 +171,27 @@ def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
     assert (named.run_id, named.seconds_left) == ("1", None)
     with pytest.raises(RunError, match="no run 7"):
         status.read_status(run_id="7", home=tmp_path)
+    assert (len(texts), named.progress.source) == (2, "")
+
+    # log.jsonl in the deployment that FLWR_HOME lies in goes before the words of `flwr log`.
+    home, folder = tmp_path / "flwr", tmp_path / "server" / "runs" / "x"
+    folder.mkdir(parents=True)
+    time = {"time": "2026-01-02T10:00:00"}
+    lines = [
+        {**time, "flower_run": "1", "folder": "/server/runs/x"},
+        {**time, "phase": "training"},
+        {**time, "flower_run": "2", "folder": "/server/runs/x"},
+        {**time, "phase": "statistics"},
+    ]
+    path = folder / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"ti')
+    for number, phase in (("1", "training"), ("2", "statistics")):
+        found = status.read_status(run_id=number, home=home, now=_NOW).progress
+        assert (found.phase, found.source) == (phase, str(path))
+    assert len(texts) == 2
+    # Elsewhere it is looked for where the words say the run folder is.
+    log = f"run folder: {folder}"
+    assert status.read_status(run_id="2", home=Path("/none/flwr")).progress.phase == "statistics"
     runs.clear()
     assert status.read_status(home=tmp_path).state == "no run"
 
@@ -163,3 +210,5 @@ def test_phases_and_the_files_of_labs_are_understood(tiny, change, lead):
     assert found.files == {f"lab-{i}": f"lab-{i}.h5ad" for i in range(4)}
     before = left.log.split("phase: statistics")[0]
     assert read_log(before).phase == "gathering the labs"
+    again = read_json_log(left.folder / "log.jsonl", "1")
+    assert (again.phase, again.files) == (found.phase, found.files)

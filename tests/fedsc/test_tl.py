@@ -1,3 +1,5 @@
+import inspect
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -25,6 +27,18 @@ def adata():
 def test_there_is_a_function_for_every_method():
     for method in METHODS:
         assert callable(getattr(fedsc.tl, method.replace("-", "_")))
+
+
+def test_a_notebook_shows_the_keywords_and_what_they_mean():
+    for method in METHODS:
+        function = getattr(fedsc.tl, method.replace("-", "_"))
+        shown = inspect.signature(function)
+        assert list(shown.parameters)[:2] == ["adata", "k"]
+        assert shown.parameters["seed"].default == 0
+        assert shown.parameters["copy"].kind is inspect.Parameter.KEYWORD_ONLY
+        assert f'obsm["X_{function.__name__}"]' in function.__doc__
+    with pytest.raises(TypeError, match="sed"):
+        fedsc.tl.pca(None, sed=3)
 
 
 def test_results_are_written_scanpy_style_and_survive_a_file(adata, tmp_path):

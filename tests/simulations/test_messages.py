@@ -26,8 +26,10 @@ from fedsc import tensors
 from fedsc.data.reading.read import read
 from fedsc.federated.micro import unit
 from fedsc.model import load_model
+from fedsc.run_log import read_entries
 from protocol import records
-from simulations.inprocess import InProcessGrid, content_bytes
+from server_app.traffic import content_bytes
+from simulations.inprocess import InProcessGrid
 
 LABS = {"A": slice(0, 40), "B": slice(40, 96)}
 METHODS = {
@@ -126,6 +128,10 @@ def runs(tiny_run, tiny_set, change, lead, tmp_path_factory):
         traffic = grids[0].traffic
         seen = sum(content_bytes(m) for m in messages)
         assert seen == traffic.to_labs + traffic.from_labs
+        # The run's own log has the same figures.
+        log = (left.folder / "log.jsonl").read_text().splitlines()
+        told = [e.fields for e in read_entries(log) if "to_labs" in e.fields][-1]
+        assert told.items() >= vars(traffic).items()
         return Run(messages, secrets_of(root, left, private, messages))
 
     def run(method):

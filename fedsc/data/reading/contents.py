@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from fedsc.data.genes import fold_case
 from fedsc.data.reading.stored import Stored
 
 
@@ -84,6 +85,31 @@ def name_genes(symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, tuple[
         f"{repeated.sum()} genes share their symbol with another ({symbols[repeated][0]}, …) and "
         f"are called by their identifier ({ids[repeated][0]}, …)",
     )
+
+
+def folded(
+    genes: np.ndarray, own: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Spell gene names in capitals (see :func:`fedsc.data.genes.fold_case`).
+
+    Parameters
+    ----------
+    genes
+        Names, (genes,).
+    own
+        How the file names them, where that is not the same.
+
+    Returns
+    -------
+    names, own, notes
+        Names, (genes,); how the file names them, where that is not the same; what was done.
+    """
+    names = fold_case(genes)
+    changed = int((names != genes).sum())
+    if not changed:
+        return genes, own, ()
+    note = f"{changed} gene names are spelt in capitals (fold-case)"
+    return names, genes if own is None else own, (note,)
 
 
 def only_genes(kinds: np.ndarray | None) -> tuple[np.ndarray | None, tuple[str, ...]]:

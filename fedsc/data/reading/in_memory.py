@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression
+from fedsc.data.reading.contents import folded
 from fedsc.data.reading.validate import label_problems, name_problems, value_problems
 from fedsc.errors import DataError
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def expression_of(
-    adata: "anndata.AnnData", layer: str = "", label_key: str = "", symbols: str = ""
+    adata: "anndata.AnnData",
+    layer: str = "",
+    label_key: str = "",
+    symbols: str = "",
+    *,
+    fold_case: bool = False,
 ) -> Expression:
     """Validate an AnnData in memory as :func:`fedsc.data.reading.read.read` does a file.
 
@@ -28,6 +34,8 @@ def expression_of(
         Column of ``obs`` with cell types, or ``""``.
     symbols
         Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    fold_case
+        Whether names of genes are spelt in capitals, so that case does not count.
 
     Raises
     ------
@@ -45,6 +53,8 @@ def expression_of(
     if values is None:
         raise DataError("adata.X is empty; name the layer that holds counts")
     genes, own, _ = named_genes(adata.raw.var if layer == "raw" else adata.var, symbols)
+    if fold_case:
+        genes, own, _ = folded(genes, own)
     cells = adata.obs_names.to_numpy(dtype=object)
     obs = adata.obs.copy()
     problems = name_problems(genes, cells) + label_problems(obs, label_key)

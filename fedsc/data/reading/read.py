@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression, Kind, LabCells
 from fedsc.data.reading.backed import Backed
-from fedsc.data.reading.contents import Contents, layer_name
+from fedsc.data.reading.contents import Contents, folded, layer_name
 from fedsc.data.reading.hdf5 import read_hdf5
 from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.large import is_large, keep
@@ -80,6 +80,7 @@ def read(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    fold_case: bool = False,
 ) -> Expression:
     """Read and validate a file.
 
@@ -96,6 +97,8 @@ def read(
     make_unique
         Whether names of genes and cells that repeat get a number at their end; they are refused
         otherwise.
+    fold_case
+        Whether names of genes are spelt in capitals, so that case does not count.
 
     Returns
     -------
@@ -108,7 +111,12 @@ def read(
         With one line per problem, all at once.
     """
     examination = examine(
-        path, layer=layer, label_key=label_key, symbols=symbols, make_unique=make_unique
+        path,
+        layer=layer,
+        label_key=label_key,
+        symbols=symbols,
+        make_unique=make_unique,
+        fold_case=fold_case,
     )
     return _usable(path, examination)
 
@@ -127,13 +135,14 @@ def read_or_keep(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    fold_case: bool = False,
     files: int = 1,
 ) -> LabCells:
     """Read a file as :func:`read` does; the values of a large one stay on disk.
 
     Parameters
     ----------
-    path, layer, label_key, symbols, make_unique
+    path, layer, label_key, symbols, make_unique, fold_case
         As for :func:`read`.
     folder
         Gives the folder for the copy of the values of a large file
@@ -150,8 +159,7 @@ def read_or_keep(
     """
     try:
         with _contents(path, layer, label_key, symbols) as contents:
-            if make_unique:
-                contents = _made_unique(contents)
+            contents = _repaired(contents, fold_case, make_unique)
             label_key = label_key or contents.label_key
             if is_large(contents, files):
                 with explained():
@@ -163,12 +171,14 @@ def read_or_keep(
         raise DataError(f"{path}: {error}") from error
 
 
-def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expression | Backed:
+def read_or_open(
+    path: Path, *, layer: str = "", symbols: str = "", fold_case: bool = False
+) -> Expression | Backed:
     """Read a file, or leave it on disk where memory does not hold it and it lies cell by cell.
 
     Parameters
     ----------
-    path, layer, symbols
+    path, layer, symbols, fold_case
         As for :func:`read`. Only an ``.h5ad`` whose matrix is CSR lies cell by cell.
 
     Raises
@@ -184,15 +194,16 @@ def read_or_open(path: Path, *, layer: str = "", symbols: str = "") -> Expressio
             and not matrix.by_gene
             and memory_problem(matrix.needed_bytes())
         ):
-            problems = name_problems(contents.genes, contents.cells)
+            genes = folded(contents.genes, None)[0] if fold_case else contents.genes
+            problems = name_problems(genes, contents.cells)
             with explained():
                 kind, found = judge(look_at(matrix.sample()))
             if problems or kind is None:
                 problems += [f"{contents.name} {problem}" for problem in found]
                 raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
             size = len(matrix.data)
-            return Backed(path, layer, contents.genes, matrix.shape[0], size, kind)
-    return read(path, layer=layer, symbols=symbols)
+            return Backed(path, layer, genes, matrix.shape[0], size, kind)
+    return read(path, layer=layer, symbols=symbols, fold_case=fold_case)
 
 
 def examine(
@@ -202,14 +213,27 @@ def examine(
     label_key: str = "",
     symbols: str = "",
     make_unique: bool = False,
+    fold_case: bool = False,
 ) -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
     try:
         with _contents(Path(path).expanduser(), layer, label_key, symbols) as contents:
-            repaired = _made_unique(contents) if make_unique else contents
-            return _examine(repaired, label_key or contents.label_key)
+            contents = _repaired(contents, fold_case, make_unique)
+            return _examine(contents, label_key or contents.label_key)
     except DataError as error:
         return Examination(problems=(str(error),))
+
+
+def _repaired(contents: Contents, fold_case: bool, make_unique: bool) -> Contents:
+    """Change names as it was asked for, and say so."""
+    contents = _folded(contents) if fold_case else contents
+    return _made_unique(contents) if make_unique else contents
+
+
+def _folded(contents: Contents) -> Contents:
+    """Spell gene names in capitals, and say so."""
+    genes, own, notes = folded(contents.genes, contents.var_names)
+    return replace(contents, genes=genes, var_names=own, notes=(*contents.notes, *notes))
 
 
 def _made_unique(contents: Contents) -> Contents:

@@ -235,3 +235,14 @@ def test_genes_are_named_by_a_column_where_it_is_asked_for(run, tiny_set, tmp_pa
     np.testing.assert_array_equal(named.obsm["X_fedsc"], plain.obsm["X_fedsc"])
     assert list(named.var_names) == list(cells.var_names)
     assert named.uns["fedsc"]["symbols"] == "symbol"
+    # A file whose names differ in case says so, and fits when case is folded.
+    lower = anndata.read_h5ad(path)
+    lower.var_names = [name.lower() for name in lower.var["symbol"].astype(str)]
+    lower.write_h5ad(path)
+    refused = _invoke(path, "--model", run, "-o", one)
+    assert "differ in case only" in str(refused.exception)
+    assert "set fold-case" in str(refused.exception)
+    assert _invoke(path, "--model", run, "-o", one, "--fold-case").exit_code == 0
+    folded = anndata.read_h5ad(one)
+    np.testing.assert_array_equal(folded.obsm["X_fedsc"], named.obsm["X_fedsc"])
+    assert folded.uns["fedsc"]["fold-case"]

@@ -63,6 +63,7 @@ def test_a_person_is_told_round_loss_time_left_and_labs(said, tmp_path):
         "time left about 0:08:30, then scoring",
         "failed B: did not [answer]",
         "folder /runs/x (on the server)",
+        "source the words of `flwr log`",
     ):
         assert phrase in told
     assert "│ A │ present │ now" in told
@@ -75,6 +76,7 @@ def test_before_the_first_run_the_labs_are_told(said):
     assert "none yet: no run" in told
     assert "│ node 5 │ absent │ never" in told
     assert "round" not in told
+    assert "source" not in told
 
 
 def test_why_a_run_failed_is_told(said):
@@ -103,4 +105,6 @@ def test_a_person_is_told_the_phase_and_at_the_end_where_files_are(said):
     )
     told = " ".join(said(ended).split())
     assert "phase" not in told
+    read = replace(ended, progress=replace(ended.progress, source="/runs/x/log.jsonl"))
+    assert "source" not in said(read)
     assert "A's file a.fedsc.h5ad (in the lab's own folder)" in told

@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from fedsc.data.genes import (
     agree,
     case_note,
+    fold_case,
     is_positional,
     match,
     read_reference,
@@ -46,7 +47,7 @@ def test_symbols_of_two_species_are_not_joined_and_it_is_said():
     assert match(["Actb", "X"], ["ACTB", "X"]).tolist() == [-1, 1]
     assert case_note(labs) == (
         "2 gene names differ in case only (ACTB and Actb, WASH7P and Wash7p) and count as "
-        "different genes: they may be of two species; if they are the same genes, spell them alike"
+        "different genes: they may be of two species; if they are the same genes, set fold-case"
     )
     with pytest.raises(DataError, match=r"share 1 genes.*2 gene names differ in case only"):
         agree(labs, "intersection", None, 2)
@@ -212,3 +213,10 @@ def test_one_rule_tells_positions_from_names(name):
 @pytest.mark.parametrize("genes", [["ACTB", "g1"], ["7157", "672"], ["CD3", "CD4"], []])
 def test_genes_are_no_positions(genes):
     assert not is_positional(np.array(genes, dtype=object))
+
+
+def test_folding_spells_names_alike_but_keeps_two_genes_of_one_list_apart():
+    man, mouse = ["ACTB", "C1orf112", "WASH7P"], ["Actb", "C1ORF112", "Wash7p"]
+    assert list(fold_case(man)) == list(fold_case(mouse)) == ["ACTB", "C1ORF112", "WASH7P"]
+    fly = ["dl", "Dl", "wg", "wg"]
+    assert list(fold_case(fly)) == ["dl", "Dl", "WG", "WG"]

@@ -97,6 +97,8 @@ def test_every_run_leaves_a_report_that_says_how_it_went(finished):
     assert "near 1 they keep their own" in page.text
     for phase in ("statistics", "training", "floor", "clusters, markers and types", "files"):
         assert phase in page.text
+    assert "MiB to labs" in page.text
+    assert "for the floor" in page.text
     assert "lab-3" in page.text
     assert "100%" in page.text  # coverage
     assert "--set method=fedsc" in page.text
@@ -121,6 +123,7 @@ def test_a_run_that_has_not_ended_has_a_report_too(finished, tmp_path):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = check_page(write_report(folder).read_text())
     assert "has not come to its end" in page.text
+    assert f"fedsc run --resume {folder}" in page.text
     assert f"refused: {NASTY}" in page.text
     assert "Scores" not in page.text
 

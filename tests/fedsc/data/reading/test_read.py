@@ -428,3 +428,13 @@ def test_a_real_file_equals_anndatas_reader(real_data):
     assert expression.matrix.sum(dtype=np.float64) == theirs.X.sum(dtype=np.int64)
     assert (expression.matrix != theirs.X.astype("f4")).nnz == 0
     pd.testing.assert_frame_equal(expression.obs, theirs.obs, check_names=False)
+
+
+def test_case_of_gene_names_is_folded_when_asked_and_told(x, tmp_path):
+    mouse = [name.capitalize() for name in UNIQUE]
+    annotated(x, mouse).write_h5ad(tmp_path / "mouse.h5ad")
+    assert list(read(tmp_path / "mouse.h5ad").genes) == mouse
+    found = examine(tmp_path / "mouse.h5ad", fold_case=True)
+    assert list(found.expression.genes) == [name.upper() for name in mouse]
+    assert list(found.expression.columns) == mouse
+    assert "7 gene names are spelt in capitals (fold-case)" in found.notes

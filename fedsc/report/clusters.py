@@ -1,0 +1,77 @@
+"""The pool's clusters: their cells, markers and suggested types, and the map."""
+
+from fedsc.report.parts import Section, Table, colours_of, map_pictures, share
+from fedsc.results import Run
+
+_MARKERS = 8  # genes of a cluster
+
+
+def clusters(run: Run) -> Section | None:
+    """List the clusters, the largest first."""
+    found = run.clusters
+    if found is None:
+        return None
+    markers = run.markers
+    by_graph = found.centres is None
+    graph = run.record.get("graph") or {}
+    labs = graph.get("labs", []) if by_graph else []
+    rows = []
+    for cluster in range(found.k):
+        best = markers[markers["cluster"] == cluster].head(_MARKERS)
+        genes = ", ".join(
+            f"{gene} ({supporting}/{measured})"
+            for gene, supporting, measured in zip(
+                best["gene"], best["labs_supporting"], best["labs_measured"], strict=True
+            )
+        )
+        kind = ""
+        if found.types:
+            kind = f"{found.types[cluster]} ({share(found.shares[cluster])})"
+        rows.append(
+            (
+                str(cluster),
+                f"{found.sizes[cluster]:,}",
+                share(found.sizes[cluster] / max(found.sizes.sum(), 1)),
+                str(labs[cluster]) if cluster < len(labs) else "–",
+                kind or "–",
+                genes or "–",
+            )
+        )
+    texts = []
+    if by_graph and graph.get("stability") is not None:
+        texts.append(
+            f"Stability {graph['stability']:.2f}: how much the clusters agree (ARI) with those of "
+            "a somewhat lower or higher resolution. Near 1 they do not hang on that choice; below "
+            "0.6 or so they do."
+        )
+    texts.append(
+        "A type is a suggestion: of the cluster's annotated cells, the share in brackets has it. "
+        "A gene is followed by the number of labs in which it is higher inside the cluster than "
+        "outside, of the labs that can say."
+    )
+    head = ("cluster", "cells", "share", "labs", "suggested type", "markers")
+    table = Table(
+        f"The {found.k} clusters of the pool, the largest first",
+        head,
+        rows,
+        numbers=("cells", "share", "labs"),
+        colours=colours_of(found.k),
+    )
+    return Section("Clusters", texts, tables=[table])
+
+
+def cluster_map(run: Run) -> Section | None:
+    """Show the map that all labs share, if the run drew one."""
+    found = run.clusters
+    if found is None or (found.places is None and "x" not in run.cells):
+        return None
+    places, table = run.places()
+    titles = {"fedsc_cluster": "Cluster", "fedsc_type": "Suggested type", "lab": "Lab"}
+    groups = {
+        title: table[name].astype(str).to_numpy(dtype=object)
+        for name, title in titles.items()
+        if name in table
+    }
+    points = "cells" if "lab" in table else "micro-centres (groups of some cells)"
+    texts = ["Near points are alike; distances between far groups mean little."]
+    return Section("Map", texts, pictures=map_pictures(places, groups, points))

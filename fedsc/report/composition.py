@@ -1,0 +1,50 @@
+"""Which clusters the cells of each lab are in."""
+
+from fedsc.plots import draw_composition
+from fedsc.report.parts import MOST_LABS, Picture, Section, Table, first_labs, picture
+from fedsc.results import Run
+
+
+def composition(run: Run) -> Section | None:
+    """Count cells by lab and cluster, or say why nobody here can."""
+    counts = run.composition
+    if counts.empty:
+        if not run.finished:
+            return None
+        return Section(
+            "Labs and clusters",
+            [
+                "The cells of each lab by cluster are not known here: only sums over all labs came "
+                "to the server. Each lab has them in its own file and its own report."
+                if run.options.get("files", True)
+                else "The run was made without labs' files (files = false), so the cells of each "
+                "lab by cluster were not kept."
+            ],
+        )
+    head = ["lab", "cells", *(f"cluster {cluster}" for cluster in counts.columns)]
+    rows = [
+        (lab, f"{row.sum():,}", *(f"{n:,}" for n in row))
+        for lab, row in counts.head(MOST_LABS).iterrows()
+    ]
+    table = Table(
+        f"Cells of each lab by cluster{first_labs(len(counts))}", head, rows, numbers=head[1:]
+    )
+    return Section(
+        "Labs and clusters",
+        ["A cluster that a single lab holds is a type only that lab has, or its technique."],
+        pictures=[_bars(run)],
+        tables=[table],
+    )
+
+
+def _bars(run: Run) -> Picture:
+    from matplotlib.figure import Figure
+
+    counts = run.composition.head(MOST_LABS)
+    figure = Figure(figsize=(6.5, 1.4 + 0.35 * len(counts)), layout="constrained")
+    draw_composition(figure.subplots(), counts)
+    return picture(
+        figure,
+        "Bars: share of each cluster among the cells of each lab. The table below has the numbers.",
+        "Share of each cluster among a lab's cells. Numbers in the bars are clusters.",
+    )

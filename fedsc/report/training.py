@@ -1,0 +1,47 @@
+"""How training went: loss, distance d and share μ of own weights over the rounds."""
+
+from typing import Any
+
+from fedsc.plots import CURVES, draw_curves
+from fedsc.report.parts import Picture, Section, number, picture
+from fedsc.results import Run
+
+_OWN_MODELS = 0.8  # mean μ above which labs keep models of their own
+
+
+def training(run: Run) -> Section | None:
+    """Draw the curves and say what they mean; ``None`` for a method without rounds."""
+    history = run.history
+    if history.empty or "loss" not in history:
+        return None
+    trained = history[history["loss"].notna()]
+    last = trained[trained["round"] == trained["round"].max()]
+    rows = [
+        {key: None if value != value else value for key, value in row.items()}
+        for row in trained.drop(columns="failed", errors="ignore").to_dict("records")
+    ]
+    mu = last["mu"].astype(float).mean()
+    texts = [
+        "The loss should fall and then settle. d is how far a lab's weights are from the global "
+        "model. μ is the share of its own weights that a lab starts the next round with: near 0 "
+        "labs share one model, near 1 they keep their own and learn little from each other.",
+        f"In the last round the mean loss was {number(last['loss'].astype(float).mean(), 3)} and "
+        f"the mean μ {number(mu)}.",
+    ]
+    if mu > _OWN_MODELS:
+        texts.append("Here labs keep their own models: the global model is one of many.")
+    collapsed = last["embedding_std"].astype(float) < 0.01 if "embedding_std" in last else []
+    if any(collapsed):
+        texts.append("The embedding of some lab has collapsed: all its cells look alike.")
+    return Section("Training", texts, pictures=_curves(rows, run.alpha))
+
+
+def _curves(rows: list[dict[str, Any]], alpha: float | None) -> list[Picture]:
+    from matplotlib.figure import Figure
+
+    figures = [Figure(figsize=(4.6, 3.4), layout="constrained") for _ in CURVES]
+    draw_curves([figure.subplots() for figure in figures], rows, alpha)
+    return [
+        picture(figure, f"Curves by lab over the rounds: {title}.", f"{title}, by round and lab.")
+        for figure, title in zip(figures, CURVES.values(), strict=True)
+    ]
