@@ -240,7 +240,8 @@ def _agreement(folder: Path, run: Path) -> float:
     from fedsc.clusters import load_clusters
     from fedsc.data.reading.safe_hdf5 import open_hdf5
 
-    steps = json.loads((run / "scores.json").read_text())["integration"]["steps"]
+    integration = json.loads((run / "scores.json").read_text())["integration"]
+    steps = integration["steps"] if integration["done"] else 0
     types, found = [], []
     for file in sorted(folder.glob("*.h5ad")):
         x = embedding_of(run / "labs" / file.stem, steps)

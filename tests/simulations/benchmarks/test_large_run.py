@@ -55,6 +55,13 @@ def test_a_run_is_weighed_and_its_phases_are_timed(labs, tmp_path, monkeypatch):
     json.dumps(found)
 
 
+def test_a_run_without_integration_is_held_against_the_types_too(labs, tmp_path):
+    options = {"method": "fedsc", "rounds": 2, "local_epochs": 1, "n_genes": 50}
+    found = measure(labs, tmp_path, {**options, "files": False, "draw_map": False})
+    assert found["phases"]["training"] > 0
+    assert -1 <= found["graph"]["ari"] <= 1
+
+
 def _of(module, path):
     import importlib
 
