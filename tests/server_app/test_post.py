@@ -206,7 +206,7 @@ def test_a_reply_to_an_earlier_round_is_no_reply():
 
 
 def test_what_messages_carry_is_counted_once(clock):
-    """Of those that were sent and of replies, late ones too; refused and lost ones carry nothing."""
+    """Messages that were sent and replies, late ones too; what is refused or lost is not."""
     post = Post(Network(clock, {2: 0, 3: 7, 4: "refused", 5: "gone", 6: None}), clock)
     record = ConfigRecord({"name": "é", "n": 1, "flags": [True, False], "raw": b"12345"})
     messages = [
