@@ -131,6 +131,7 @@ def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float |
             median = [float(np.median(values)) for values in by_round.values()]
             axes.plot(list(by_round), median, color=COLOURS[0], linewidth=2.5)
         axes.set(xlabel="round", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean over a lab's cells")
