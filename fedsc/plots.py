@@ -106,6 +106,8 @@ def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float |
     rows, alpha
         As for :func:`run_curves`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     trained = [row for row in rows if "loss" in row]
     labs = sorted({row["lab"] for row in trained})
     many = len(labs) > DISTINCT
@@ -131,6 +133,7 @@ def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float |
             median = [float(np.median(values)) for values in by_round.values()]
             axes.plot(list(by_round), median, color=COLOURS[0], linewidth=2.5)
         axes.set(xlabel="round", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean over a lab's cells")

@@ -3,6 +3,8 @@
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
+_BLOCK = "margin: 1.2rem 0; overflow-x: auto; text-align: center"
+
 
 def _inline(translator, node):
     translator.body.append(tex2mathml(node.astext()))
@@ -11,7 +13,7 @@ def _inline(translator, node):
 
 def _block(translator, node):
     equation = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    translator.body.append(translator.starttag(node, "div", "", STYLE=_BLOCK))
     translator.body.append(f"{equation}</div>\n")
     raise SkipNode
 

@@ -203,3 +203,20 @@ def test_a_reply_to_an_earlier_round_is_no_reply():
 
     outcome = _outcome(Post(Direct(replies)).deliver(_messages(7, 8, group="2"), timeout=60))
     assert outcome == {7: "did not answer within 60 s", 8: "replied"}
+
+
+def test_what_messages_carry_is_counted_once(clock):
+    """Messages that were sent and replies, late ones too; what is refused or lost is not."""
+    post = Post(Network(clock, {2: 0, 3: 7, 4: "refused", 5: "gone", 6: None}), clock)
+    record = ConfigRecord({"name": "é", "n": 1, "flags": [True, False], "raw": b"12345"})
+    messages = [
+        Message(RecordDict({"a": record}), node, "train", group_id="1") for node in range(2, 7)
+    ]
+    post.deliver(messages, timeout=3)
+    assert post.traffic.to_labs == 4 * (2 + 8 + 16 + 5)
+    assert post.traffic.from_labs == len("m0")
+    clock.sleep(10)
+    post.present()
+    assert post.traffic.from_labs == len("m0") + len("m1")
+    post.present()
+    assert post.traffic.from_labs == len("m0") + len("m1")
