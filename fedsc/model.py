@@ -213,7 +213,7 @@ def load_private_norm(path: Path, model: Model) -> Arrays:
         private = states.get("", states.get(path.resolve().parent.name))
         if private is None:
             raise ValueError(
-                f"it is of the labs {', '.join(states)}: give it as it lies in the folder of one of them"
+                f"it is of the labs {', '.join(states)}: give it as it lies in one's folder"
             )
         whole = with_kept_norm(model.weights, private)
         replaced = {name for name, array in whole.items() if array is not model.weights.get(name)}
