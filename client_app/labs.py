@@ -4,9 +4,9 @@ In a deployment a node is one lab: ``--node-config 'lab="A" data="/abs/a.h5ad"'`
 and ``output`` for the folders it may write to. In a simulation the n nodes share the K labs of the
 partition, node i hosting labs i, i + n, …, so K does not depend on how many nodes there are.
 
-A lab may name columns of its own: ``layer``, ``label-key``, ``batch-key`` and ``symbols`` of its
-node config go before the run's options; so does ``make-unique``. ``key`` is the path of its private
-key, with which it signs its name.
+A lab may name columns of its own: ``layer``, ``label-key``, ``batch-key``, ``symbols`` and
+``make-unique`` of its node config go before those of ``labs.toml`` beside its file, and both before
+the run's options. ``key`` is the path of its private key, with which it signs its name.
 """
 
 import json
@@ -22,6 +22,7 @@ from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import Expression
+from fedsc.data.labs_toml import told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
 from fedsc.errors import ConfigError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from fedsc.data.annotated import Origin
     from partitioning.simulation import Simulation
 
-_OWN_COLUMNS = ("layer", "label-key", "batch-key", "symbols")
+_OWN = ("layer", "label-key", "batch-key", "symbols", "make-unique")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
     Raises
     ------
     ConfigError
-        If the node is neither a lab with a file nor a part of a simulation.
+        If the node is neither a lab with a file nor a part of a simulation, or what the lab says of
+        its file cannot be used.
     DataError
         If a simulated set cannot be read or split.
     """
@@ -214,16 +216,20 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         check_name(name, "node config lab")
         state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
-        own = {key: str(node_config.get(key, "")) for key in _OWN_COLUMNS}
+        own = told_by_labs(path.parent).get(name, {}) | {
+            key.replace("-", "_"): node_config[key]
+            for key in _OWN
+            if node_config.get(key, "") != ""
+        }
         file = LabFile(
             path,
-            own["layer"] or config.data.layer,
-            own["label-key"] or config.data.label_key,
-            own["symbols"] or config.data.symbols,
-            node_config.get("make-unique", config.data.make_unique) in (True, 1),
+            str(own.get("layer") or config.data.layer),
+            str(own.get("label_key") or config.data.label_key),
+            str(own.get("symbols") or config.data.symbols),
+            own.get("make_unique", config.data.make_unique) in (True, 1),
         )
         key = Path(str(node_config["key"])) if node_config.get("key") else None
-        return [_real_lab(name, file, state, output, own["batch-key"], key)]
+        return [_real_lab(name, file, state, output, str(own.get("batch_key", "")), key)]
     if "partition-id" not in node_config:
         raise ConfigError(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''

@@ -38,7 +38,7 @@ def run(
     verbose: bool = False,
     **options: Any,
 ) -> Run:
-    """Cluster the cells of several labs together, as ``fedsc run --engine inprocess``.
+    """Cluster the cells of several labs together, as ``fedsc run``.
 
     Parameters
     ----------

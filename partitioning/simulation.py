@@ -1,7 +1,5 @@
 """The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
 
-import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 
 from fedsc.data.annotated import Origin
 from fedsc.data.expression import Expression
+from fedsc.data.labs_toml import own_columns
 from fedsc.data.reading.read import read
 from fedsc.data.registry import Source, resolve
 from fedsc.errors import ConfigError
@@ -114,42 +113,3 @@ def lab_files(folder: Path) -> dict[str, Path]:
         raise ConfigError(f"option dataset = '{folder}': the folder holds no .h5ad file")
     names = safe_names(files, f"option dataset = '{folder}'")
     return {lab: files[stem] for lab, stem in names.items()}
-
-
-def own_columns(folder: Path, labs: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Read what labs say of their own files in ``labs.toml``, which may be missing.
-
-    A table for each lab with some of ``label-key``, ``batch-key``, ``layer``, ``symbols`` and
-    ``make-unique``, which go before the run's options of these names.
-
-    Returns
-    -------
-    dict
-        Of every lab; keys with underscores.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no TOML, or names a lab or a key that is not there.
-    """
-    found: dict[str, dict[str, Any]] = {lab: {} for lab in labs}
-    path = folder / LABS
-    if not path.exists():
-        return found
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from None
-    for lab, own in told.items():
-        if lab not in found:
-            raise ConfigError(f"{path}: there is no lab '{lab}'; there are {', '.join(found)}")
-        for key, value in own.items() if isinstance(own, dict) else [("", own)]:
-            if not isinstance(value, _OWN.get(key, ())):
-                known = ", ".join(_OWN)
-                raise ConfigError(f"{path}: {lab}: {key} = {value!r}; known are {known}")
-            found[lab][key.replace("-", "_")] = value
-    return found
-
-
-LABS = "labs.toml"
-_OWN = {"label-key": str, "batch-key": str, "layer": str, "symbols": str, "make-unique": bool}

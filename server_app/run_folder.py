@@ -309,9 +309,12 @@ def _locked(file: IO[bytes]) -> bool:
 
 
 def new_name(config: Config) -> str:
-    """Name a run by the time, its method, its set and its seed."""
+    """Name a run by the time, its method, its set, or how many real labs, and its seed."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     first = f"{now}-{safe_name(config.method.name.replace(':', '.'))}"[: LONGEST // 2]
     last = f"seed{config.run.seed}"
-    data = safe_name(Path(config.data.dataset).stem)[: LONGEST - len(first) - len(last) - 2]
+    # Real labs bring files of their own and have to be waited for; the set is then nobody's.
+    labs = config.federation.wait_for_labs
+    data = f"{labs}-labs" if labs else safe_name(Path(config.data.dataset).stem)
+    data = data[: LONGEST - len(first) - len(last) - 2]
     return f"{first}-{data}-{last}"

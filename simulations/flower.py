@@ -67,7 +67,7 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
 
 def _run_once(config: Config, nodes: int, gpus: float) -> str:
     """Run a simulation; say why it failed, nothing when it did not."""
-    with _app_folder() as app, tempfile.TemporaryDirectory() as scratch:
+    with app_folder() as app, tempfile.TemporaryDirectory() as scratch:
         options = Path(scratch) / "run.toml"
         options.write_text(tomli_w.dumps(config.to_mapping()))
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
@@ -127,7 +127,7 @@ def _start(*arguments: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _app_folder() -> Iterator[Path]:
+def app_folder() -> Iterator[Path]:
     """Give a folder Flower can bundle: the checkout, or the installed packages put together."""
     root = Path(str(files("fedsc"))).parent
     if (root / "pyproject.toml").exists():

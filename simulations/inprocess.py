@@ -1,4 +1,4 @@
-"""Run the very same ServerApp and ClientApp in one process, without Ray: ``--engine inprocess``.
+"""Run the very same ServerApp and ClientApp in one process, without Ray: ``fedsc run``.
 
 A small :class:`Grid` hands every message straight to the ClientApp. It saves Flower's polling and
 start-up (about 0.15 s a round and 10 s a run) and gives the same bits. Labs can train at the same

@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,24 @@ def undisturbed(
 def change() -> Callable[..., Config]:
     """Copy a config with some options changed, validated anew."""
     return lambda config, **options: config.replace(**options)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Give what waits for a condition, and gives what it gave."""
+
+    def until(condition: Callable[[], Any], what: str = "what has to happen") -> Any:
+        deadline = time.monotonic() + _PATIENCE
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{what} did not happen"
+            time.sleep(0.05)
+        return found
+
+    return until
+
+
+# Seconds; an upper bound for anything that other processes have to do, on a machine full of others.
+_PATIENCE = 1200.0
 
 
 @pytest.fixture

@@ -65,7 +65,8 @@ def check_folder(folder: Path, how: Mapping[str, Any], plot: Path | None) -> boo
     bool
         Whether all can be used.
     """
-    from partitioning.simulation import lab_files, own_columns
+    from fedsc.data.labs_toml import own_columns
+    from partitioning.simulation import lab_files
 
     labs = {}
     files = lab_files(folder)

@@ -22,8 +22,8 @@ _INTERRUPTED = 130
 class Engine(StrEnum):
     """Where the labs of a simulation run."""
 
-    flower = "flower"
     inprocess = "inprocess"
+    flower = "flower"
 
 
 def run(
@@ -66,8 +66,9 @@ def run(
         ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Flower with Ray, or this process alone; same bits.")
-    ] = Engine.flower,
+        Engine,
+        typer.Option(help="This process and its forks, or Flower's SuperLink and Ray; same bits."),
+    ] = Engine.inprocess,
     nodes: Annotated[
         int, typer.Option(min=1, help="Simulated nodes that the labs are spread over.")
     ] = 2,
@@ -75,12 +76,12 @@ def run(
         int,
         typer.Option(
             min=0,
-            help="In-process engine: how many labs train at the same time, each in a process of "
-            "its own; 1 = one after the other, 0 = one for every core where it is worth it.",
+            help="How many labs train at the same time, each in a process of its own (engine "
+            "inprocess); 1 = one after the other, 0 = one for every core where it is worth it.",
         ),
     ] = 0,
     gpus: Annotated[
-        float, typer.Option(min=0, help="Share of a GPU each node gets (Flower engine).")
+        float, typer.Option(min=0, help="Share of a GPU each node gets (engine flower).")
     ] = 0.0,
 ) -> None:
     """Train one encoder across labs, cluster all cells with it, and score the clusters.
@@ -107,10 +108,16 @@ def run(
     `fedsc run --dataset cells.h5ad --partition column --set partition-key=donor --method fedbyol
     --set n-genes=2000 --set genes=union`
 
+    Under Flower's SuperLink, with Ray, as `flwr run .` does it:
+
+    `fedsc run --engine flower --nodes 4`
+
     Go on with a run that was stopped:
 
     `fedsc run --resume runs/20260101-120000-fedsc-cells-seed0`
     """
+    if gpus and engine is not Engine.flower:
+        raise ConfigError(f"--gpus {gpus:g}: nodes share a GPU under Ray; add --engine flower")
     given = {
         "dataset": dataset,
         "label-key": label_key,

@@ -66,15 +66,18 @@ def sum_by_centre(centres: np.ndarray, x: np.ndarray, weights: np.ndarray | None
         ``n`` int64 (sets, k); ``sum`` Σx and ``squares`` Σ(x − centre)² of every dimension,
         float64 (sets, k, d).
     """
-    sets, k, _ = centres.shape
+    sets, k, d = centres.shape
     weights = np.ones(len(x), dtype=np.int64) if weights is None else weights
-    n = np.zeros((sets, k), dtype=np.int64)
-    total, squares = np.zeros(centres.shape), np.zeros(centres.shape)
-    for i, own in enumerate(nearest(centres, x).T):
-        indicator = csr_matrix((weights, (own, np.arange(len(x)))), shape=(k, len(x)))
-        n[i] = np.asarray(indicator.sum(axis=1)).ravel()
-        total[i] = indicator @ x
-        squares[i] = indicator @ np.square(x - centres[i][own])
+    # One product for all sets: a group's row has a one at each of its cells, in their order.
+    own = (nearest(centres, x) + k * np.arange(sets)).T.ravel()
+    indicator = csr_matrix(
+        (np.tile(weights, sets), (own, np.arange(len(own)))), shape=(sets * k, len(own))
+    )
+    cells = np.tile(x, (sets, 1))
+    n = np.asarray(indicator.sum(axis=1)).reshape(sets, k)
+    total = (indicator @ cells).reshape(centres.shape)
+    cells -= centres.reshape(-1, d)[own]
+    squares = (indicator @ np.square(cells)).reshape(centres.shape)
     return {"n": n, "sum": total, "squares": squares}
 
 

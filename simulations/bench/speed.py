@@ -316,8 +316,13 @@ def gflops() -> list[float]:
         return [2 * 512**3 / _cpu(lambda: torch.mm(a, a), 1) / 1e9 for _ in range(20)]
 
 
-def measure() -> dict[str, Any]:
+def measure(deployed: bool = False) -> dict[str, Any]:
     """Measure everything; quick on a quiet machine, several minutes on a busy one.
+
+    Parameters
+    ----------
+    deployed
+        Also rounds of two labs as real processes.
 
     Returns
     -------
@@ -335,6 +340,10 @@ def measure() -> dict[str, Any]:
         "help_cpu_s": help_,
         "import_torch_cpu_s": torch_alone,
     }
+    if deployed:
+        from simulations.bench.deployed import deployed_rounds
+
+        found |= deployed_rounds()
     machine = {
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),

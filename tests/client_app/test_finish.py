@@ -146,7 +146,14 @@ def test_markers_are_those_of_scanpy_on_the_pooled_cells(finished):
     np.testing.assert_allclose(ours["logfoldchanges"], theirs["logfoldchanges"], atol=1e-3)
 
 
-@pytest.mark.parametrize("how", ["sorted anew", "other cells of the same names", "a cell less"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "other cells of the same names",
+        pytest.param("sorted anew", marks=pytest.mark.slow),
+        pytest.param("a cell less", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_changed_before_the_end_is_refused_and_gets_nothing(config, files, lead, how):
     """Nothing of another cell's is written: the lab is told, the other has its copy."""
 

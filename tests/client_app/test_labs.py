@@ -32,6 +32,27 @@ def test_a_node_with_a_file_is_one_lab(tiny, tiny_set, tmp_path):
     assert lab.folder("run-1", "/etc") == tmp_path / "state" / "run-1"
 
 
+def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_set, tmp_path):
+    shutil.copy(tiny_set, tmp_path / "cells.h5ad")
+    (tmp_path / "labs.toml").write_text(
+        "[A]\nlabel-key = 'donor'\nbatch-key = 'donor'\nmake-unique = true\n[B]\n"
+    )
+    node = {"data": str(tmp_path / "cells.h5ad")}
+    (a,) = hosted_labs({"lab": "A", **node}, tiny)
+    assert (a.source.label_key, a.batch_key, a.source.make_unique) == ("donor", "donor", True)
+    own = {"label-key": "cell_type", "batch-key": "cell_type", "make-unique": 0}
+    (a,) = hosted_labs({"lab": "A", **node, **own}, tiny)
+    assert (a.source.label_key, a.batch_key, a.source.make_unique) == (
+        *("cell_type", "cell_type"),
+        False,
+    )
+    (b,) = hosted_labs({"lab": "B", **node}, tiny)
+    assert (b.source.label_key, b.batch_key, b.source.make_unique) == ("cell_type", "", False)
+    (tmp_path / "labs.toml").write_text("[A]\nlabels = 'donor'\n")
+    with pytest.raises(ConfigError, match=r"labs\.toml: A: labels = 'donor'; known are label-key"):
+        hosted_labs({"lab": "A", **node}, tiny)
+
+
 def test_a_lab_signs_its_name_with_the_key_of_its_node_config(tiny, tiny_set, tmp_path):
     private, public = make_supernode_key()
     (tmp_path / "key").write_bytes(private)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,13 @@ def start(tmp_path):
     return start
 
 
-def test_a_message_runs_flowers_own_command_in_a_fork(start, tmp_path):
+def test_a_message_runs_flowers_own_command_in_a_fork(start, tmp_path, until):
     said = start().stdout
     assert "--runtime-api-address 127.0.0.1:1" in said.splitlines()[0]
     assert "usage: flwr-clientapp" in said
     assert "no process holds the imports" not in said
     # It ends with the executor, which has taken the place of the program that was started.
-    _wait_for(lambda: not list(tmp_path.glob("fedsc-executor-*")))
+    until(lambda: not list(tmp_path.glob("fedsc-executor-*")))
 
 
 @pytest.mark.slow
@@ -73,10 +72,3 @@ print([name for name in rooms if name in sys.modules], threading.active_count())
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[] 1\n"
-
-
-def _wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)

@@ -21,6 +21,7 @@ def mute(monkeypatch, federation):
     return federation
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_up_is_told_with_its_log_and_stopped(mute, tiny_set):
     seen = {}
     whole = local.Supervisor.stop

@@ -1,7 +1,6 @@
 import os
 import signal
 import sys
-import time
 
 import pytest
 
@@ -15,14 +14,6 @@ def _program(name, code=_FOREVER):
     return Program(name, [sys.executable, "-c", code], dict(os.environ))
 
 
-def _wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-    return found
-
-
 def _alive(pid):
     try:
         os.kill(pid, 0)
@@ -31,23 +22,23 @@ def _alive(pid):
     return True
 
 
-def test_what_is_killed_is_started_again(tmp_path):
+def test_what_is_killed_is_started_again(tmp_path, until):
     with supervised(tmp_path) as processes:
         processes.start([_program("a")])
-        _wait_for(lambda: (tmp_path / "a.log").read_text() == "up\n")
+        until(lambda: (tmp_path / "a.log").read_text() == "up\n")
         first = processes.pid("a")
         os.kill(first, signal.SIGKILL)
-        second = _wait_for(lambda: (pid := processes.pid("a")) != first and pid)
+        second = until(lambda: (pid := processes.pid("a")) != first and pid)
         assert processes.states() == {"a": "running (restarts: 1)"}
         # Both lives are in one log.
-        _wait_for(lambda: (tmp_path / "a.log").read_text() == "up\nup\n")
+        until(lambda: (tmp_path / "a.log").read_text() == "up\nup\n")
     assert not _alive(second)
 
 
-def test_while_it_is_down_it_has_no_pid(tmp_path):
+def test_while_it_is_down_it_has_no_pid(tmp_path, until):
     with supervised(tmp_path, Patience(first=1000.0, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
-        _wait_for(lambda: processes.states()["a"] == "down, starts again soon")
+        until(lambda: processes.states()["a"] == "down, starts again soon")
         assert processes.pid("a") is None
 
 
@@ -60,13 +51,13 @@ def test_each_failure_doubles_the_delay_up_to_a_bound_and_a_steady_life_starts_o
     assert delays == [1.0, 2.0, 4.0, 4.0, 1.0, 2.0]
 
 
-def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_path):
+def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_path, until):
     with supervised(tmp_path, Patience(first=0.01, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
-        assert _wait_for(lambda: "(restarts: 2)" in processes.states()["a"])
+        assert until(lambda: "(restarts: 2)" in processes.states()["a"])
 
 
-def test_stopping_takes_along_what_a_process_started(tmp_path):
+def test_stopping_takes_along_what_a_process_started(tmp_path, until):
     child = (
         "import subprocess, sys, time\n"
         f"p = subprocess.Popen([sys.executable, '-c', {_FOREVER!r}])\n"
@@ -77,10 +68,10 @@ def test_stopping_takes_along_what_a_process_started(tmp_path):
     )
     with supervised(tmp_path / "logs") as processes:
         processes.start([_program("parent", child)])
-        _wait_for((tmp_path / "pid").exists)
+        until((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
         assert _alive(pid)
-    assert _wait_for(lambda: not _alive(pid) or _is_zombie(pid))
+    assert until(lambda: not _alive(pid) or _is_zombie(pid))
 
 
 def _is_zombie(pid):
@@ -91,11 +82,11 @@ def _is_zombie(pid):
         return True
 
 
-def test_what_ignores_sigterm_is_killed(tmp_path):
+def test_what_ignores_sigterm_is_killed(tmp_path, until):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + _FOREVER
     with supervised(tmp_path, Patience(stop=0.2)) as processes:
         processes.start([_program("a", stubborn)])
-        _wait_for(lambda: "up" in (tmp_path / "a.log").read_text())
+        until(lambda: "up" in (tmp_path / "a.log").read_text())
         pid = processes.pid("a")
     assert not _alive(pid)
 

@@ -68,16 +68,8 @@ class Scene:
         return self.site.deployment.lab(lab) / "state" / run
 
 
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.5)
-    return found
-
-
 @pytest.fixture(scope="module")
-def scene(make_site, tmp_path_factory):
+def scene(make_site, tmp_path_factory, until):
     site = make_site(3)
     deployment, faults = site.deployment, tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch, supervised(deployment.logs) as supervisor:
@@ -120,7 +112,7 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def unlucky(scene):
+def unlucky(scene, until):
     """Kill the ServerApp, fill the server's disk, kill the SuperLink; resume after each."""
     # A reply on its way when the SuperLink dies is lost, and its round waits for so long.
     config = scene.config(
@@ -201,7 +193,7 @@ def test_a_run_resumed_after_every_failure_is_the_undisturbed_run(scene, unlucky
 
 
 @pytest.fixture(scope="module")
-def unruly(scene, unlucky):
+def unruly(scene, unlucky, until):
     """Lead a run through: NaN, a wrong shape, 100 MB, a full disk, a hang; a SuperNode's death."""
     timeout = max(45.0, unlucky[1]["pace"])  # about four rounds' time
     config = scene.config(

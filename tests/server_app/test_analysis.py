@@ -131,6 +131,7 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fin
     assert not list(simulated.rglob("*.h5ad"))
 
 
+@pytest.mark.slow
 def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
     monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
     folder = lead(quick, nodes_of(files))
@@ -213,6 +214,7 @@ def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(quick, change, lea
     ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(
     quick, change, lead, files
 ):
@@ -262,6 +264,7 @@ def test_a_lab_that_is_lost_while_clustering_is_left_out_and_told(quick, lead, f
     assert copy_of(files, "B").uns["fedsc"]["labs"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change, lead, files):
     def app(message, context):
         if message.metadata.message_type == "train" and message.metadata.group_id == "2":

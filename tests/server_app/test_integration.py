@@ -116,6 +116,7 @@ def test_a_question_asked_again_of_a_lab_that_was_restarted_has_the_same_answer(
     assert twice[True] == 3 * left.scores["questions"]["integration"]
 
 
+@pytest.mark.slow
 def test_an_undisturbed_run_has_the_same_bits(integrated, config, files, lead, tmp_path):
     left, state, _ = integrated
     other = lead(
@@ -198,6 +199,7 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
     assert not (tmp_path / "o.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tmp_path):
     """One lab holds two techniques, and calls its columns otherwise."""
     both = anndata.concat([anndata.read_h5ad(files / f"{name}.h5ad") for name in "AB"])
@@ -241,6 +243,7 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     assert "the lab had no batch 'C'; it had A, B" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated):
     done = lead(
         config.replace(integrate="auto", output=str(tmp_path)), nodes_of(files, tmp_path)
@@ -260,6 +263,7 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     assert not (left.folder / HARMONY).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_without_integration_forgets_it(config, files, lead, tmp_path):
     first = lead(
         config.replace(integrate="harmony", output=str(tmp_path)), nodes_of(files, tmp_path)

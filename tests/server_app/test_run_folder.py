@@ -23,6 +23,7 @@ def _open(tmp_path, **options):
 def test_names_tell_method_set_and_seed():
     name = new_name(Config.of(method="a.b:C", dataset="/x/cells.h5ad", seed=7))
     assert name.endswith("-a.b.C-cells-seed7")
+    assert new_name(Config.of(method="fedpca", wait_for_labs=3)).endswith("-fedpca-3-labs-seed0")
 
 
 def test_metrics_of_rounds_to_be_done_again_are_forgotten(tmp_path):
@@ -112,6 +113,7 @@ def test_a_run_has_one_leader_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_leader_that_was_killed_leaves_the_run_to_others(tmp_path):
     folder = _open(tmp_path, run_name="r")
     script = f"""

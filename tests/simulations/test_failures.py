@@ -333,7 +333,7 @@ def real_labs(tiny, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("place", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_who_takes_another_lab_s_name_gets_nothing_and_changes_nothing(
     unlabelled, change, lead, real_labs, tmp_path, place
 ):

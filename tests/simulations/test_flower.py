@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ from simulations.flower import run_flower
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_superlink(tmp_path_factory):
+def own_superlink(tmp_path_factory, until):
     """Start a SuperLink as ``flwr run`` would, away from others of this machine; stop it."""
     home = tmp_path_factory.mktemp("flwr")
     with socket.socket() as one, socket.socket() as two:
@@ -37,7 +36,7 @@ def own_superlink(tmp_path_factory):
                 command, env=flower.environment(), stdout=log, stderr=subprocess.STDOUT
             )
         try:
-            _wait_for(lambda: _answers(port) or superlink.poll() is not None)
+            until(lambda: _answers(port) or superlink.poll() is not None)
             assert superlink.poll() is None, (home / "superlink.log").read_text()
             yield
         finally:
@@ -103,7 +102,7 @@ def test_a_run_that_fails_under_flower_raises_its_reason(tiny, change):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_ctrl_c_stops_the_run(tiny, change):
+def test_ctrl_c_stops_the_run(tiny, change, until):
     config = change(tiny, rounds=100_000)
     command = [sys.executable, "-m", "fedsc.cli", "run", "--set", "rounds=100000"]
     for key, value in config.to_mapping().items():
@@ -118,7 +117,7 @@ def test_ctrl_c_stops_the_run(tiny, change):
     )
     try:
         metrics = Path(config.run.output) / "run" / "metrics.jsonl"
-        _wait_for(lambda: metrics.exists() or running.poll() is not None)
+        until(lambda: metrics.exists() or running.poll() is not None)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=120)
     finally:
@@ -138,10 +137,3 @@ def test_ctrl_c_stops_the_run(tiny, change):
         "finished:failed",
         "finished:stopped",
     }
-
-
-def _wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.1)

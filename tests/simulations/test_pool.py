@@ -56,6 +56,7 @@ def test_a_process_that_is_killed_ends_in_a_sentence(pool):
         one.map([1])
 
 
+@pytest.mark.slow
 def test_closing_ends_a_process_at_work(pool):
     one = pool(lambda task: time.sleep(task), processes=1)
     (process,) = one._processes.values()

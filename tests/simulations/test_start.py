@@ -96,6 +96,7 @@ def test_a_run_in_which_ray_crashed_later_is_not_started_again(tiny, superlink, 
         run_flower(tiny)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_a_lab_answered_can_be_gone_on_with(tiny, change, lead, left_by):
     """As it is when Ray does not start."""
 

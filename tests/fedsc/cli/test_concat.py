@@ -30,6 +30,7 @@ def test_the_labs_of_a_run_are_joined(folder, fedsc, tiny_set, tmp_path):
     assert "rank_genes_groups" in whole.uns
 
 
+@pytest.mark.slow
 def test_cells_of_one_name_are_told_apart_and_files_of_two_runs_are_not_joined(
     folder, fedsc, tmp_path
 ):

@@ -177,6 +177,7 @@ def test_the_input_is_no_output(run, tiny_set):
     assert "is the input file" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_an_exit_code(run, tiny_set, full_disk):
     command = [sys.executable, "-m", "fedsc.cli", "embed", tiny_set, "--model", run]
     done = subprocess.run(

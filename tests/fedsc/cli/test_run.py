@@ -15,7 +15,7 @@ from fedsc.errors import ConfigError
 
 
 def _arguments(config, **options):
-    arguments = ["run", "--engine", "inprocess"]
+    arguments = ["run"]
     for key, value in (config.to_mapping() | options).items():
         arguments += ["--set", f"{key}={json.dumps(value)}"]
     return arguments
@@ -72,7 +72,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tiny, change):
     running.wait()
     assert not (runs / "run" / "model.safetensors").exists()
 
-    resumed = _run([*_command(tiny)[:4], "--engine", "inprocess", "--resume", str(runs / "run")])
+    resumed = _run([*_command(tiny)[:4], "--resume", str(runs / "run")])
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after round" in resumed.stderr
     models = [(runs / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
@@ -90,6 +90,7 @@ def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch
     assert f"{left.scores['pooled']['ari']:.3f}" in out
 
 
+@pytest.mark.slow
 def test_elsewhere_than_on_a_terminal_the_log_is_shown_line_by_line(tiny):
     """Each line once, whole, rounds included, no escapes: what `fedsc run 2> log` leaves."""
     done = _run(_command(tiny), columns=40)
@@ -115,6 +116,12 @@ def test_failures_are_one_sentence_and_an_exit_code(tiny, fedsc, options, code, 
     assert ended == code
     assert words in err
     assert "Traceback" not in err
+
+
+def test_a_share_of_a_gpu_needs_the_engine_that_shares_it(tiny, fedsc):
+    ended, _, err = fedsc(*_arguments(tiny), "--gpus", "0.25")
+    assert ended == 2
+    assert "--gpus 0.25: nodes share a GPU under Ray; add --engine flower" in err
 
 
 def test_resume_of_something_else_is_refused(fedsc, tmp_path):

@@ -90,6 +90,7 @@ def test_where_labs_are_batches_a_row_says_how_they_mix(tiny_set, tmp_path):
     assert "ilisi" not in run_cell(cell("fedpca", tiny_set), tmp_path)
 
 
+@pytest.mark.slow
 def test_every_round_each_lab_gets_and_gives_one_set_of_weights(tiny_set, tmp_path):
     # Many rounds, as the number of questions about clusters is not the same in both runs.
     runs = cell("fedsc", tiny_set), cell("fedsc", tiny_set, rounds=22)
@@ -123,6 +124,7 @@ def test_a_finished_cell_is_not_run_again(tiny_set, tmp_path):
     assert not (tmp_path / run.key / "embedding.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_to_the_same_scores_and_does_not_claim_to_know_its_cost(
     tiny_set, tmp_path, monkeypatch
 ):

@@ -115,6 +115,7 @@ def test_ctrl_c_stops_at_once_keeps_what_is_done_and_writes_its_table(suite, tmp
     assert (tmp_path / "out" / "small" / "table.md").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_does_not_stop_the_others(suite, tmp_path):
     cells = [cell for _, cell in plan(load(str(suite))) if cell.method == "pca"]
     bad = Cell(method="pca", dataset=str(tmp_path / "no.h5ad"), seed=0, options={})

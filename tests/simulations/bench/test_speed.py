@@ -60,8 +60,15 @@ def test_figures_are_summed_up():
 def test_the_command_writes_what_it_shows(tmp_path, monkeypatch):
     spread = {"median": 1.5, "min": 1.0, "max": 2.0}
     machine = {"cores": 2, "load": 0.1, "torch": "2", "gflops": spread}
-    monkeypatch.setattr(speed, "measure", lambda: {"step_ratio": spread, "machine": machine})
-    result = CliRunner().invoke(app, ["bench", "speed", "-o", str(tmp_path / "out")])
+
+    def measure(deployed):
+        name = "deployed_round_s" if deployed else "step_ratio"
+        return {name: spread, "machine": machine}
+
+    monkeypatch.setattr(speed, "measure", measure)
+    command = ["bench", "speed", "-o", str(tmp_path / "out")]
+    assert "deployed_round_s" in CliRunner().invoke(app, [*command, "--deployed"]).output
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "step_ratio" in result.output
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["step_ratio"] == spread

@@ -26,9 +26,11 @@ def put(file: h5py.File, x: np.ndarray, form: str, chunks: tuple[int, int] | Non
         turned = form == "genes first"
         node = file.create_dataset("x", data=x.T if turned else x, chunks=chunks)
         return Dense(node, genes_first=turned)
-    matrix = csc_matrix(x) if form == "csc" else csr_matrix(x)
+    # scipy has no matrices of float16 in all its versions; what a file holds is put in afterwards.
+    matrix = (csc_matrix if form == "csc" else csr_matrix)(x.astype(np.float64))
     group = file.create_group("x")
-    for name in ("data", "indices", "indptr"):
+    group["data"] = matrix.data.astype(x.dtype)
+    for name in ("indices", "indptr"):
         group[name] = getattr(matrix, name)
     return Compressed(group["data"], group["indices"], group["indptr"], x.shape, form == "csc")
 

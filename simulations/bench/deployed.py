@@ -1,0 +1,89 @@
+"""``fedsc bench speed --deployed``: what a round of real processes takes, with TLS and keys.
+
+The CPU time is the machine's own, of all its processes: Flower's programs start others, whose times
+nobody adds up. So measure on a machine that does nothing else.
+"""
+
+import json
+import os
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import tomli_w
+
+from deployment import flower, init, local
+from deployment.layout import Deployment
+from fedsc.config import Config
+from fedsc.errors import RunError
+from simulations.flower import app_folder
+
+_ROUNDS = 12
+_LABS = 2
+_PAUSE = 0.05  # seconds between two looks at the log
+
+
+def deployed_rounds() -> dict[str, list[float]]:
+    """Measure rounds of two labs on this machine: 10x PBMC dealt at random, one local epoch.
+
+    Returns
+    -------
+    dict
+        ``deployed_round_s``, seconds between two rounds of the log, and ``deployed_round_cpu_s``,
+        what all processes of the machine computed meanwhile; from the third round on.
+
+    Raises
+    ------
+    RunError
+        If the run fails.
+    """
+    from fedsc.cli.split import split
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        split("10x_pbmc", folder / "data", labs=_LABS, partition="iid", label_key="cell_type")
+        data = {path.stem: path for path in sorted((folder / "data").glob("*.h5ad"))}
+        ports = {"port": local.free_port(), "control_port": local.free_port()}
+        deployment = init.create(folder / "federation", list(data), name="speed", **ports)
+        options = Config.of(
+            rounds=_ROUNDS,
+            local_epochs=1,
+            wait_for_labs=_LABS,
+            files=False,
+            run_name="speed",
+            output=str(deployment.server / "runs"),
+        )
+        with local.running(deployment, data):
+            seen = _looks(deployment, options)
+    return {
+        "deployed_round_s": [then - now for (now, _), (then, _) in pairwise(seen[1:])],
+        "deployed_round_cpu_s": [then - now for (_, now), (_, then) in pairwise(seen[1:])],
+    }
+
+
+def _looks(deployment: Deployment, options: Config) -> list[tuple[float, float]]:
+    """Lead a run; give the time, and the machine's CPU time, at the end of each round."""
+    file = deployment.root / "speed.toml"
+    file.write_text(tomli_w.dumps(options.to_mapping()))
+    with app_folder() as app:
+        arguments = ("run", str(app), deployment.name, "--run-config", str(file))
+        flower.ask(*arguments, home=deployment.flwr_home)
+    log = Path(options.run.output) / options.run.name / "log.jsonl"
+    seen: list[tuple[float, float]] = []
+    while len(seen) < _ROUNDS:
+        lines = log.read_text().split("\n")[:-1] if log.exists() else []
+        said = [json.loads(line) for line in lines]
+        if any("the run failed" in line["message"] for line in said):
+            raise RunError(f"the deployed run failed: {said[-1]['message']}")
+        if sum("loss" in line for line in said) > len(seen):
+            seen.append((time.monotonic(), machine_cpu()))
+        time.sleep(_PAUSE)
+    return seen
+
+
+def machine_cpu() -> float:
+    """Give the seconds all cores of this machine have computed since it started (Linux)."""
+    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _waiting, *interrupts = map(int, first)
+    return (user + nice + system + sum(interrupts[:2])) / os.sysconf("SC_CLK_TCK")
