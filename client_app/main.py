@@ -27,6 +27,7 @@ from client_app.state import (
 )
 from fedsc.config import Config
 from fedsc.errors import FedscError
+from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from protocol.quality import unpack_filter
 from protocol.records import key, pack_arrays, unpack_preprocessing
@@ -117,6 +118,7 @@ def train(message: Message, context: Context) -> Message:
     content = message.content
     round_, starts = unpack_starts(content)
     preprocessing = unpack_preprocessing(content)
+    private: dict[Path, Arrays] = {}
 
     def update(lab: Lab, config: Config) -> RecordDict:
         started = time.perf_counter()
@@ -133,10 +135,16 @@ def train(message: Message, context: Context) -> Message:
             round_=round_,
             device=_device(),
         )
-        save_private(folder, round_, result.private)
+        private[folder] = result.private
         return pack_update(lab.name, result, seconds=time.perf_counter() - started)
 
-    return _for_each_lab(message, context, update, only=list(starts))
+    reply = _for_each_lab(message, context, update, only=list(starts))
+    try:
+        save_private(round_, private)
+    except Exception as error:  # no update is sent whose private side is lost
+        log(ERROR, "the private state of round %d is not kept", round_, exc_info=True)
+        reply = Message(RecordDict({"error": pack_error(error)}), reply_to=message)
+    return reply
 
 
 def _for_each_lab(

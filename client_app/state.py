@@ -5,7 +5,8 @@ the state of that round, because the last two rounds are kept.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from logging import WARNING
 from pathlib import Path
@@ -20,7 +21,8 @@ from fedsc.data.expression import LabCells
 from fedsc.errors import DataError, RunError
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.harmony_lab import HarmonyState
-from fedsc.files import make_folder, replace
+from fedsc.files import link, make_folder, replace
+from fedsc.private import pack_private, read_private
 
 _KEPT_ROUNDS = 2
 _EMBEDDING = "embedding.safetensors"
@@ -43,10 +45,9 @@ def load_private(folder: Path, round_: int) -> Arrays:
     earlier = [path for path in _files(folder) if _round(path) < round_]
     for path in reversed(earlier):
         try:
-            private, _ = tensors.read(path)
-            odd = [name for name, array in private.items() if not np.isfinite(array).all()]
-            if odd:
-                raise ValueError(f"{odd[0]} is not finite")
+            private = _private(path)
+            if odd := tensors.not_finite(private):
+                raise ValueError(f"{odd} is not finite")
             return private
         except (ValueError, OSError) as error:
             log(WARNING, "%s is left out (%s)", path.name, error)
@@ -55,24 +56,58 @@ def load_private(folder: Path, round_: int) -> Arrays:
     return {}
 
 
-def save_private(folder: Path, round_: int, private: Arrays) -> None:
-    """Keep the state after ``round_``, atomically; forget all but the last two rounds.
+def save_private(round_: int, states: Mapping[Path, Arrays]) -> None:
+    """Keep the states after ``round_``, atomically; forget all but the last two rounds.
 
-    States of later rounds are left over from a run that was stopped and resumed; they go too.
+    The labs of a node share one file, written and synced once, which has a name in the folder of
+    each. States of later rounds are left over from a run that was stopped and resumed; they go too.
+
+    Parameters
+    ----------
+    round_
+        The round that was trained.
+    states
+        By the lab's own folder.
 
     Raises
     ------
     RunError
-        If the lab's disk does not take it.
+        If the disk does not take them.
     """
-    if not private:
+    states = {folder: private for folder, private in states.items() if private}
+    paths = [make_folder(folder) / f"private-{round_:06d}.safetensors" for folder in states]
+    if not paths:
         return
-    path = make_folder(folder) / f"private-{round_:06d}.safetensors"
-    replace(path, tensors.pack(private, {}))
-    files = _files(folder)
-    current = [old for old in files if _round(old) <= round_]
-    for old in set(files) - set(current[-_KEPT_ROUNDS:]):
-        old.unlink()
+    replace(paths[0], *pack_private({folder.name: own for folder, own in states.items()}))
+    for path in paths[1:]:
+        link(paths[0], path)
+    for stale in [folder for folder in _known if folder.parent != paths[0].parent.parent]:
+        del _known[stale]  # of another run
+    for path, private in zip(paths, states.values(), strict=True):
+        _known[path.parent] = _identity(path), private
+        files = _files(path.parent)
+        current = [old for old in files if _round(old) <= round_]
+        for old in set(files) - set(current[-_KEPT_ROUNDS:]):
+            old.unlink()
+
+
+_known: dict[Path, tuple[tuple[int, ...], Arrays]] = {}
+"""What this process last wrote or read in a lab's folder, and of which file it is the content."""
+
+
+def _private(path: Path) -> Arrays:
+    """Give the state of one lab: from memory where its file is the one last written or read."""
+    identity = _identity(path)
+    if path.parent not in _known or _known[path.parent][0] != identity:
+        for lab, own in read_private(path).items():
+            _known[path.parent.with_name(lab) if lab else path.parent] = identity, own
+    return _known[path.parent][1]
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Name the content of a file: what is written there later has another name."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -194,7 +229,11 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("private-*.safetensors"))
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith("private-")]
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(".safetensors")]
 
 
 def _round(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +38,38 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a whole file in the place of ``path`` (see :func:`replacing`)."""
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+def replace(path: Path, *content: bytes | memoryview) -> None:
+    """Write a whole file, its parts one after the other, in the place of ``path``.
+
+    Raises
+    ------
+    RunError
+        As :func:`replacing`.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(content)
+
+
+def link(path: Path, name: Path) -> None:
+    """Give a file a second name, in the place of what stands there; a copy where none can be given.
+
+    Each name stays when another file takes the other.
+
+    Raises
+    ------
+    RunError
+        If it cannot be, saying why.
+    """
+    spare = name.with_name(f".{name.name}.partial")
+    try:
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(path, spare)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, spare)
+        os.replace(spare, name)
+    except OSError as error:
+        raise RunError(f"cannot write {name}: {_why(error)}") from error
 
 
 def make_folder(path: Path) -> Path:

@@ -27,6 +27,7 @@ from fedsc.federated.averaging import Arrays
 from fedsc.models.check import encoder_problem
 from fedsc.models.names import is_norm
 from fedsc.options import Scale
+from fedsc.private import read_private
 
 MODEL, GENES, VOCABULARY = "model.safetensors", "genes.csv", "vocabulary.txt"
 
@@ -188,6 +189,8 @@ def load_model(folder: Path) -> Model:
 def load_private_norm(path: Path, model: Model) -> Arrays:
     """Load what a lab kept to itself in a run with ``local-norm``: ``private-NNNNNN.safetensors``.
 
+    Labs of one node share a file, which has a name in the folder of each: the folder tells the lab.
+
     Returns
     -------
     Arrays
@@ -205,7 +208,13 @@ def load_private_norm(path: Path, model: Model) -> Arrays:
     if not path.exists():
         raise DataError(f"{path}: there is no such file")
     try:
-        private, _ = _tensors(path)
+        refuse_large(path)
+        states = read_private(path)
+        private = states.get("", states.get(path.resolve().parent.name))
+        if private is None:
+            raise ValueError(
+                f"it is of the labs {', '.join(states)}: give it as it lies in one's folder"
+            )
         whole = with_kept_norm(model.weights, private)
         replaced = {name for name, array in whole.items() if array is not model.weights.get(name)}
         missing = {name for name in model.weights if is_norm(name)} - replaced

@@ -5,7 +5,9 @@ What is kept with tensors in a file ends in a digest of all of it, so damage to 
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,14 +28,69 @@ def pack(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = No
     about
         What JSON can hold, to be kept with them, and with it a digest of the whole content.
     """
-    # safetensors copies memory as it lies, which of a transposed array is another array.
-    in_order = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    metadata = None
+    return b"".join(_parts(tensors, about, _sha256))
+
+
+def pack_often(
+    tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> list[bytes | memoryview]:
+    """Put what is written every round into the parts of a file, which stand one after the other.
+
+    Nothing is copied, and the digest finds damage as :func:`pack`'s does, in a tenth of the time.
+    """
+    return _parts(tensors, about, _gmac)
+
+
+def _parts(
+    tensors: Mapping[str, np.ndarray],
+    about: Mapping[str, Any] | None,
+    digest: Callable[[Iterator[bytes | memoryview]], str],
+) -> list[bytes | memoryview]:
+    """Do what safetensors does, which takes three times as long and copies everything."""
+    plain = {name: _plain(array) for name, array in tensors.items()}
+    order, entries = _layout(tuple((name, a.dtype.str, a.shape) for name, a in plain.items()))
     if about is not None:
         text = json.dumps(about, sort_keys=True)
-        # It writes metadata in no fixed order, so everything goes under one key.
-        metadata = {_ABOUT: f"{_digest(in_order, text)} {text}"}
-    return safetensors.numpy.save(in_order, metadata)
+        # One key: safetensors writes several in no fixed order.
+        metadata = _json({_ABOUT: f"{digest(_content(plain, text))} {text}"})
+        entries = f'"__metadata__":{metadata}' + ("," if entries else "") + entries
+    header = f"{{{entries}}}".encode()
+    header += b" " * (-len(header) % 8)
+    return [len(header).to_bytes(8, "little"), header, *(_raw(plain[name]) for name in order)]
+
+
+_Likes = tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+@lru_cache(maxsize=16)
+def _layout(likes: _Likes) -> tuple[tuple[str, ...], str]:
+    """Put names, types and shapes into the order of a file, and say where each tensor lies."""
+    order = sorted(likes, key=lambda like: (_RANKS[like[1]], like[0]))
+    entries, end = {}, 0
+    for name, kind, shape in order:
+        start, end = end, end + np.dtype(kind).itemsize * math.prod(shape)
+        entries[name] = {"dtype": _CODES[kind], "shape": shape, "data_offsets": [start, end]}
+    return tuple(entries), _json(entries)[1:-1]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+_CODES = {
+    "<u8": "U64", "<i8": "I64", "<f8": "F64", "<f4": "F32", "<u4": "U32", "<i4": "I32",
+    "<f2": "F16", "<u2": "U16", "<i2": "I16", "|i1": "I8", "|u1": "U8", "|b1": "BOOL",
+}  # fmt: skip
+"""What safetensors calls NumPy's types, in the order in which they lie in a file."""
+
+_RANKS = {kind: rank for rank, kind in enumerate(_CODES)}
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Put values one after the other, each with its lowest byte first."""
+    if array.dtype.str in _CODES and array.flags.c_contiguous:
+        return array
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def packed_size(tensors: Mapping[str, np.ndarray]) -> int:
@@ -165,11 +222,35 @@ def unpack_with_about(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any
     return tensors, _about(tensors, metadata)
 
 
+def joined(owners: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Name the tensors of several owners ``OWNER/NAME``; no owner's name has a slash."""
+    return {f"{who}/{name}": a for who, own in owners.items() for name, a in own.items()}
+
+
+def by_owner(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Sort by owner what :func:`joined` put together; ``""`` owns what has no owner."""
+    owners: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in tensors.items():
+        who, slash, own = name.partition("/")
+        owners.setdefault(who if slash else "", {})[own if slash else name] = array
+    return owners
+
+
+def not_finite(tensors: Mapping[str, np.ndarray]) -> str:
+    """Name a tensor that holds NaN or infinity; ``""`` where none does."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Their sum shows in a fifth of the time that all are finite; large ones may exceed it.
+        if math.isfinite(sum(float(array.sum()) for array in tensors.values())):
+            return ""
+    return next((name for name, array in tensors.items() if not np.isfinite(array).all()), "")
+
+
 def _about(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict[str, Any]:
     if _ABOUT not in metadata:
         return {}
     digest, _, text = metadata[_ABOUT].partition(" ")
-    if digest != _digest(tensors, text):
+    expected = (_gmac if digest.startswith(_GMAC) else _sha256)(_content(tensors, text))
+    if digest != expected:
         raise ValueError("the content does not match its digest: the file was damaged or changed")
     try:
         about = json.loads(text)
@@ -180,11 +261,43 @@ def _about(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> di
     return about
 
 
-def _digest(tensors: Mapping[str, np.ndarray], about: str) -> str:
-    """Hash names, types, shapes and values of contiguous tensors, and a text."""
-    digest = hashlib.sha256()
+def _content(tensors: Mapping[str, np.ndarray], about: str) -> Iterator[bytes | memoryview]:
+    """Give names, types, shapes and values of plain tensors, and a text."""
     for name, array in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode() + b"\n")
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    digest.update(about.encode(errors="surrogatepass"))
+        yield _line(name, array.dtype, array.shape)
+        yield _raw(array)
+    yield about.encode(errors="surrogatepass")
+
+
+@lru_cache(maxsize=4096)
+def _line(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    return json.dumps([name, str(dtype), shape]).encode() + b"\n"
+
+
+def _raw(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _sha256(parts: Iterator[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
+
+
+_GMAC = "gmac:"
+
+
+def _gmac(parts: Iterator[bytes | memoryview]) -> str:
+    """Take the 128-bit tag of AES-GCM (NIST SP 800-38D) under a key that is no secret.
+
+    It finds damage, with a chance of less than 2⁻⁹⁰ that it does not. As with a bare SHA-256,
+    whoever means to change a file can make its digest anew.
+    """
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    tag = Cipher(algorithms.AES(bytes(16)), modes.GCM(bytes(12))).encryptor()
+    for part in parts:
+        tag.authenticate_additional_data(part)
+    tag.finalize()
+    return _GMAC + tag.tag.hex()

@@ -82,6 +82,8 @@ def read_arrays(record: object, expected: Mapping[str, np.ndarray]) -> dict[str,
         raise BadReply(f"arrays {odd} do not fit")
     for name, like in expected.items():
         _check_array(name, arrays[name], like)
+    if odd := tensors.not_finite(arrays):
+        raise BadReply(f"{odd} holds NaN or infinity")
     return {name: arrays[name] for name in expected}
 
 
@@ -90,8 +92,6 @@ def _check_array(name: str, array: np.ndarray, like: np.ndarray) -> None:
         raise BadReply(
             f"{name} is {array.dtype}{str(array.shape)[:60]}, should be {like.dtype}{like.shape}"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadReply(f"{name} holds NaN or infinity")
 
 
 def read_record(model: type[_Told], record: object, kind: type, what: str) -> _Told:

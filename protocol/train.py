@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedsc.federated.averaging import Arrays
-from fedsc.federated.limits import bad_weights
+from fedsc.federated.limits import bad_weights, distance
 from protocol.checks import BadReply, Cells, Finite, read_arrays, read_record
 from protocol.records import key, labs_in, pack_arrays, unpack_arrays
 
@@ -65,8 +65,8 @@ def pack_update(lab: str, update: "Update", seconds: float) -> RecordDict:
 
 def read_update(
     content: RecordDict, lab: str, start: Arrays, n_cells: int
-) -> tuple[Arrays, dict[str, Any]]:
-    """Take a lab's update and its metrics out of a reply.
+) -> tuple[Arrays, dict[str, Any], float]:
+    """Take a lab's update and its metrics out of a reply, and how far the update is from the start.
 
     Parameters
     ----------
@@ -86,10 +86,11 @@ def read_update(
         start than training moves them, or metrics are what they cannot be.
     """
     update = read_arrays(content.get(key("update", lab)), start)
-    if wrong := bad_weights(start, update):
+    moved = distance(start, update)
+    if wrong := bad_weights(start, update, moved):
         raise BadReply(wrong)
     record = content.get(key("metrics", lab))
     metrics = read_record(_TrainMetrics, record, MetricRecord, "the metrics")
     if metrics.cells != n_cells:
         raise BadReply(f"trained on {metrics.cells} cells, described itself with {n_cells}")
-    return update, metrics.model_dump()
+    return update, metrics.model_dump(), moved

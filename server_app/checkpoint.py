@@ -6,19 +6,17 @@ goes on from the older. Labs keep their private state of the last two rounds too
 
 import math
 import os
-import shutil
 from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.common import log
 
 from fedsc import tensors
 from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays
-from fedsc.files import replacing
+from fedsc.files import link, replacing
 
 _GLOBAL = "global"
 _LAB = "lab "
@@ -62,13 +60,13 @@ def save_checkpoint(path: Path, state: ServerState, fingerprint: str) -> None:
         If the disk does not take it; the old files are as they were.
     """
     owners = {_GLOBAL: state.weights} | {_LAB + lab: w for lab, w in state.uploads.items()}
-    named = {f"{who}/{name}": a for who, arrays in owners.items() for name, a in arrays.items()}
     about = {"round": state.round, "lambdas": state.lambdas, "fingerprint": fingerprint}
-    content = tensors.pack(named, about)
+    content = tensors.pack_often(tensors.joined(owners), about)
     with replacing(path) as partial:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.writelines(content)
         if path.exists():
-            _keep(path, previous(path))
+            link(path, previous(path))
 
 
 def load_checkpoint(path: Path, fingerprint: str, like: Arrays | None = None) -> ServerState | None:
@@ -125,17 +123,6 @@ def load_checkpoint(path: Path, fingerprint: str, like: Arrays | None = None) ->
     return None
 
 
-def _keep(path: Path, copy: Path) -> None:
-    """Give a file a second name; its first stays until another file takes it."""
-    spare = copy.with_name(f".{copy.name}.partial")
-    spare.unlink(missing_ok=True)
-    try:
-        os.link(path, spare)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, spare)
-    os.replace(spare, copy)
-
-
 def _read(path: Path, fingerprint: str, like: Arrays | None) -> ServerState:
     """Read one file.
 
@@ -154,12 +141,10 @@ def _read(path: Path, fingerprint: str, like: Arrays | None) -> ServerState:
             f"{path}: written by a run with other options; resume with the options in its "
             "config.json, or start a new run"
         )
-    owners: dict[str, Arrays] = {}
-    for name, array in named.items():
-        who, _, tensor = name.partition("/")
+    owners = tensors.by_owner(named)
+    for who, arrays in owners.items():
         if who != _GLOBAL and not who.startswith(_LAB):
-            raise ValueError(f"a tensor of nobody, '{name}'")
-        owners.setdefault(who, {})[tensor] = array
+            raise ValueError(f"a tensor of nobody, '{next(iter(arrays))}'")
     if _GLOBAL not in owners:
         raise ValueError("no global weights")
     for who, arrays in owners.items():
@@ -179,8 +164,8 @@ def _refuse_other_weights(who: str, arrays: Arrays, like: Arrays) -> None:
     for name, array in arrays.items():
         if (array.shape, array.dtype) != (like[name].shape, like[name].dtype):
             raise ValueError(f"{who}: {name} is {array.dtype} {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{who}: {name} is not finite")
+    if odd := tensors.not_finite(arrays):
+        raise ValueError(f"{who}: {odd} is not finite")
 
 
 def _round(value: Any) -> int:

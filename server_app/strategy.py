@@ -19,7 +19,7 @@ from flwr.common import log
 from fedsc.config import Config
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.averaging import Arrays, average
-from fedsc.federated.limits import distance, too_far
+from fedsc.federated.limits import too_far
 from fedsc.federated.pull import automatic_lambda, divergence, interpolate, pull_mu
 from fedsc.options import FederationOptions, MethodOptions
 from fedsc.rng import numpy_generator
@@ -256,17 +256,17 @@ def _exchange(
     answers = federation.tell_each(contents, TRAIN, group=str(round_))
     updates: dict[str, Arrays] = {}
     metrics: dict[str, dict[str, Any]] = {}
+    moved: dict[str, float] = {}
     failures = dict(answers.failures)
     for lab, content in answers.records.items():
         start, cells = starts[lab].weights, federation.labs[lab].cells
         try:
-            updates[lab], metrics[lab] = read_update(content, lab, start, cells)
+            updates[lab], metrics[lab], moved[lab] = read_update(content, lab, start, cells)
         except BadReply as bad:
             failures[lab] = f"refused: {bad}"
     steps = {
         lab: math.ceil(told["cells"] / config.training.batch_size) for lab, told in metrics.items()
     }
-    moved = {lab: distance(starts[lab].weights, update) for lab, update in updates.items()}
     for lab, why in too_far(moved, steps).items():
         failures[lab] = f"refused: {why}"
         del updates[lab], metrics[lab]

@@ -7,9 +7,8 @@ the server must not see single uploads, in the lab.
 
 import math
 
-import numpy as np
-
-from fedsc.federated.averaging import Arrays
+from fedsc.federated.averaging import Arrays, mix
+from fedsc.federated.limits import squares
 from fedsc.models.names import is_buffer
 from fedsc.options import MethodOptions
 
@@ -20,13 +19,13 @@ def divergence(global_weights: Arrays, local_weights: Arrays) -> float:
     The online network is encoder and projector; predictor and batch-norm statistics do not count.
     The bits do not depend on the order of the tensors, which a checkpoint changes.
     """
-    squares = []
-    for name, tensor in global_weights.items():
-        if name.startswith(("encoder.", "projector.")) and not is_buffer(name):
-            difference = np.subtract(tensor, local_weights[name], dtype=np.float64).ravel()
-            # Not a BLAS dot product: its bits depend on how many threads happen to be free.
-            squares.append(float(np.square(difference, out=difference).sum()))
-    return math.sqrt(math.fsum(squares))
+    return math.sqrt(
+        math.fsum(
+            squares(tensor, local_weights[name])
+            for name, tensor in global_weights.items()
+            if name.startswith(("encoder.", "projector.")) and not is_buffer(name)
+        )
+    )
 
 
 def fedsc_mu(d: float, alpha: float) -> float:
@@ -75,11 +74,9 @@ def interpolate(global_weights: Arrays, local_weights: Arrays, mu: float) -> Arr
     """
     if mu == 0.0:
         return global_weights
+    if mu == 1.0:
+        return {n: a if is_buffer(n) else local_weights[n] for n, a in global_weights.items()}
     return {
-        name: tensor
-        if is_buffer(name)
-        else (
-            mu * local_weights[name].astype(np.float64) + (1.0 - mu) * tensor.astype(np.float64)
-        ).astype(np.float32)
+        name: tensor if is_buffer(name) else mix([local_weights[name], tensor], [mu, 1.0 - mu])
         for name, tensor in global_weights.items()
     }

@@ -13,7 +13,7 @@ def _private(value):
 @pytest.fixture
 def folder(tmp_path):
     for round_ in (1, 2):
-        save_private(tmp_path, round_, _private(round_))
+        save_private(round_, {tmp_path: _private(round_)})
     return tmp_path
 
 
@@ -31,7 +31,7 @@ def test_a_flipped_bit_is_found_and_the_round_before_is_taken(folder, at, caplog
 
 
 def test_a_state_that_is_not_finite_is_left_out(folder, caplog):
-    save_private(folder, 3, _private(np.nan))
+    save_private(3, {folder: _private(np.nan)})
     np.testing.assert_equal(load_private(folder, 4), _private(2))
     assert "is not finite" in caplog.text
 

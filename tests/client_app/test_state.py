@@ -1,8 +1,11 @@
+import contextlib
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from client_app import state
 from client_app.state import (
     KeptEmbedding,
     cells_digest,
@@ -31,27 +34,105 @@ def _value(private):
 def test_state_of_the_round_before_is_found(tmp_path):
     assert load_private(tmp_path, 1) == {}
     for round_ in (1, 2, 3):
-        save_private(tmp_path, round_, _private(round_))
+        save_private(round_, {tmp_path: _private(round_)})
     assert _value(load_private(tmp_path, 4)) == 3
     assert _value(load_private(tmp_path, 3)) == 2
 
 
 def test_a_lab_that_missed_rounds_goes_on_from_its_last(tmp_path):
-    save_private(tmp_path, 1, _private(1))
+    save_private(1, {tmp_path: _private(1)})
     assert _value(load_private(tmp_path, 9)) == 1
 
 
 def test_two_rounds_are_kept_and_later_ones_forgotten(tmp_path):
     for round_ in (1, 2, 3, 4):
-        save_private(tmp_path, round_, _private(round_))
-    save_private(tmp_path, 3, _private(33))  # round 3 again, after a resume
+        save_private(round_, {tmp_path: _private(round_)})
+    save_private(3, {tmp_path: _private(33)})  # round 3 again, after a resume
     assert sorted(p.name for p in tmp_path.iterdir()) == ["private-000003.safetensors"]
     assert _value(load_private(tmp_path, 4)) == 33
 
 
 def test_methods_without_private_state_write_nothing(tmp_path):
-    save_private(tmp_path / "lab", 1, {})
+    save_private(1, {tmp_path / "lab": {}})
     assert not (tmp_path / "lab").exists()
+
+
+@pytest.fixture(params=[True, False], ids=["same process", "another process"])
+def forget(request):
+    """Let what follows happen in the process that wrote, or in another one."""
+    return (lambda: None) if request.param else state._known.clear
+
+
+def test_labs_of_a_node_share_a_file_and_a_sync(tmp_path, monkeypatch, forget):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(sync(file)))
+    labs = {tmp_path / name: _private(i) for i, name in enumerate("abc")}
+    save_private(1, labs)
+    forget()
+    assert len(synced) == 1
+    assert len({path.stat().st_ino for path in tmp_path.glob("*/private-*")}) == 1
+    assert [_value(load_private(folder, 2)) for folder in labs] == [0, 1, 2]
+
+
+def test_a_lab_may_move_to_another_node_or_miss_rounds(tmp_path, forget):
+    a, b = tmp_path / "a", tmp_path / "b"
+    save_private(1, {a: _private(1), b: _private(2)})
+    for round_ in (2, 3, 4):  # b is away
+        save_private(round_, {a: _private(10 * round_)})
+        forget()
+    assert sorted(path.name for path in b.iterdir()) == ["private-000001.safetensors"]
+    assert _value(load_private(b, 5)) == 2
+    assert _value(load_private(a, 5)) == 40
+    assert _value(load_private(a, 4)) == 30
+    save_private(5, {b: _private(7), a: _private(8)})
+    forget()
+    assert (_value(load_private(a, 6)), _value(load_private(b, 6))) == (8, 7)
+
+
+def test_what_is_in_memory_is_not_taken_for_another_file(tmp_path):
+    lab, other = tmp_path / "a", tmp_path / "other"
+    save_private(1, {lab: _private(1)})
+    save_private(1, {other: _private(2)})
+    os.replace(other / "private-000001.safetensors", lab / "private-000001.safetensors")
+    assert _value(load_private(lab, 2)) == 2
+
+
+def test_a_process_knows_the_states_of_one_run(tmp_path):
+    save_private(1, {tmp_path / "one" / "a": _private(1), tmp_path / "one" / "b": _private(1)})
+    save_private(1, {tmp_path / "two" / "a": _private(1)})
+    assert [folder.parent.name for folder in state._known] == ["two"]
+
+
+@pytest.mark.parametrize("stops", ["os.link", "os.replace", "os.fsync"])
+def test_a_stop_at_any_instant_leaves_the_round_before(tmp_path, monkeypatch, stops):
+    """Of every lab the state of the round before the one that is done again, whatever was kept."""
+    labs = [tmp_path / name for name in "abc"]
+    for round_ in (1, 2):
+        save_private(round_, {folder: _private(round_) for folder in labs})
+    call, left = getattr(os, stops.removeprefix("os.")), [0]
+
+    def stop(*given):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return call(*given)
+
+    for at in (1, 2):
+        left[0] = at
+        monkeypatch.setattr(stops, stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            save_private(3, {folder: _private(3) for folder in labs})
+        monkeypatch.setattr(stops, call)
+        state._known.clear()
+        assert {_value(load_private(folder, 3)) for folder in labs} == {2}
+        assert {_value(load_private(folder, 4)) for folder in labs} <= {2, 3}
+
+
+def test_without_links_there_are_copies(tmp_path, monkeypatch, forget):
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    save_private(1, {tmp_path / "a": _private(1), tmp_path / "b": _private(2)})
+    forget()
+    assert _value(load_private(tmp_path / "b", 2)) == 2
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from fedsc.errors import DataError
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model, load_model, load_private_norm
+from fedsc.private import pack_private
 from fedsc.rng import torch_generator
 from fedsc.training import embed_cells
 
@@ -281,6 +282,18 @@ def test_a_model_without_its_norm_layers_does_not_embed(model, tiny, private):
     assert not np.array_equal(local.embed(cells, kept), model.embed(cells))
     with pytest.raises(DataError, match="needs no lab's private state"):
         load_private_norm(private, model)
+
+
+def test_labs_that_share_a_file_are_told_apart_by_their_folders(model, private, tmp_path):
+    local, kept = replace(model, local_norm=True), tensors.read(private)[0]
+    states = {lab: {n: a + i for n, a in kept.items()} for i, lab in enumerate("ab", start=1)}
+    for folder in ("a", "b", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / private.name).write_bytes(b"".join(pack_private(states)))
+    for lab, state in states.items():
+        np.testing.assert_equal(load_private_norm(tmp_path / lab / private.name, local), state)
+    with pytest.raises(DataError, match="it is of the labs a, b"):
+        load_private_norm(tmp_path / "elsewhere" / private.name, local)
 
 
 def test_a_model_without_norm_layers_is_whole(model):

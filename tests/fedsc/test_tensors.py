@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,6 +23,7 @@ def test_what_is_packed_is_unpacked_to_the_bit(arrays):
         assert again[name].tobytes() == array.tobytes()
         assert again[name].flags.writeable
     assert tensors.pack(again) == packed
+    assert packed == safetensors.numpy.save(arrays)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +78,15 @@ def test_a_file_that_is_not_there_says_which(tmp_path):
         tensors.read(tmp_path / "none.safetensors")
 
 
-def test_any_flipped_bit_of_a_file_with_a_digest_is_found(tmp_path):
+@pytest.mark.parametrize("pack", [tensors.pack, lambda *g: b"".join(tensors.pack_often(*g))])
+def test_any_flipped_bit_of_a_file_with_a_digest_is_found(tmp_path, pack):
     path, rng = tmp_path / "x.safetensors", np.random.default_rng(0)
     arrays = {
         "b": rng.normal(size=(3, 5)).astype(np.float32),
         "a": np.arange(4),
         "none": np.ones(0),
     }
-    whole = tensors.pack(arrays, {"round": 3, "λ": {"lab": 0.25}})
+    whole = pack(arrays, {"round": 3, "λ": {"lab": 0.25}})
     for bit in rng.choice(8 * len(whole), size=500, replace=False):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -97,10 +100,8 @@ def test_any_flipped_bit_of_a_file_with_a_digest_is_found(tmp_path):
 
 @pytest.mark.parametrize("text", ["[1]", "3", "[" * 100_000])
 def test_what_is_no_record_is_refused_though_its_digest_is_right(tmp_path, text):
-    import safetensors.numpy
-
     path, arrays = tmp_path / "x.safetensors", {"a": np.ones(2)}
-    digest = tensors._digest(arrays, text)
+    digest = tensors._sha256(tensors._content(arrays, text))
     path.write_bytes(safetensors.numpy.save(arrays, {"fedsc": f"{digest} {text}"}))
     with pytest.raises(ValueError, match="kept with the tensors"):
         tensors.read(path)
@@ -157,3 +158,16 @@ def test_a_mapped_file_is_held_against_its_digest(tmp_path):
     path.write_bytes(tensors.pack({"x": np.arange(3, dtype=np.uint8)}, {}))
     with pytest.raises(ValueError, match="U8"):
         tensors.mapped(path)
+
+
+def test_tensors_of_several_owners_are_told_apart():
+    owners = {"a": {"x": np.ones(1), "y/z": np.zeros(2)}, "b": {"x": np.ones(3)}}
+    assert tensors.by_owner(tensors.joined(owners)) == owners
+    assert list(tensors.by_owner({"x": owners["a"]["x"]})) == [""]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(odd):
+    large = np.full(4, 3e38, dtype=np.float32)  # their sum is infinite
+    assert tensors.not_finite({"a": large, "n": np.array(3), "none": np.ones(0)}) == ""
+    assert tensors.not_finite({"a": large, "b": np.array([1.0, odd])}) == "b"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsc import tensors
+from fedsc.federated.limits import distance
 from protocol import records
 from protocol.ask import read_sums
 from protocol.checks import BadReply, last_line, reason_of
@@ -196,8 +197,9 @@ def test_an_update_no_training_makes_is_refused(update, words):
 
 
 def test_an_update_is_taken():
-    update, metrics = read_update(_update(), "A", WEIGHTS, 4)
+    update, metrics, moved = read_update(_update(), "A", WEIGHTS, 4)
     assert update["w"].dtype == np.float32
+    assert moved == distance(WEIGHTS, update)
     assert metrics == {"cells": 4, "loss": 1.5, "embedding_std": 0.5, "seconds": 2.0}
 
 

@@ -437,7 +437,7 @@ def test_an_absurd_update_is_refused_or_an_average_with_it_stays_finite(
         {"update:M": records.pack_arrays(update), "metrics:M": MetricRecord(metrics)}
     )
     try:
-        read, told = read_update(content, "M", START, 24)
+        read, told, _ = read_update(content, "M", START, 24)
     except BadReply:
         return
     averaged = average([read] * 1000, [10**7] * 1000, "mean", 0.1)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsc.federated.averaging import average, fedavg, trimmed
+from fedsc.federated.averaging import average, fedavg, mix, trimmed
 
 
 def _update(values, statistic):
@@ -81,3 +81,13 @@ def test_a_liar_among_four_moves_a_robust_average_no_farther_than_the_honest_lie
 
 def test_a_tenth_of_four_updates_is_one():
     assert [trimmed(n, 0.1) for n in (1, 2, 3, 4, 10, 11)] == [0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2**14, 40_000])
+def test_block_by_block_has_the_bits_of_the_whole(n):
+    rng = np.random.default_rng(n)
+    arrays, shares = rng.normal(size=(3, n)).astype(np.float32), [0.2, 0.5, 0.3]
+    slow = np.zeros(n)
+    for array, share in zip(arrays, shares, strict=True):
+        slow += array.astype(np.float64) * share
+    assert mix(list(arrays), shares).tobytes() == slow.astype(np.float32).tobytes()

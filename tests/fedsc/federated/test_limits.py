@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedsc.federated.limits import bad_weights, distance, too_far
+from fedsc.federated.limits import bad_weights, distance, squares, too_far
 
 START = {
     "encoder.0.weight": np.ones((3, 3), dtype=np.float32),
@@ -23,7 +23,8 @@ def _moved(name, value):
     ],
 )
 def test_weights_that_would_poison_the_average_are_refused(name, value, words):
-    assert words in bad_weights(START, _moved(name, value))
+    update = _moved(name, value)
+    assert words in bad_weights(START, update, distance(START, update))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,20 @@ def test_weights_that_would_poison_the_average_are_refused(name, value, words):
     ids=["trained", "a-unit-that-never-fires"],
 )
 def test_weights_that_training_makes_pass(name, value):
-    assert bad_weights(START, _moved(name, value)) == ""
+    update = _moved(name, value)
+    assert bad_weights(START, update, distance(START, update)) == ""
 
 
 def test_the_distance_is_one_norm_over_parameters_alone():
     assert distance(START, _moved("encoder.0.weight", 3.0)) == 6.0
     assert distance(START, _moved("encoder.0.norm.running_var", 9.0)) == 0.0
+
+
+@pytest.mark.parametrize("n", [1, 7, 129, 2**14, 2**14 + 1, 33_001, 100_000])
+def test_squares_have_the_bits_of_one_sum(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=(2, n)).astype(np.float32)
+    assert squares(a, b) == np.square(a.astype(np.float64) - b).sum()
 
 
 def test_a_lab_that_moves_far_more_than_the_others_is_named():
