@@ -19,7 +19,7 @@ from fedsc import tensors
 from fedsc.data.preprocess import CellMatrix, Preprocessing
 from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
-from fedsc.files import make_folder, replacing
+from fedsc.files import make_folder, replace
 
 _FORMAT = 1
 _STANDARDISED_AT_ONCE = 2**26  # bytes; of more, each batch is standardised by itself
@@ -50,8 +50,7 @@ def save_cells(path: Path, key: str, cells: CellMatrix) -> None:
     about = {"key": key, "max_value": cells.max_value}
     try:
         make_folder(path.parent)
-        with replacing(path) as partial, partial.open("wb") as file:
-            tensors.write(file, parts, about)
+        replace(path, *tensors.pack_in_parts(parts, about))
     except RunError as error:
         log(WARNING, "prepared cells are not kept, so each message prepares them: %s", error)
 

@@ -17,8 +17,8 @@ def pack_private(states: Mapping[str, Mapping[str, np.ndarray]]) -> list[bytes |
     """Put the states of some labs, by lab, into the parts of a file, with a digest."""
     if len(states) == 1:
         (only,) = states.values()
-        return tensors.pack_often(only, {})
-    return tensors.pack_often(tensors.joined(states), {_LABS: list(states)})
+        return tensors.pack_in_parts(only, {})
+    return tensors.pack_in_parts(tensors.joined(states), {_LABS: list(states)})
 
 
 def read_private(path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -31,10 +31,10 @@ def pack(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = No
     return b"".join(_parts(tensors, about, _sha256))
 
 
-def pack_often(
+def pack_in_parts(
     tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> list[bytes | memoryview]:
-    """Put what is written every round into the parts of a file, which stand one after the other.
+    """Put what is large, or written every round, into the parts of a file, one after the other.
 
     Nothing is copied, and the digest finds damage as :func:`pack`'s does, in a tenth of the time.
     """
@@ -83,6 +83,7 @@ _CODES = {
 }  # fmt: skip
 """What safetensors calls NumPy's types, in the order in which they lie in a file."""
 
+_KINDS = {code: kind for kind, code in _CODES.items()}
 _RANKS = {kind: rank for rank, kind in enumerate(_CODES)}
 
 
@@ -103,39 +104,6 @@ def packed_size(tensors: Mapping[str, np.ndarray]) -> int:
 _HEADER, _ENTRY, _ESCAPED = 64, 256, 6  # bytes: of a file, of a tensor, of a character in JSON
 
 
-def write(file: BinaryIO, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write what :func:`pack` packs, array after array, with no copy of any in memory.
-
-    Parameters
-    ----------
-    file
-        To write to.
-    tensors
-        By name; contiguous, of any of :data:`_TYPES`, possibly mapped from files.
-    about
-        As for :func:`pack`.
-    """
-    text = json.dumps(about, sort_keys=True)
-    header: dict[str, Any] = {"__metadata__": {_ABOUT: f"{_digest(tensors, text)} {text}"}}
-    end = 0
-    # The widest types first, so that each array lies at a multiple of its width.
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    for name in names:
-        array = tensors[name]
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape)}
-        header[name]["data_offsets"] = [begin, end]
-    content = json.dumps(header).encode()
-    content += b" " * (-len(content) % 8)
-    file.write(len(content).to_bytes(8, "little") + content)
-    for name in names:
-        file.write(tensors[name].reshape(-1).view(np.uint8).data)
-
-
-_TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "BOOL": "|b1"}
-_NAMES = {numpy: ours for ours, numpy in _TYPES.items()}
-
-
 def mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Map a file of tensors into memory, and give what was kept with them, as :func:`read` does.
 
@@ -146,7 +114,7 @@ def mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     OSError
         If the file cannot be read.
     ValueError
-        If it is damaged, or an array is of none of :data:`_TYPES`.
+        If it is damaged, or an array is of a type that NumPy has not.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -162,7 +130,7 @@ def mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _mapped(file: BinaryIO, start: int, entry: Mapping[str, Any]) -> np.ndarray:
-    dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
+    dtype, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if begin == end:  # nothing cannot be mapped
         return np.empty(shape, dtype)

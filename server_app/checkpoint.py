@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, state: ServerState, fingerprint: str) -> None:
     """
     owners = {_GLOBAL: state.weights} | {_LAB + lab: w for lab, w in state.uploads.items()}
     about = {"round": state.round, "lambdas": state.lambdas, "fingerprint": fingerprint}
-    content = tensors.pack_often(tensors.joined(owners), about)
+    content = tensors.pack_in_parts(tensors.joined(owners), about)
     with replacing(path) as partial:
         with partial.open("wb") as file:
             file.writelines(content)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedsc import tensors
+from fedsc.files import replace
 
 _DTYPES = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|u1", "|b1", "<f2"]).map(np.dtype)
 _ARRAYS = _DTYPES.flatmap(
@@ -78,7 +79,7 @@ def test_a_file_that_is_not_there_says_which(tmp_path):
         tensors.read(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("pack", [tensors.pack, lambda *g: b"".join(tensors.pack_often(*g))])
+@pytest.mark.parametrize("pack", [tensors.pack, lambda *g: b"".join(tensors.pack_in_parts(*g))])
 def test_any_flipped_bit_of_a_file_with_a_digest_is_found(tmp_path, pack):
     path, rng = tmp_path / "x.safetensors", np.random.default_rng(0)
     arrays = {
@@ -130,11 +131,10 @@ _MAPPED = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|b1"]).map(np.dtype)
         max_size=4,
     )
 )
-def test_what_is_written_array_by_array_is_read_and_mapped(tmp_path_factory, arrays):
+def test_what_is_packed_in_parts_is_read_and_mapped(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("written") / "file.safetensors"
     about = {"key": "some", "number": 1.5}
-    with path.open("wb") as file:
-        tensors.write(file, arrays, about)
+    replace(path, *tensors.pack_in_parts(arrays, about))
     for found, told in (tensors.read(path), tensors.mapped(path)):
         assert told == about
         assert found.keys() == arrays.keys()
@@ -154,9 +154,6 @@ def test_a_mapped_file_is_held_against_its_digest(tmp_path):
         tensors.mapped(path)
     path.write_bytes(content[:-8])
     with pytest.raises(ValueError, match=r"."):
-        tensors.mapped(path)
-    path.write_bytes(tensors.pack({"x": np.arange(3, dtype=np.uint8)}, {}))
-    with pytest.raises(ValueError, match="U8"):
         tensors.mapped(path)
 
 
