@@ -94,6 +94,12 @@ def tiny(tiny_run: Config, tmp_path: Path) -> Config:
     return tiny_run.replace(output=str(tmp_path / "runs"))
 
 
+@pytest.fixture
+def unlabelled(tiny: Config) -> Config:
+    """Give the tiny config without labels: no floor and no scores, so half the time."""
+    return tiny.replace(label_key="", partition="iid")
+
+
 @dataclass(frozen=True)
 class Left:
     """What a run has left in its folder."""

@@ -40,6 +40,7 @@ def start(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_a_message_runs_flowers_own_command_in_a_fork(start, tmp_path, until):
     said = start().stdout
     assert "--runtime-api-address 127.0.0.1:1" in said.splitlines()[0]

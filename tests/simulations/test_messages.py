@@ -39,6 +39,11 @@ METHODS = {
     "harmony": {"method": "fedpca", "integrate": "harmony"},
 }
 
+# One of each kind every time; the queue of MoCo among the slow tests.
+RUNS = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "fedmoco-v2" else name for name in METHODS
+]
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -275,7 +280,7 @@ def _whole(arrays, secrets):
 # The tests
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RUNS)
 def test_no_message_holds_a_cell_a_label_or_a_private_tensor(runs, method):
     run = runs(method)
     kinds = {(m.metadata.message_type, m.metadata.reply_to_message_id != "") for m in run.messages}
@@ -291,7 +296,7 @@ def test_no_message_holds_a_cell_a_label_or_a_private_tensor(runs, method):
         assert not found, f"{message.metadata.message_type}: {sorted(found)[:5]}"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RUNS)
 def test_records_are_the_protocol_s_and_private_tensors_stay(runs, method):
     for message in runs(method).messages:
         names = {name.partition(":")[0] for name in message.content}

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,10 +23,17 @@ app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(embed)
 
 
+@pytest.fixture(scope="module")
+def made(tiny_run, tmp_path_factory):
+    config = tiny_run.replace(output=str(tmp_path_factory.mktemp("made")))
+    run_inprocess(config)
+    return Path(config.run.output) / "run"
+
+
 @pytest.fixture
-def run(tiny):
-    run_inprocess(tiny)
-    return Path(tiny.run.output) / "run"
+def run(made, tmp_path):
+    """Give a copy of one run, to be changed at will."""
+    return Path(shutil.copytree(made, tmp_path / "runs" / "run"))
 
 
 def _invoke(*arguments):
@@ -97,8 +105,8 @@ def test_refusals(run, tiny_set, tmp_path, arguments, words):
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 @pytest.mark.parametrize("scale", ["pooled", "lab"])
 @pytest.mark.parametrize("local_norm", [False, True])
-def test_it_equals_what_the_labs_embedded(tiny, change, tmp_path, scale, norm, local_norm):
-    config = change(tiny, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
+def test_it_equals_what_the_labs_embedded(unlabelled, change, tmp_path, scale, norm, local_norm):
+    config = change(unlabelled, scale=scale, norm=norm, local_norm=local_norm, rounds=1, labs=2)
     run_inprocess(config)
     folder = Path(config.run.output) / "run"
     for lab, cells in simulated_labs(config.data, config.split, config.run.seed).labs.items():
