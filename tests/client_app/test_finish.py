@@ -178,6 +178,7 @@ def test_a_file_changed_before_the_end_is_refused_and_gets_nothing(config, files
     assert copy_of(files, "B").obs["fedsc_cluster"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_file_changed_before_clusters_are_counted_loses_the_lab_not_the_run(config, files, lead):
     """Labels of another order would be counted for other cells; so the lab does not answer."""
     asked = []

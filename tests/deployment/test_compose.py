@@ -163,6 +163,7 @@ def test_the_image_is_built_from_pinned_parts_and_runs_as_nobody():
     assert "*" in ignored
 
 
+@pytest.mark.slow
 def test_docker_accepts_the_files(federation):
     def compose_cli(*arguments, **options):
         return subprocess.run(

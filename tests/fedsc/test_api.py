@@ -152,6 +152,7 @@ def test_symbols_take_the_place_of_names_and_repeats_keep_theirs(cells):
         fedsc.pp.use_symbols(cells, "gene")
 
 
+@pytest.mark.slow
 def test_pictures_are_axes(cells, tmp_path, monkeypatch):
     import matplotlib
 

@@ -228,6 +228,7 @@ def test_an_interrupted_write_leaves_the_old_copy_and_the_next_replaces_it(
     assert not list(mine.glob(".*partial"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(quick, lead, files, full_disk):
     nodes = nodes_of(files)
     nodes[0]["output"] = str(full_disk)

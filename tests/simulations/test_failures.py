@@ -359,6 +359,7 @@ def test_who_takes_another_lab_s_name_gets_nothing_and_changes_nothing(
     assert not (tmp_path / "state-M").exists()
 
 
+@pytest.mark.slow
 def test_a_simulation_waits_for_all_its_nodes(tiny, lead, undisturbed):
     assert lead(tiny, grid=late("query.describe")).model == undisturbed.model
 
@@ -387,6 +388,7 @@ def test_resume_with_other_options_is_refused(tiny, change, lead, finished):
         lead(change(tiny, resume=str(finished.folder), rounds=2))
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_get_more_rounds(tiny, change, lead, undisturbed):
     folder = lead(change(tiny, rounds=2)).folder
     more = {"rounds": 3, "wait_for_labs": 4, "min_updates": 2}

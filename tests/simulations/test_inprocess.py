@@ -136,7 +136,9 @@ def test_fraction_train_draws_labs_by_seed(unlabelled, change, lead):
     assert again.model == left.model
 
 
-@pytest.mark.parametrize("options", [{"scale": "lab"}, {"local_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{"scale": "lab"}, pytest.param({"local_norm": True}, marks=pytest.mark.slow)]
+)
 def test_per_lab_statistics_on_a_label_made_split_are_marked(tiny, change, lead, options):
     left = lead(change(tiny, rounds=1, **options))
     assert "leak" in left.scores["warnings"][0]

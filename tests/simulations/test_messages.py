@@ -33,16 +33,15 @@ from simulations.inprocess import InProcessGrid
 
 LABS = {"A": slice(0, 40), "B": slice(40, 96)}
 METHODS = {
-    "fedsc": {"method": "fedsc", "local_norm": True},
+    "fedsc": {"method": "fedsc", "local_norm": True, "target_sum": 1000.0},
     "fedmoco-v2": {"method": "fedmoco-v2", "queue": 16},
     "fedpca": {"method": "fedpca"},
     "harmony": {"method": "fedpca", "integrate": "harmony"},
 }
 
-# One of each kind every time; the queue of MoCo among the slow tests.
-RUNS = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "fedmoco-v2" else name for name in METHODS
-]
+# The queue of MoCo is among the slow tests, and what Harmony's run sends as well.
+SLOW = ("fedmoco-v2", "fedpca")
+RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def counted(unlabelled, change, monkeypatch):
     return count
 
 
-@pytest.mark.parametrize("labs", [2, 12])
+@pytest.mark.parametrize("labs", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_round_syncs_two_files_and_takes_two_digests_for_any_number_of_labs(counted, labs):
     found = counted(labs)
     assert found["fsync"] == 2  # all private states; the checkpoint

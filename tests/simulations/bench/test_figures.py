@@ -94,6 +94,7 @@ def test_maps_have_a_panel_per_method_and_show_every_cell():
     assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in panels] == [20, 20]
 
 
+@pytest.mark.slow
 def test_attention_is_drawn_from_what_the_first_finished_mask_sc_kept(tmp_path):
     suite = Suite(
         title="T",

@@ -34,6 +34,7 @@ def kept(tmp_path):
     return suite, rows.assign(cpu_seconds=[4.0, 3.0, 2.0, 1.0])
 
 
+@pytest.mark.slow
 def test_the_cheapest_row_of_each_line_comes_out_to_the_digit(kept, tmp_path):
     suite, rows = kept
     cells = {(place.line, cell.seed): cell for place, cell in plan(suite)}
