@@ -83,6 +83,7 @@ def _begun(pid):
         return None
 
 
+@pytest.mark.slow
 def test_ray_gives_the_bits_of_the_inprocess_engine(unlabelled, change, lead, left_by):
     """Flower takes a second a message, so few are sent; test_inprocess.py varies the nodes."""
     config = change(unlabelled, rounds=2, target_sum=1000.0)
