@@ -105,7 +105,8 @@ def test_a_run_that_fails_under_flower_raises_its_reason(tiny, change):
 @pytest.mark.long
 def test_ctrl_c_stops_the_run(tiny, change, until):
     config = change(tiny, rounds=100_000)
-    command = [sys.executable, "-m", "fedsc.cli", "run", "--set", "rounds=100000"]
+    command = [sys.executable, "-m", "fedsc.cli", "run", "--engine", "flower"]
+    command += ["--set", "rounds=100000"]
     for key, value in config.to_mapping().items():
         if key != "rounds":
             command += ["--set", f"{key}={json.dumps(value)}"]
