@@ -267,7 +267,8 @@ def _exchange(
     steps = {
         lab: math.ceil(told["cells"] / config.training.batch_size) for lab, told in metrics.items()
     }
-    for lab, why in too_far(moved, steps).items():
+    origins = {lab: start.weights for lab, start in starts.items()}
+    for lab, why in too_far(moved, steps, origins).items():
         failures[lab] = f"refused: {why}"
         del updates[lab], metrics[lab]
     return RoundResult(round_, starts, updates, metrics, dict(sorted(failures.items())))

@@ -18,6 +18,13 @@ MOST_TIMES_START = 10.0
 MOST_TIMES_MEDIAN = 10.0
 """It is at most this many times the median norm of the round, more for more steps of training."""
 
+NEVER_FAR = 0.1
+"""Less than this share of the norm of the start is never far, whatever the others do.
+
+Late in training three of four labs may hardly move. In the paper's first experiment an honest lab
+then moved ten times as far as they did: by a fiftieth of its weights' norm.
+"""
+
 LARGEST_STATISTIC = 1e9
 """Batch-norm statistics are not above it: of inputs ± 1000 they stay below a million."""
 
@@ -76,15 +83,20 @@ def bad_weights(start: Arrays, update: Arrays, moved: float) -> str:
             return f"{name} is above {LARGEST_STATISTIC:.0e}"
     if moved <= MOST_TIMES_START:
         return ""
-    nothing = {name: np.zeros_like(tensor) for name, tensor in start.items()}
-    most = MOST_TIMES_START * max(1.0, distance(nothing, start))
+    most = MOST_TIMES_START * max(1.0, _norm(start))
     if moved > most:
         return f"its weights moved by {moved:.3g}, no training moves them by more than {most:.3g}"
     return ""
 
 
-def too_far(moved: Mapping[str, float], steps: Mapping[str, int]) -> dict[str, str]:
-    """Name the labs whose weights moved far more than those of the others.
+def _norm(weights: Arrays) -> float:
+    return distance({name: np.zeros_like(tensor) for name, tensor in weights.items()}, weights)
+
+
+def too_far(
+    moved: Mapping[str, float], steps: Mapping[str, int], starts: Mapping[str, Arrays]
+) -> dict[str, str]:
+    """Name the labs whose weights moved far, and far more than those of the others.
 
     Parameters
     ----------
@@ -92,6 +104,8 @@ def too_far(moved: Mapping[str, float], steps: Mapping[str, int]) -> dict[str, s
         ‖update − start‖₂, by lab.
     steps
         Steps of an epoch, by lab: a lab with more cells takes more of them and moves farther.
+    starts
+        Weights they started from, by lab.
 
     Returns
     -------
@@ -104,7 +118,7 @@ def too_far(moved: Mapping[str, float], steps: Mapping[str, int]) -> dict[str, s
     found = {}
     for lab, own in moved.items():
         most = MOST_TIMES_MEDIAN * median * max(1.0, steps[lab] / usual)
-        if own > most > 0:
+        if own > most > 0 and own > NEVER_FAR * _norm(starts[lab]):
             found[lab] = (
                 f"its weights moved by {own:.3g}, the median of the round is {median:.3g} and the "
                 f"most for its cells {most:.3g}"

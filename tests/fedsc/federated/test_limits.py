@@ -51,16 +51,23 @@ def test_squares_have_the_bits_of_one_sum(n):
 
 def test_a_lab_that_moves_far_more_than_the_others_is_named():
     steps = dict.fromkeys("ABCD", 5)
-    found = too_far({"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}, steps)
+    moved = {"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}
+    found = too_far(moved, steps, dict.fromkeys(moved, START))
     assert list(found) == ["D"]
     assert "the median of the round is 1.1" in found["D"]
 
 
 def test_a_lab_with_more_cells_may_move_farther():
     moved = {"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}
-    assert too_far(moved, {"A": 5, "B": 5, "C": 5, "D": 100}) == {}
+    assert too_far(moved, {"A": 5, "B": 5, "C": 5, "D": 100}, dict.fromkeys(moved, START)) == {}
 
 
 @pytest.mark.parametrize("moved", [{}, {"A": 0.0, "B": 0.0}, {"A": 0.0, "B": 5.0}])
 def test_without_a_majority_nobody_is_blamed(moved):
-    assert too_far(moved, dict.fromkeys(moved, 1)) == {}
+    assert too_far(moved, dict.fromkeys(moved, 1), dict.fromkeys(moved, START)) == {}
+
+
+@pytest.mark.parametrize(("own", "far"), [(0.29, False), (0.31, True)])
+def test_a_small_move_is_never_far_however_little_the_others_move(own, far):
+    moved = {"A": 0.01, "B": 0.01, "C": 0.01, "D": own}  # the norm of the start is 3
+    assert ("D" in too_far(moved, dict.fromkeys(moved, 1), dict.fromkeys(moved, START))) is far
