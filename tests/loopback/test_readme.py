@@ -193,7 +193,7 @@ def test_questions_are_counted(analysed):
     assert questions["clusters"] <= 2
 
 
-def test_a_supernode_restarted_in_mid_round_costs_a_round_at_most(rehearsal, until):
+def test_a_supernode_killed_in_mid_round_comes_back_and_costs_the_others_nothing(rehearsal, until):
     run = rehearsal.run(f"rounds=8 local-epochs=1 batch-size=8 round-timeout=90 {SMALL}")
     until(lambda: said(run, "round 2/8") or ended(run), "round 2")
     rehearsal.kill("A", "flower-supernode")
