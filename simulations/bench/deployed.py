@@ -6,8 +6,10 @@ nobody adds up. So measure on a machine that does nothing else.
 
 import json
 import os
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +44,8 @@ def deployed_rounds() -> dict[str, list[float]]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        split("10x_pbmc", folder / "data", labs=_LABS, partition="iid", label_key="cell_type")
+        with redirect_stdout(sys.stderr):  # its table is nobody's answer here
+            split("10x_pbmc", folder / "data", labs=_LABS, partition="iid", label_key="cell_type")
         data = {path.stem: path for path in sorted((folder / "data").glob("*.h5ad"))}
         ports = {"port": local.free_port(), "control_port": local.free_port()}
         deployment = init.create(folder / "federation", list(data), name="speed", **ports)
