@@ -114,6 +114,7 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
 
 @pytest.mark.slow  # UMAP is compiled when first used
 @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+@pytest.mark.long
 def test_a_type_has_the_same_place_on_both_labs_maps(config, change, files, lead):
     lead(change(config, draw_map=True), nodes_of(files))
     places = {}
