@@ -5,7 +5,6 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import Context
 from flwr.common import log
 from flwr.common.logger import update_console_handler
@@ -14,7 +13,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedsc.config import Config
 from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
-from fedsc.errors import ConfigError
 from fedsc.federated.answers import answer, no_cells
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
@@ -23,7 +21,6 @@ from fedsc.model import Model
 from fedsc.report.run import write_report
 from fedsc.run_log import FIRST_PHASE
 from fedsc.versions import versions
-from partitioning.simulation import simulated_labs
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
 from server_app.analysis import analyse, embed
@@ -36,6 +33,7 @@ from server_app.integration import Integration, integrate
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.run_folder import RunFolder
 from server_app.scoring import pooled_scores
+from server_app.split import leaks, left_out, refuse_integration, scheme_of
 from server_app.strategy import RoundResult, train
 
 app = ServerApp()
@@ -67,7 +65,7 @@ def main(grid: Grid, context: Context) -> None:
         begin(FIRST_PHASE)
         federation.gather()
         if config.analysis.integrate != "none":
-            _refuse_integration(config, _scheme(federation, config))
+            refuse_integration(config, scheme_of(federation, config))
         begin("statistics")
         quality = _quality(federation, config, folder)
         preprocessing = folder.read_preprocessing(config.fingerprint())
@@ -100,8 +98,8 @@ def main(grid: Grid, context: Context) -> None:
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
-            *_left_out(federation, config),
-            *_leaks(federation, config),
+            *left_out(federation, config),
+            *leaks(federation, config),
             *analysis.found.warnings,
         ]
         for warning in warnings:
@@ -228,48 +226,6 @@ def _pooled(
     }
 
 
-def _scheme(federation: Federation, config: Config) -> str:
-    """Tell how one set was split into labs; ``""`` where each lab has cells of its own."""
-    if not all(about.simulated for about in federation.labs.values()):
-        return ""
-    return simulated_labs(config.data, config.split, config.run.seed).scheme
-
-
-def _refuse_integration(config: Config, scheme: str) -> None:
-    """Refuse to integrate labs that do not differ by technique.
-
-    Raises
-    ------
-    ConfigError
-        If one set was split by its labels, or at random.
-    """
-    reason = {
-        "subtypes": "labs differ by cell type there, and types would be pulled over one another",
-        "dirichlet": "labs differ by cell type there, and types would be pulled over one another",
-        "iid": "labs do not differ there, so there is nothing to bring together",
-    }.get(scheme)
-    if reason is not None:
-        raise ConfigError(
-            f"integrate = '{config.analysis.integrate}' on a split of partition = '{scheme}': "
-            f"{reason}; use partition = 'column', a file for each lab, or integrate = 'none'"
-        )
-
-
-def _left_out(federation: Federation, config: Config) -> list[str]:
-    """Say which cells of a simulated set no lab holds."""
-    if not all(about.simulated for about in federation.labs.values()):
-        return []
-    left = simulated_labs(config.data, config.split, config.run.seed).left_out
-    if left is None or left.labels is None:
-        return []
-    types, counts = np.unique(left.labels, return_counts=True)
-    named = ", ".join(f"{name} ({n})" for name, n in zip(types, counts, strict=True))
-    return [
-        f"cover = drop: {len(left.cells)} cells of {len(types)} types are in no lab: {named}; only "
-        "the pooled scores count them; cover = all deals them too"
-    ]
-
-
 def _train(
     federation: Federation, config: Config, folder: RunFolder, preprocessing: Preprocessing
 ) -> Arrays:
@@ -327,26 +283,6 @@ def _learn_pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
 
 
 _COMPONENTS = 50
-
-
-def _leaks(federation: Federation, config: Config) -> list[str]:
-    """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
-    scheme = _scheme(federation, config)
-    per_lab = [
-        name
-        for name, used in {
-            "scale = 'lab'": config.data.scale == "lab",
-            "local-norm": config.method.local_norm,
-        }.items()
-        if used
-    ]
-    if not (scheme in ("subtypes", "dirichlet") and per_lab):
-        return []
-    return [
-        f"{' and '.join(per_lab)} on a split made from labels ({scheme}): a lab is a "
-        "set of labels here, so per-lab statistics leak them and the scores mean nothing; use "
-        "partition = 'column' or 'iid'"
-    ]
 
 
 def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
