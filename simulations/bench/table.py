@@ -147,9 +147,9 @@ def legend(suite: Suite, seeds: int) -> str:
     shown = " / ".join(_scores(suite).values())
     compared = (
         f"{shown} in %, mean ± standard deviation over seeds. Δ ARI is the "
-        f"difference to {suite.reference} on the same seeds, with the 95 % bootstrap interval of "
-        "its mean, the number of seeds on which it is positive, and the p of a sign test "
-        f"({seeds} seeds cannot give less than {2 / 2**seeds:.2g}). "
+        f"difference to {suite.reference} on the same seeds. Beside it are the 95 % bootstrap "
+        "interval of its mean, the number of seeds on which it is positive, and the p of a sign "
+        f"test ({seeds} seeds cannot give less than {2 / 2**seeds:.2g}). "
     )
     return (
         f"{compared if seeds > 1 else f'{shown} in %, of one seed, so without spread and test. '}"
