@@ -4,7 +4,6 @@ The CPU time is the machine's own, of all its processes: Flower's programs start
 nobody adds up. So measure on a machine that does nothing else.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from deployment import flower, init, local
 from deployment.layout import Deployment
 from fedsc.config import Config
 from fedsc.errors import RunError
+from fedsc.run_log import read_entries
 from simulations.flower import app_folder
 
 _ROUNDS = 12
@@ -75,10 +75,10 @@ def _looks(deployment: Deployment, options: Config) -> list[tuple[float, float]]
     log = Path(options.run.output) / options.run.name / "log.jsonl"
     seen: list[tuple[float, float]] = []
     while len(seen) < _ROUNDS:
-        lines = log.read_text().split("\n")[:-1] if log.exists() else []
-        said = [json.loads(line) for line in lines]
-        if any("the run failed" in line["message"] for line in said):
-            raise RunError(f"the deployed run failed: {said[-1]['message']}")
+        lines = log.read_text().splitlines() if log.exists() else []
+        said = [entry.fields for entry in read_entries(lines)]
+        if failed := [line["message"] for line in said if "the run failed" in line["message"]]:
+            raise RunError(f"the deployed run failed: {failed[-1]}")
         if sum("loss" in line for line in said) > len(seen):
             seen.append((time.monotonic(), machine_cpu()))
         time.sleep(_PAUSE)

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 import scanpy as sc
 
+from fedsc.run_log import read_entries
+
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 CHECKOUT = Path(__file__).parents[2]
@@ -83,8 +85,8 @@ class Rehearsal:
 
 def log_of(run):
     path = run / "log.jsonl"
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [entry.fields for entry in read_entries(lines)]
 
 
 def said(run, words):
