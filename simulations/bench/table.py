@@ -157,9 +157,7 @@ def legend(suite: Suite, seeds: int) -> str:
     )
 
 
-def _means(
-    suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str
-) -> list[str]:
+def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
     """Average over sets, those with batches and those without, of which some run is finished.
 
     A line that is not finished on one of them stands in no mean.

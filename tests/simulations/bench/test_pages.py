@@ -39,8 +39,8 @@ def test_every_score_of_a_verdict_stands_in_a_table_of_its_page_or_of_one_it_lin
     for page in pages.pages_with_tables():
         text = page.read_text(encoding="utf-8")
         verdict = re.search(r"\*\*Verdict\*\*.*?(?=\n#)", text, re.S)[0]
-        linked = [(page.parent / name).resolve() for name in re.findall(r"\((\S+?\.md)[#)]", verdict)]
-        assert not scores_of(verdict) - scores_in_tables(page, *linked), page.name
+        known = scores_in_tables(page, *linked(page, verdict))
+        assert not scores_of(verdict) - known, page.name
 
 
 def test_every_score_of_the_first_page_stands_in_a_table_of_the_page_its_row_links():
@@ -48,8 +48,12 @@ def test_every_score_of_the_first_page_stands_in_a_table_of_the_page_its_row_lin
     rows = [row for row in front.read_text(encoding="utf-8").splitlines() if row[:3] == "| ["]
     assert len(rows) > 10
     for row in rows:
-        linked = [front.parent / name for name in re.findall(r"\((\S+?\.md)[#)]", row)]
-        assert not scores_of(row) - scores_in_tables(*linked), row
+        assert not scores_of(row) - scores_in_tables(*linked(front, row)), row
+
+
+def linked(page, text):
+    """Pages that a text of a page links."""
+    return [(page.parent / name).resolve() for name in re.findall(r"\]\(([^()\s]+\.md)[#)]", text)]
 
 
 def scores_of(text):
