@@ -28,6 +28,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
 from fedsc.data.registry import resolve
+from fedsc.errors import DataError
 
 Theirs = Callable[[np.ndarray, int], np.ndarray]
 """Cluster counts, float64 (cells, genes), into k clusters: int (cells,)."""
@@ -115,10 +116,20 @@ def run_ours(method: str, cells: Expression, seed: int) -> np.ndarray:
     return fit(method, cells, Settings(seed=seed), "true").clusters
 
 
-def measure(method: str, clone: Path, dataset: str, seed: int, whose: str) -> dict[str, Any]:
-    """Score one fit: ``method``, ``dataset``, ``seed``, ``code`` (theirs or ours), ARI and NMI."""
+def measure(
+    method: str, clone: Path, dataset: str, label_key: str, seed: int, whose: str
+) -> dict[str, Any]:
+    """Score one fit: ``method``, ``dataset``, ``seed``, ``code`` (theirs or ours), ARI and NMI.
+
+    Raises
+    ------
+    DataError
+        If cells have no labels.
+    """
     source = resolve(dataset)
-    cells = read(source.path, layer=source.layer, label_key=source.label_key)
+    cells = read(source.path, layer=source.layer, label_key=label_key or source.label_key)
+    if cells.labels is None:
+        raise DataError(f"{dataset}: no column of cell types is known; name it with --label-key")
     if whose == "theirs":
         clusters = run_theirs(method, clone, cells, seed)
     else:
@@ -139,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("method", choices=THEIRS)
     parser.add_argument("clone", type=Path, help="clone of the authors' repository")
     parser.add_argument("datasets", nargs="+", metavar="SET")
+    parser.add_argument("--label-key", default="", help="column of cell types; default: the set's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True, help="CSV; rows are added")
     options = parser.parse_args(arguments)
@@ -149,9 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
             for whose in ("theirs", "ours"):
                 if (options.method, dataset, seed, whose) in done:
                     continue
+                asked = options.method, options.clone.resolve(), dataset, options.label_key
                 with get_context("spawn").Pool(1) as pool:
-                    asked = (options.method, options.clone.resolve(), dataset, seed, whose)
-                    rows.append(pool.apply(measure, asked))
+                    rows.append(pool.apply(measure, (*asked, seed, whose)))
                 print(rows[-1], flush=True)  # noqa: T201
                 pd.DataFrame(rows).to_csv(options.output, index=False)
 
