@@ -1,11 +1,15 @@
 """The authors' code is run as it lies in a clone; here a stand-in says what it was given."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from fedsc.data.synthetic import synthesize
 from fedsc.errors import DataError
 from simulations.benchmarks import authors_code
+
+DOCS = Path(__file__).parents[3] / "docs" / "results"
 
 # As old as the authors' own: scanpy.api, torchvision, numpy.int.
 TRAIN = """
@@ -49,3 +53,12 @@ def test_a_set_without_cell_types_is_refused_in_words(tmp_path):
     synthesize(60, 80, 3, 1, 0).write_h5ad(cells)
     with pytest.raises(DataError, match="no column of cell types"):
         authors_code.measure("contrastive-sc", tmp_path, str(cells), "", 0, "ours")
+
+
+def test_the_page_shows_the_rows():
+    page = (DOCS / "authors-code.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(DOCS / "authors-code.csv")
+    for (dataset, code), own in rows.groupby(["dataset", "code"]):
+        whose = "authors'" if code == "theirs" else "ours"
+        ari, nmi = (f"{100 * own[s].mean():.1f} ± {100 * own[s].std():.1f}" for s in ("ari", "nmi"))
+        assert f"| {dataset} | {whose} | {ari} | {nmi} |" in page
