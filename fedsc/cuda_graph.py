@@ -27,8 +27,8 @@ def capture(work: Callable[[], None], generator: torch.Generator) -> Callable[[]
         Does the work again; ``None``, with a sentence in the log, where it cannot be recorded.
     """
     before = torch.cuda.current_stream()
-    stream = torch.cuda.Stream()
     try:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(before)
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):

@@ -57,7 +57,7 @@ class SGD:
             fused=True,
             weight_decay=self._weight_decay,
             momentum=self._momentum,
-            lr=self._rate,
+            lr=self._rate,  # type: ignore[arg-type]  # a tensor too
             dampening=0.0,
             nesterov=False,
             maximize=False,

@@ -54,12 +54,10 @@ def why_not(
     if method.norm == "batch" and any(own.n_cells < 2 for own in cells):
         return "a lab has one cell, and batch norm needs two"
     if torch.device(device).type == "cuda":
-        wanted = sum(own.n_cells * own.n_genes for own in cells) * 4
-        free, _ = torch.cuda.mem_get_info(device)
+        wanted = sum(own.n_cells * own.n_genes for own in cells) * 4 / 1e9
+        free = torch.cuda.mem_get_info(device)[0] / 1e9
         if wanted > free / 2:
-            return (
-                f"their cells take {wanted / 1e9:.1f} GB of the GPU, which has {free / 1e9:.1f} free"
-            )
+            return f"their cells take {wanted:.1f} GB of the GPU, which has {free:.1f} free"
     return None
 
 
@@ -182,7 +180,10 @@ class Stack:
     def _step(self, state: State, k: int) -> Callable[[], None]:
         """Give what takes a step of the first k labs."""
         own = State(
-            _of_first(state.shared, k), _of_first(state.private, k), self._share[:k], self._n_cells[:k]
+            _of_first(state.shared, k),
+            _of_first(state.private, k),
+            self._share[:k],
+            self._n_cells[:k],
         )
         chosen = self._training
         velocities = [velocity[:k] for velocity in self._velocities]
@@ -215,7 +216,7 @@ class Stack:
         self._generator.manual_seed(derive_seed(seed, "masks", *self.labs, round_))
 
     def _orders(self, seed: int, round_: int) -> Tensor:
-        """Tell the rows of every batch, int64 (epochs, steps, labs, cells); the last row fills up."""
+        """Tell the rows of all batches, int64 (epochs, steps, labs, cells); the last fills up."""
         epochs = self._training.local_epochs
         nobody = len(self._cells) - 1
         orders = np.full((epochs, *self._shares.shape), nobody, dtype=np.int64)
@@ -249,9 +250,7 @@ class Stack:
             of_lab = (_one(shared, i, own.shared), _one(private, i, own.private))
             leaving, kept = kept_apart(*of_lab, starts[lab], self._method)
             steps = self._training.local_epochs * len(self._sizes[i])
-            updates[lab] = Update(
-                leaving, kept, self._n_cells_of(i), losses[i] / steps, spreads[i]
-            )
+            updates[lab] = Update(leaving, kept, self._n_cells_of(i), losses[i] / steps, spreads[i])
         return updates
 
     def _spread(self, state: State, i: int) -> Tensor:

@@ -85,6 +85,11 @@ def first_weights(config: Config, cells: Cells) -> Arrays:
     return {name: tensor.numpy() for name, tensor in drawn.items()}
 
 
+def nothing_kept(cells: Cells) -> dict[str, Arrays]:
+    """Give the private states before the first round."""
+    return {lab: {} for lab in cells}
+
+
 def stack_of(config: Config, cells: Cells, device: str, **options: Any) -> Stack:
     """Stack the labs of a config."""
     objective = load_objective(method_of(config.method))
@@ -135,7 +140,7 @@ def against_cpu(config: Config, cells: Cells, device: str) -> float:
     config = config.replace(local_epochs=_EPOCHS)
     most = config.training.batch_size * _STEPS // _EPOCHS
     few = {lab: replace(own, values=own.values[:most]) for lab, own in cells.items()}
-    weights, nothing = first_weights(config, few), dict.fromkeys(few, {})
+    weights, nothing = first_weights(config, few), nothing_kept(few)
     order = stack_of(config, few, "cpu").labs
     views = masks_of_labs(order, few, config.training, 1)
     stack = stack_of(config, few, device, views=views)
@@ -145,7 +150,7 @@ def against_cpu(config: Config, cells: Cells, device: str) -> float:
 
 def graph_against_eager(config: Config, cells: Cells, device: str) -> float:
     """Hold a round of CUDA graphs against the same round step by step, same masks."""
-    weights, nothing = first_weights(config, cells), dict.fromkeys(cells, {})
+    weights, nothing = first_weights(config, cells), nothing_kept(cells)
     config = config.replace(local_epochs=1)
     recorded, eager = (
         stacked_round(stack_of(config, cells, device, graphs=graphs))(weights, nothing, 1)
@@ -162,23 +167,22 @@ class Watch(TorchDispatchMode):
         self.operations = 0
         self.waits = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         arguments = [a.alias_info for a in func._schema.arguments]
         is_view = any(info is not None and not info.is_write for info in arguments)
         self.operations += not is_view
-        self.waits += func.overloadpacket.__name__ in _WAITING or _to_host(func, args, kwargs)
+        self.waits += _waits(func.overloadpacket.__name__, args, kwargs)
         return func(*args, **kwargs)
 
 
-_WAITING = {"_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select"}
-
-
-def _to_host(func: Any, args: Any, kwargs: Any) -> bool:
-    """Tell a copy from a device to the CPU."""
-    name = func.overloadpacket.__name__
+def _waits(name: str, args: Any, kwargs: Any) -> bool:
+    """Tell what a GPU's host waits for: a value, as many as there are, a copy to the CPU."""
+    if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+        return True
+    if name.startswith("index"):  # by a mask: how many values it has is asked first
+        places = args[1] if isinstance(args[1], list | tuple) else []
+        return any(p is not None and p.dtype == torch.bool for p in places)
     if name == "_to_copy":
         return args[0].device.type != "cpu" and str(kwargs.get("device", "")) == "cpu"
     return bool(name == "copy_" and args[0].device.type == "cpu" != args[1].device.type)
@@ -188,7 +192,7 @@ def per_step(
     config: Config, cells: Cells, device: str, count: Callable[[Callable[[], Any]], np.ndarray]
 ) -> list[float]:
     """Count per step of an epoch: a round of two epochs less one of one, eager."""
-    weights, nothing = first_weights(config, cells), dict.fromkeys(cells, {})
+    weights, nothing = first_weights(config, cells), nothing_kept(cells)
     found = []
     for epochs in (1, 2):
         own = config.replace(local_epochs=epochs)
@@ -233,7 +237,7 @@ def rounds(config: Config, cells: Cells, train: Round, n: int, device: str) -> d
     dict
         ``start_up_s``, ``seconds`` of ``n`` rounds, ``loss`` of the last.
     """
-    weights, private = first_weights(config, cells), dict.fromkeys(cells, {})
+    weights, private = first_weights(config, cells), nothing_kept(cells)
     times = [time.perf_counter()]
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()

@@ -31,9 +31,7 @@ def init_online(
     }
 
 
-def project(
-    weights: Weights, x: Tensor, prefix: str = "", share: Tensor | None = None
-) -> Tensor:
+def project(weights: Weights, x: Tensor, prefix: str = "", share: Tensor | None = None) -> Tensor:
     """Encode and project a training view, or several at once.
 
     Parameters

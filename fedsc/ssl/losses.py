@@ -104,9 +104,7 @@ class _MeanCosine(torch.autograd.Function):
 _SHORTEST = 1e-8
 
 
-def nt_xent(
-    z_1: Tensor, z_2: Tensor, temperature: float, share: Tensor | None = None
-) -> Tensor:
+def nt_xent(z_1: Tensor, z_2: Tensor, temperature: float, share: Tensor | None = None) -> Tensor:
     """SimCLR eq. (1), NT-Xent: pick a cell's other view among all 2B − 1 other views.
 
     Each of the 2B embeddings is an anchor once; its denominator is its positive and the 2B − 2
@@ -144,8 +142,9 @@ def _stacked_nt_xent(z_1: Tensor, z_2: Tensor, temperature: float, share: Tensor
     itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
     no_candidate = itself | (share == 0).repeat(1, 2)[:, None]
     logits = ((z / temperature) @ z.mT).masked_fill(no_candidate, -torch.inf)
-    anchors = torch.logsumexp(logits, dim=-1).unflatten(1, (2, -1)).sum(1)
-    return ((0.5 * anchors - positive) * share).sum(1)
+    anchors = torch.logsumexp(logits, dim=-1).view(len(z), 2, -1).sum(1)
+    loss: Tensor = ((0.5 * anchors - positive) * share).sum(1)
+    return loss
 
 
 def info_nce(

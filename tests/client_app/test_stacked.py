@@ -87,6 +87,8 @@ def test_why_labs_train_one_after_the_other_is_said_once(labs, said):
         assert _train(labs, round_=round_, optimizer="adamw") == {}
     assert len(said) == 1
     assert said[0].startswith("labs train one after the other: adamw")
+    assert _train(labs, method="simulations.readings.joint_views:OBJECTIVE") == {}
+    assert said[1] == "labs train one after the other: the objective has no stacked form"
 
 
 def test_what_fails_stacked_is_left_to_each_lab_alone(labs, said, monkeypatch):
@@ -110,15 +112,16 @@ def test_a_run_with_a_gpu_trains_stacked_and_answers_the_same(
         rounds.append((round_, sorted(starts), all(before.values())))
         return train_stacked(labs, config, starts, kept, preprocessing, round_, device)
 
-    alone = lead(change(unlabelled, run_name="alone"), 2)
+    config = change(unlabelled, rounds=2)
+    alone = lead(change(config, run_name="alone"), 2)
     with monkeypatch.context() as patch:
         patch.setattr(main, "_device", lambda: _DEVICE)
         patch.setattr(stacked, "train_stacked", watched)
-        together = lead(change(unlabelled, run_name="together"), 2)
-    # Two nodes with two labs each; from the second round on with the targets they kept.
+        together = lead(change(config, run_name="together"), 2)
+    # Two nodes with two labs each; in the second round with the targets they kept.
     assert rounds == [
         (round_, labs, round_ > 1)
-        for round_ in (1, 2, 3)
+        for round_ in (1, 2)
         for labs in (["lab-0", "lab-2"], ["lab-1", "lab-3"])
     ]
     assert together.by_round.keys() == alone.by_round.keys()
@@ -128,10 +131,3 @@ def test_a_run_with_a_gpu_trains_stacked_and_answers_the_same(
         assert row["loss"] == pytest.approx(alone.by_round[where]["loss"], rel=0.2)  # other masks
     assert together.model != alone.model
     assert together.weights.keys() == alone.weights.keys()
-
-
-def test_an_objective_without_a_stacked_form_trains_as_ever(unlabelled, change, lead, monkeypatch):
-    config = change(unlabelled, method="simulations.readings.drop_last:OBJECTIVE", rounds=1)
-    alone = lead(change(config, run_name="alone"), 1)
-    monkeypatch.setattr(main, "_device", lambda: _DEVICE)
-    assert lead(change(config, run_name="gpu"), 1).model == alone.model

@@ -8,7 +8,15 @@ import torch
 from fedsc import stacked
 from fedsc.config import Config
 from fedsc.cuda_graph import capture
-from simulations.gpu_check import farthest, first_weights, labs_of, stack_of, stacked_round
+from fedsc.training import batch_sizes
+from simulations.gpu_check import (
+    farthest,
+    first_weights,
+    labs_of,
+    nothing_kept,
+    stack_of,
+    stacked_round,
+)
 
 
 def test_a_step_that_cannot_be_captured_is_said_and_the_stream_is_put_back(monkeypatch, caplog):
@@ -49,12 +57,12 @@ def test_recording_leaves_no_trace_in_what_is_trained(works, simulated, monkeypa
 
     monkeypatch.setattr(stacked, "capture", rehearsed)
     config, cells = simulated
-    weights, nothing = first_weights(config, cells), dict.fromkeys(cells, {})
+    weights, nothing = first_weights(config, cells), nothing_kept(cells)
     plain = stack_of(config, cells, "cpu")
     graphs = stack_of(config, cells, "cpu", graphs=True)
     found = [stacked_round(one)(weights, nothing, 1) for one in (graphs, plain)]
     assert farthest(*found) == 0
     assert graphs.graphs == works
     assert not plain.graphs
-    different = {len(own) for own in graphs._sizes}
+    different = {len(batch_sizes(own.n_cells, 8)) for own in cells.values()}
     assert len(recorded) == len(different) > 1  # one for each number of labs in a step
