@@ -75,7 +75,8 @@ class Stack:
     device
         Torch device.
     graphs
-        Record a step as a CUDA graph, for each number of labs that take one together.
+        Record a step as a CUDA graph, for each number of labs that take one together; as an
+        attribute, whether that worked.
     views
         Draws the views of a step.
     """
@@ -171,11 +172,16 @@ class Stack:
     def _prepare_steps(self, state: State) -> None:
         """Make the step of each number of labs; recording one moves tensors, so load them after."""
         self._steps = {k: self._step(state, k) for k in set(self._together)}
-        if self.graphs:
-            recorded = {k: capture(step, self._generator) for k, step in self._steps.items()}
-            self.graphs = all(recorded.values())
-            if self.graphs:
-                self._steps = {k: step for k, step in recorded.items() if step is not None}
+        if not self.graphs:
+            return
+        recorded = {}
+        for k, step in self._steps.items():
+            replay = capture(step, self._generator)
+            if replay is None:
+                self.graphs = False
+                return
+            recorded[k] = replay
+        self._steps = recorded
 
     def _step(self, state: State, k: int) -> Callable[[], None]:
         """Give what takes a step of the first k labs."""
