@@ -112,33 +112,48 @@ def finish(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train each lab that was sent start weights; send back what it shares."""
-    from fedsc.training import train_lab
+    from fedsc.training import Update, train_lab
     from protocol.train import pack_update, unpack_starts
 
     content = message.content
     round_, starts = unpack_starts(content)
     preprocessing = unpack_preprocessing(content)
     private: dict[Path, Arrays] = {}
+    stacked: dict[str, tuple[Update, float]] = {}
+
+    def together(labs: list[Lab], config: Config) -> None:
+        if (device := _device()) == "cpu":
+            return
+        from client_app.stacked import train_stacked
+
+        def kept(lab: Lab) -> Arrays:
+            return load_private(_folder(lab, content), round_)
+
+        stacked.update(train_stacked(labs, config, starts, kept, preprocessing, round_, device))
 
     def update(lab: Lab, config: Config) -> RecordDict:
         started = time.perf_counter()
         folder = _folder(lab, content)
-        result = train_lab(
-            load_objective(method_of(config.method)),
-            starts[lab.name],
-            load_private(folder, round_),
-            lab.cells(preprocessing, config.data.scale),
-            config.method,
-            config.training,
-            seed=config.run.seed,
-            lab=lab.name,
-            round_=round_,
-            device=_device(),
-        )
+        if lab.name in stacked:
+            result, seconds = stacked[lab.name]
+        else:
+            result = train_lab(
+                load_objective(method_of(config.method)),
+                starts[lab.name],
+                load_private(folder, round_),
+                lab.cells(preprocessing, config.data.scale),
+                config.method,
+                config.training,
+                seed=config.run.seed,
+                lab=lab.name,
+                round_=round_,
+                device=_device(),
+            )
+            seconds = time.perf_counter() - started
         private[folder] = result.private
-        return pack_update(lab.name, result, seconds=time.perf_counter() - started)
+        return pack_update(lab.name, result, seconds)
 
-    reply = _for_each_lab(message, context, update, only=list(starts))
+    reply = _for_each_lab(message, context, update, only=list(starts), first=together)
     try:
         save_private(round_, private)
     except Exception as error:  # no update is sent whose private side is lost
@@ -152,6 +167,7 @@ def _for_each_lab(
     context: Context,
     handle: Callable[[Lab, Config], RecordDict],
     only: list[str] | None = None,
+    first: Callable[[list[Lab], Config], None] = lambda labs, config: None,
 ) -> Message:
     reply = RecordDict()
     try:
@@ -161,9 +177,9 @@ def _for_each_lab(
     except FedscError as error:
         reply["error"] = pack_error(error)
         return Message(reply, reply_to=message)
+    labs = [lab for lab in labs if only is None or lab.name in only]
+    first(labs, config)
     for lab in labs:
-        if only is not None and lab.name not in only:
-            continue
         try:
             reply.update(handle(lab, config))
         except Exception as error:

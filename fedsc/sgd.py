@@ -17,21 +17,28 @@ class SGD:
     parameters
         Moved in place.
     rate
-        Step size.
+        Step size; as a tensor on the parameters' device it may change between steps.
     momentum
         Of the velocity; 0 = none.
     weight_decay
         L2 penalty.
+    velocities
+        Of each parameter, to go on with and moved in place; without them all begin at rest.
     """
 
     def __init__(
-        self, parameters: list[Tensor], rate: float, momentum: float, weight_decay: float
+        self,
+        parameters: list[Tensor],
+        rate: float | Tensor,
+        momentum: float,
+        weight_decay: float,
+        velocities: list[Tensor] | None = None,
     ) -> None:
         self._parameters = parameters
         self._rate = rate
         self._momentum = momentum
         self._weight_decay = weight_decay
-        self._velocities: dict[int, Tensor | None] = {}
+        self._velocities: dict[int, Tensor | None] = dict(enumerate(velocities or []))
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -50,7 +57,7 @@ class SGD:
             fused=True,
             weight_decay=self._weight_decay,
             momentum=self._momentum,
-            lr=self._rate,
+            lr=self._rate,  # type: ignore[arg-type]  # a tensor too
             dampening=0.0,
             nesterov=False,
             maximize=False,

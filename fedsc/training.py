@@ -18,7 +18,7 @@ from fedsc.models.names import is_norm
 from fedsc.options import MethodOptions, TrainingOptions
 from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
-from fedsc.ssl.objective import Objective
+from fedsc.ssl.objective import Objective, State
 from fedsc.ssl.views import masked_view
 
 _KEPT_NORM = "norm:"  # prefix of FedBN's normalisation layers among a lab's private tensors
@@ -111,16 +111,10 @@ def train_lab(
         Arrays are on the CPU.
     """
     with one_thread():
-        kept_norm = {
-            n.removeprefix(_KEPT_NORM): a for n, a in private.items() if n.startswith(_KEPT_NORM)
-        }
-        state = objective.begin(
-            _to_torch({**start, **kept_norm}, device),
-            _to_torch({n: a for n, a in private.items() if not n.startswith(_KEPT_NORM)}, device),
-            cells.n_cells,
-            method,
-            torch_generator(seed, "begin", lab, round_),
-        )
+        state = begin(
+            objective, start, private, cells.n_cells, method,
+            seed=seed, lab=lab, round_=round_, device=device,
+        )  # fmt: skip
         optimizer = _optimizer(state.trainable(), training, round_)
 
         def descend(loss: Tensor) -> None:
@@ -139,17 +133,59 @@ def train_lab(
                 total += objective.step(state, view_1, view_2, descend, method)
                 steps += 1
 
-        shared, keep = _to_numpy(state.shared), _to_numpy(state.private)
-        if method.local_norm:
-            keep |= {_KEPT_NORM + n: a for n, a in shared.items() if is_norm(n)}
-            shared = {n: start[n] if is_norm(n) else a for n, a in shared.items()}
+        shared, keep = kept_apart(_to_numpy(state.shared), _to_numpy(state.private), start, method)
+        some = torch.from_numpy(cells.batch(np.arange(min(cells.n_cells, LOOKED_AT)))).to(device)
         return Update(
             shared=shared,
             private=keep,
             n_cells=cells.n_cells,
             loss=float(total) / steps,
-            embedding_std=_embedding_std(state.shared, cells, device),
+            embedding_std=float(spread(state.shared, some)),
         )
+
+
+LOOKED_AT = 512
+"""First cells of a lab whose embedding's spread is told."""
+
+
+def begin(
+    objective: Objective,
+    start: Arrays,
+    private: Arrays,
+    n_cells: int,
+    method: MethodOptions,
+    *,
+    seed: int,
+    lab: str,
+    round_: int,
+    device: str = "cpu",
+) -> State:
+    """Start a lab's round; arguments as :func:`train_lab` takes them."""
+    kept_norm = {
+        n.removeprefix(_KEPT_NORM): a for n, a in private.items() if n.startswith(_KEPT_NORM)
+    }
+    return objective.begin(
+        _to_torch({**start, **kept_norm}, device),
+        _to_torch({n: a for n, a in private.items() if not n.startswith(_KEPT_NORM)}, device),
+        n_cells,
+        method,
+        torch_generator(seed, "begin", lab, round_),
+    )
+
+
+def kept_apart(
+    shared: Arrays, private: Arrays, start: Arrays, method: MethodOptions
+) -> tuple[Arrays, Arrays]:
+    """Part what leaves the lab after a round from what stays (FedBN keeps the norm layers)."""
+    if not method.local_norm:
+        return shared, private
+    kept_norm = {_KEPT_NORM + n: a for n, a in shared.items() if is_norm(n)}
+    return {n: start[n] if is_norm(n) else a for n, a in shared.items()}, private | kept_norm
+
+
+def spread(weights: Weights, cells: Tensor) -> Tensor:
+    """Measure the spread of an embedding (:class:`Update`), a scalar on the cells' device."""
+    return embed(weights, cells).std(dim=0, correction=0).square().sum().sqrt()
 
 
 def batches(n_cells: int, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
@@ -159,11 +195,18 @@ def batches(n_cells: int, size: int, generator: torch.Generator) -> Iterator[np.
     batch of what it has.
     """
     order = torch.randperm(n_cells, generator=generator).numpy()
+    first = 0
+    for length in batch_sizes(n_cells, size):
+        yield order[first : first + length]
+        first += length
+
+
+def batch_sizes(n_cells: int, size: int) -> list[int]:
+    """Give the sizes of a lab's batches, the same in every epoch."""
     edges = [*range(0, n_cells, size), n_cells]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         del edges[-2]
-    for first, last in pairwise(edges):
-        yield order[first:last]
+    return [last - first for first, last in pairwise(edges)]
 
 
 def learning_rate(training: TrainingOptions, round_: int) -> float:
@@ -225,12 +268,6 @@ def _optimizer(
             parameters, lr=rate, weight_decay=training.weight_decay, fused=True
         )
     return SGD(parameters, rate, training.momentum, training.weight_decay)
-
-
-def _embedding_std(weights: Weights, cells: CellMatrix, device: str) -> float:
-    rows = np.arange(min(cells.n_cells, 512))
-    z = embed(weights, torch.from_numpy(cells.batch(rows)).to(device))
-    return float(z.std(dim=0, correction=0).square().sum().sqrt())
 
 
 def _to_torch(arrays: Arrays, device: str) -> Weights:

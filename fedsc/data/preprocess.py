@@ -67,7 +67,7 @@ class Preprocessing:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CellMatrix:
     """Encoder input of some cells, sparse until a batch of it is wanted.
 

@@ -31,7 +31,7 @@ def init_online(
     }
 
 
-def project(weights: Weights, x: Tensor, prefix: str = "") -> Tensor:
+def project(weights: Weights, x: Tensor, prefix: str = "", share: Tensor | None = None) -> Tensor:
     """Encode and project a training view, or several at once.
 
     Parameters
@@ -42,13 +42,15 @@ def project(weights: Weights, x: Tensor, prefix: str = "") -> Tensor:
         View, float32 (cells, genes), or views, (cells, views, genes).
     prefix
         ``""`` for the online network, ``"target."`` or ``"key."`` for its moving average.
+    share
+        Of labs that train stacked (:func:`fedsc.models.mlp.mlp`).
 
     Returns
     -------
     Tensor
-        float32 (cells, 128) or (cells, views, 128), not normalised.
+        float32 (cells, 128) or (cells, views, 128), not normalised; stacked, with labs before.
     """
-    return mlp(weights, x, f"{prefix}encoder", f"{prefix}projector", training=True)
+    return mlp(weights, x, f"{prefix}encoder", f"{prefix}projector", training=True, share=share)
 
 
 def embed(weights: Weights, x: Tensor, *, unit: bool = True) -> Tensor:

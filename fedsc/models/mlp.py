@@ -54,7 +54,9 @@ def init_mlp(
     return weights
 
 
-def mlp(weights: Weights, x: Tensor, *prefixes: str, training: bool) -> Tensor:
+def mlp(
+    weights: Weights, x: Tensor, *prefixes: str, training: bool, share: Tensor | None = None
+) -> Tensor:
     """Apply networks one after the other: linear, norm, ReLU; the last layer is linear alone.
 
     Parameters
@@ -69,11 +71,15 @@ def mlp(weights: Weights, x: Tensor, *prefixes: str, training: bool) -> Tensor:
     training
         Normalise by the batch, each view by its own, and move the running statistics (in place,
         view by view), instead of normalising by the running statistics.
+    share
+        Where labs train stacked: weights and ``x`` have a leading dimension of labs, and this is
+        each row's share in the mean over its lab's cells, float32 (labs, cells): 1/n, or 0 for
+        a row that only fills up and has no say in batch norm.
 
     Returns
     -------
     Tensor
-        float32 (cells, outputs) or (cells, views, outputs).
+        float32 (cells, outputs) or (cells, views, outputs); stacked, with labs before.
 
     Raises
     ------
@@ -81,6 +87,8 @@ def mlp(weights: Weights, x: Tensor, *prefixes: str, training: bool) -> Tensor:
         If one cell alone is to be normalised by its batch.
     """
     layers = [layer for prefix in prefixes for layer in _layers(weights, prefix)]
+    if share is not None:
+        return _stacked(layers, x, share)
     if training and any(layer.mean is not None for layer in layers):
         if len(x) < 2:
             raise ValueError("batch norm needs two cells or more: one alone has no variance")
@@ -193,3 +201,41 @@ class _BatchNormalised(torch.autograd.Function):
                 g = torch.mm(g, matrix)
         of_x = g.view(ctx.shape) if ctx.needs_input_grad[0] else None
         return of_x, None, *found
+
+
+def _stacked(layers: list[_Layer], x: Tensor, share: Tensor) -> Tensor:
+    """Apply layers whose tensors have a leading dimension of labs, in training."""
+    labs, cells = share.shape
+    y = x.reshape(labs, -1, x.shape[-1])
+    for layer in layers:
+        matrix, bias, scale, shift = layer.parameters
+        y = torch.baddbmm(bias[:, None], y, matrix.mT)
+        if scale is not None and shift is not None:
+            if layer.mean is None or layer.var is None:
+                y = F.layer_norm(y, y.shape[-1:], eps=_EPS)
+            else:
+                wide = y.view(labs, cells, -1)  # views have columns of their own
+                y = _normalised(wide, share, layer.mean, layer.var).view_as(y)
+            y = torch.addcmul(shift[:, None], y, scale[:, None])
+        if layer.hidden:
+            y = y.relu_()
+    return y.view(*x.shape[:-1], -1)
+
+
+def _normalised(wide: Tensor, share: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
+    """Normalise (labs, cells, views × width) by each lab's cells; move its running statistics."""
+    of_rows = share[:, None]
+    mean = torch.bmm(of_rows, wide)
+    centred = wide - mean
+    var = torch.bmm(of_rows, centred.square())
+    with torch.no_grad():
+        unbiased = var / (1.0 - share.square().sum(1)[:, None, None])  # n / (n − 1)
+        size = running_mean.shape
+        for own_mean, own_var in zip(
+            mean.view(size[0], -1, size[1]).unbind(1),
+            unbiased.view(size[0], -1, size[1]).unbind(1),
+            strict=True,
+        ):
+            running_mean.lerp_(own_mean, _MOMENTUM)
+            running_var.lerp_(own_var, _MOMENTUM)
+    return centred * torch.rsqrt(var + _EPS)

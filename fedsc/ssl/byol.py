@@ -47,19 +47,22 @@ def step(
     state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
 ) -> Tensor:
     """Take one step on eq. (2), both views in both roles, then move the target."""
-    views = torch.stack((view_1, view_2), dim=1)
-    z = project(state.shared, views)
+    views = torch.stack((view_1, view_2), dim=-2)
+    z = project(state.shared, views, share=state.share)
     if options.ema:
         with torch.no_grad() if options.stop_gradient else nullcontext():
-            target = project(state.private, views, "target.")
+            target = project(state.private, views, "target.", share=state.share)
     else:  # the target is the online network: its projection of a view serves both roles
         target = z.detach() if options.stop_gradient else z
-    p = mlp(state.shared, z, "predictor", training=True) if options.predictor else z
-    loss = 2.0 * cosine_distance(p, target.flip(1))  # each view predicts the other's target
+    p = z
+    if options.predictor:
+        p = mlp(state.shared, z, "predictor", training=True, share=state.share)
+    # Each view predicts the other's target.
+    loss = 2.0 * cosine_distance(p, target.flip(-2), state.share)
     descend(loss)
     if options.ema:
         move_average(state.private, "target.", state.shared, options.target_momentum)
     return loss.detach()
 
 
-OBJECTIVE = Objective(init, begin, step)
+OBJECTIVE = Objective(init, begin, step, stacks=True)

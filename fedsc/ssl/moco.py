@@ -66,13 +66,22 @@ def step(
     none: its loss and gradient are exactly 0 and it fills the queue.
     """
     with torch.no_grad():
-        keys = F.normalize(project(state.private, view_2, "key."), dim=1)
-    negatives = state.private["queue"][: int(state.private["queue.filled"])]
-    queries = project(state.shared, view_1)
-    loss = info_nce(queries, keys, negatives, options.temperature or temperature)
+        keys = F.normalize(project(state.private, view_2, "key.", state.share), dim=-1)
+    queue, filled = state.private["queue"], state.private["queue.filled"]
+    if state.share is None:
+        negatives, known = queue[: int(filled)], None
+    else:  # the queues of stacked labs are filled unequally, and no count leaves the device
+        negatives, known = queue, _places(queue) < filled[:, None]
+    queries = project(state.shared, view_1, share=state.share)
+    tau = options.temperature or temperature
+    loss = info_nce(queries, keys, negatives, tau, known, state.share)
     descend(loss)
     move_average(state.private, "key.", state.shared, options.target_momentum)
-    _push(state.private, keys)
+    if state.share is None or state.n_cells is None:
+        _push(state.private, keys)
+    else:
+        lengths = state.n_cells.clamp(max=options.queue)
+        _push_stacked(state.private, keys, (state.share > 0).sum(1), lengths)
     return loss.detach()
 
 
@@ -90,7 +99,32 @@ def _push(private: Weights, keys: Tensor) -> None:
     following.add_(len(keys)).remainder_(length)
 
 
-V1 = Objective(partial(init, head=(EMBEDDING, PROJECTION)), begin, partial(step, temperature=0.07))
+def _push_stacked(private: Weights, keys: Tensor, n_keys: Tensor, lengths: Tensor) -> None:
+    """Write each lab's first ``n_keys`` keys into its ring: ask every place for its last key."""
+    queue, filled, following = private["queue"], private["queue.filled"], private["queue.next"]
+    n, length = n_keys[:, None], lengths[:, None]
+    first = (_places(queue) - following[:, None]).remainder(length)  # key that comes to a place
+    last = first + (n - 1 - first).div(length, rounding_mode="floor") * length
+    written = (first < n) & (_places(queue) < length)
+    chosen = last.clamp(0, keys.shape[1] - 1)[:, :, None].expand(-1, -1, keys.shape[2])
+    queue.copy_(torch.where(written[:, :, None], keys.gather(1, chosen), queue))
+    filled.copy_(torch.minimum(filled + n_keys, lengths))
+    following.add_(n_keys).remainder_(lengths)
+
+
+def _places(queue: Tensor) -> Tensor:
+    return torch.arange(queue.shape[1], device=queue.device)
+
+
+V1 = Objective(
+    partial(init, head=(EMBEDDING, PROJECTION)),
+    begin,
+    partial(step, temperature=0.07),
+    stacks=True,
+)
 V2 = Objective(
-    partial(init, head=(EMBEDDING, EMBEDDING, PROJECTION)), begin, partial(step, temperature=0.2)
+    partial(init, head=(EMBEDDING, EMBEDDING, PROJECTION)),
+    begin,
+    partial(step, temperature=0.2),
+    stacks=True,
 )

@@ -16,7 +16,7 @@ from fedsc.models.names import is_buffer
 from fedsc.options import MethodOptions
 
 Descend = Callable[[Tensor], None]
-"""Zero the gradients, back-propagate a loss, take one optimiser step."""
+"""Zero the gradients, back-propagate a loss (of each lab, where stacked), take one step."""
 
 
 @dataclass
@@ -29,10 +29,19 @@ class State:
         Leaves the lab after the round and is averaged: online network, predictor.
     private
         Never leaves the lab, survives from round to round: target network, key queue.
+    share
+        ``None`` for one lab. Where labs train stacked (``docs/decisions/0023-stacked-labs.md``)
+        every tensor has a leading dimension of labs, and so have views, (labs, cells, genes), and
+        losses, (labs,). Then this is the share of each row of the batch in the mean over its
+        lab's cells, float32 (labs, cells): 1/n in the first n rows, 0 in rows that only fill up.
+    n_cells
+        Cells of each lab, int64 (labs,), where labs train stacked.
     """
 
     shared: Weights
     private: Weights
+    share: Tensor | None = None
+    n_cells: Tensor | None = None
 
     def trainable(self) -> list[Tensor]:
         """List the tensors an optimiser moves, in a fixed order."""
@@ -64,7 +73,11 @@ class Begin(Protocol):
 
 
 class Step(Protocol):
-    """Train on two views of one batch, float32 (cells, genes) each; give the loss, a scalar."""
+    """Train on two views of one batch, float32 (cells, genes) each; give the loss, a scalar.
+
+    A step that also trains labs stacked (see :class:`State`) moves tensors in place, never takes a
+    value from the device, and gives the labs' losses.
+    """
 
     def __call__(
         self, state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
@@ -73,11 +86,12 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """A self-supervised objective."""
+    """A self-supervised objective; ``stacks`` if its step also trains labs stacked."""
 
     init: Init
     begin: Begin
     step: Step
+    stacks: bool = False
 
 
 def mark_trainable(weights: Weights) -> None:

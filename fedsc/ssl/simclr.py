@@ -34,10 +34,10 @@ def step(
 ) -> Tensor:
     """Take one step on NT-Xent over the batch's 2B − 2 negatives per view."""
     temperature = options.temperature or TEMPERATURE
-    z = project(state.shared, torch.stack((view_1, view_2), dim=1))
-    loss = nt_xent(z[:, 0], z[:, 1], temperature)
+    z = project(state.shared, torch.stack((view_1, view_2), dim=-2), share=state.share)
+    loss = nt_xent(z[..., 0, :], z[..., 1, :], temperature, state.share)
     descend(loss)
     return loss.detach()
 
 
-OBJECTIVE = Objective(init, begin, step)
+OBJECTIVE = Objective(init, begin, step, stacks=True)

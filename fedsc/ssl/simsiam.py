@@ -42,11 +42,11 @@ def step(
     The target is the online network's own projection under stop-gradient, so one forward pass of
     each view serves both roles.
     """
-    z = project(state.shared, torch.stack((view_1, view_2), dim=1))
-    p = mlp(state.shared, z, "predictor", training=True)
-    loss = negative_cosine(p, z.detach().flip(1))  # each view predicts the other
+    z = project(state.shared, torch.stack((view_1, view_2), dim=-2), share=state.share)
+    p = mlp(state.shared, z, "predictor", training=True, share=state.share)
+    loss = negative_cosine(p, z.detach().flip(-2), state.share)  # each view predicts the other
     descend(loss)
     return loss.detach()
 
 
-OBJECTIVE = Objective(init, begin, step)
+OBJECTIVE = Objective(init, begin, step, stacks=True)

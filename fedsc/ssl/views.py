@@ -30,3 +30,25 @@ def masked_view(x: Tensor, rate: float, bits: np.random.SFC64) -> Tensor:
     keep = np.empty(x.shape, dtype=np.float32)
     np.greater_equal(drawn[: x.numel()].reshape(x.shape), drop, out=keep)
     return (x * torch.from_numpy(keep).to(x.device)).div_(1.0 - drop / _LEVELS)
+
+
+def device_views(x: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw two views at once where the cells lie; nothing is copied there.
+
+    Parameters
+    ----------
+    x
+        Standardised expression, float32 (…, genes).
+    rate
+        As :func:`masked_view` takes it.
+    generator
+        Lives on the device of ``x``; other devices draw other bits.
+
+    Returns
+    -------
+    tuple
+        Two tensors like ``x``.
+    """
+    keep = x.new_empty((2, *x.shape)).bernoulli_(1.0 - rate, generator=generator)
+    view_1, view_2 = keep.mul_(x).div_(1.0 - rate)
+    return view_1, view_2

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsc.rng import random_bits
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import device_views, masked_view
 
 
 def _generator(seed=0):
@@ -54,3 +54,16 @@ def test_the_bits_decide_alone():
     assert torch.equal(masked_view(x, 0.9, bits), first)
     assert torch.equal(masked_view(x, 0.9, bits), second)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.75])
+def test_views_drawn_on_a_device_are_two_of_the_kind(rate):
+    x = torch.randn(3, 50, 100, generator=_generator(1))
+    views = device_views(x, rate, _generator(2))
+    for view in views:
+        kept = view != 0
+        assert abs(kept.double().mean() - (1 - rate)) < 0.02
+        torch.testing.assert_close(view[kept], (x / (1 - rate))[kept])
+    assert torch.equal(*views) == (rate == 0)
+    for view, again in zip(views, device_views(x, rate, _generator(2)), strict=True):
+        assert torch.equal(view, again)
