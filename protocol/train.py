@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.limits import bad_weights, distance
 from protocol.checks import BadReply, Cells, Finite, read_arrays, read_record
-from protocol.records import key, labs_in, pack_arrays, unpack_arrays
+from protocol.records import key, labs_in, pack_weights, unpack_arrays
 
 if TYPE_CHECKING:
     from fedsc.training import Update
@@ -34,7 +34,7 @@ def pack_start(lab: str, round_: int, start: Arrays, preprocessing: RecordDict) 
     """
     return RecordDict(
         {
-            key("start", lab): pack_arrays(start),
+            key("start", lab): pack_weights(start),
             "run": ConfigRecord({"round": round_}),
             **preprocessing,
         }
@@ -57,7 +57,7 @@ def pack_update(lab: str, update: "Update", seconds: float) -> RecordDict:
     }
     return RecordDict(
         {
-            key("update", lab): pack_arrays(update.shared),
+            key("update", lab): pack_weights(update.shared),
             key("metrics", lab): MetricRecord(metrics),
         }
     )

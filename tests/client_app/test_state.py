@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_what_is_in_memory_is_not_taken_for_another_file(tmp_path):
     save_private(1, {other: _private(2)})
     os.replace(other / "private-000001.safetensors", lab / "private-000001.safetensors")
     assert _value(load_private(lab, 2)) == 2
+
+
+@pytest.mark.parametrize("round_", [2, 3])
+def test_a_folder_that_somebody_emptied_is_begun_anew(tmp_path, round_):
+    labs = [tmp_path / "a", tmp_path / "b"]
+    save_private(1, {lab: _private(1) for lab in labs})
+    shutil.rmtree(labs[1])
+    assert load_private(labs[1], round_) == {}
+    save_private(round_, {lab: _private(round_) for lab in labs})
+    assert [_value(load_private(lab, round_ + 1)) for lab in labs] == [round_, round_]
 
 
 def test_a_process_knows_the_states_of_one_run(tmp_path):
