@@ -112,6 +112,7 @@ def finish(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train each lab that was sent start weights; send back what it shares."""
+    from fedsc.federated.upload import encode, without_error
     from fedsc.training import train_lab
     from protocol.train import pack_update, unpack_starts
 
@@ -123,10 +124,11 @@ def train(message: Message, context: Context) -> Message:
     def update(lab: Lab, config: Config) -> RecordDict:
         started = time.perf_counter()
         folder = _folder(lab, content)
+        start, kept = starts[lab.name], load_private(folder, round_)
         result = train_lab(
             load_objective(method_of(config.method)),
-            starts[lab.name],
-            load_private(folder, round_),
+            start,
+            without_error(kept),
             lab.cells(preprocessing, config.data.scale),
             config.method,
             config.training,
@@ -135,8 +137,9 @@ def train(message: Message, context: Context) -> Message:
             round_=round_,
             device=_device(),
         )
-        private[folder] = result.private
-        return pack_update(lab.name, result, seconds=time.perf_counter() - started)
+        sent, left_out = encode(config.federation.upload, start, result.shared, kept)
+        private[folder] = result.private | left_out
+        return pack_update(lab.name, sent, result, seconds=time.perf_counter() - started)
 
     reply = _for_each_lab(message, context, update, only=list(starts))
     try:

@@ -1,7 +1,7 @@
 """What a lab keeps on its own disk between rounds: target network, queue, normalisation layers.
 
-Disk is the one place it lives: it survives a restart, and a run resumed at an earlier round finds
-the state of that round, because the last two rounds are kept.
+And what its last upload left out. Disk is the one place it lives: it survives a restart, and a run
+resumed at an earlier round finds the state of that round, because the last two rounds are kept.
 """
 
 import hashlib
