@@ -42,6 +42,7 @@ PHASES = {
     "server_app.analysis:embed": "embedding",
     "server_app.analysis:integrate": "Harmony",
     "server_app.analysis:find_clusters": "graph",
+    "server_app.analysis:together": "markers",
     "server_app.analysis:learn_markers": "markers",
     "server_app.analysis:learn_map": "map",
 }

@@ -194,10 +194,10 @@ def alone(messages, embedded):
     """List the embedded cells that were told as the sum of a group of one."""
     for message in messages:
         for record in message.content.array_records.values():
-            arrays = records.unpack_arrays(record)
-            if {"n", "sum"} <= arrays.keys() and arrays["sum"].shape[:-1] == arrays["n"].shape:
-                for row in arrays["sum"][arrays["n"] == 1]:
-                    yield from embedded.get(row.tobytes(), [])
+            for arrays in tensors.by_owner(records.unpack_arrays(record)).values():
+                if {"n", "sum"} <= arrays.keys() and arrays["sum"].shape[:-1] == arrays["n"].shape:
+                    for row in arrays["sum"][arrays["n"] == 1]:
+                        yield from embedded.get(row.tobytes(), [])
 
 
 # The search
