@@ -123,8 +123,6 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
         if cell.key in rows:
             seeds[cell.seed] = seen(lines[place.line], rows[cell.key])
     parts = [f"# {suite.title}", suite.about.strip(), _options_in_words(suite)]
-    if len(suite.datasets) > _MANY:
-        parts += _means(suite, by_place)
     parts += tables(suite, by_place, "##")
     parts.append(legend(suite, suite.seeds))
     warnings = sorted({str(row["warning"]) for row in rows.values() if row["warning"]})
@@ -133,8 +131,8 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
 
 
 def tables(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
-    """Write a heading and a table for every set that has a place."""
-    parts = []
+    """Write a heading and a table for every set that has a place; before many sets, means."""
+    parts = _means(suite, by_place, heading) if len(suite.datasets) > _MANY else []
     for data in suite.datasets:
         places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
         if places:
@@ -159,13 +157,15 @@ def legend(suite: Suite, seeds: int) -> str:
     )
 
 
-def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]]) -> list[str]:
+def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
     """Average over sets, those with batches and those without, of which some run is finished.
 
     A line that is not finished on one of them stands in no mean.
     """
     parts, scores = [], _scores(suite)
-    for title, batches in (("with batches", True), ("without", False)):
+    mixed = len({bool(data.batches) for data in suite.datasets}) > 1
+    for words, batches in (("with batches", True), ("without batches", False)):
+        title = f"All sets{f' {words}' if mixed else ''}"
         rows: dict[str, dict[str, list[Row]]] = {}
         for place, seeds in by_place.items():
             if not place.at and seeds:
@@ -181,8 +181,8 @@ def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]]) -> list[st
         for line, of_sets in whole.items():
             cells = [_mean_of_means([of_sets[name] for name in there], s) for s in scores]
             table.append(f"| {' | '.join([line, *cells])} |")
-        words = f"Mean over the {len(there)} sets {title}: {', '.join(there)}."
-        parts += [f"## All sets {title}", words, "\n".join(table)]
+        over = f"Mean over {len(there)} sets: {', '.join(there)}."
+        parts += [f"{heading} {title}", over, "\n".join(table)]
     return parts
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pandas as pd
 import pytest
@@ -32,6 +33,37 @@ def test_every_table_on_the_pages_is_that_of_the_rows():
         assert text == pages.with_tables(text, pages.ROWS), (
             f"{page.name}: run python -m simulations.bench.pages"
         )
+
+
+def test_every_score_of_a_verdict_stands_in_a_table_of_its_page_or_of_one_it_links():
+    for page in pages.pages_with_tables():
+        text = page.read_text(encoding="utf-8")
+        verdict = re.search(r"\*\*Verdict\*\*.*?(?=\n#)", text, re.S)[0]
+        known = scores_in_tables(page, *linked(page, verdict))
+        assert not scores_of(verdict) - known, page.name
+
+
+def test_every_score_of_the_first_page_stands_in_a_table_of_the_page_its_row_links():
+    front = pages.DOCS / "results.md"
+    rows = [row for row in front.read_text(encoding="utf-8").splitlines() if row[:3] == "| ["]
+    assert len(rows) > 10
+    for row in rows:
+        assert not scores_of(row) - scores_in_tables(*linked(front, row)), row
+
+
+def linked(page, text):
+    """Pages that a text of a page links."""
+    return [(page.parent / name).resolve() for name in re.findall(r"\]\(([^()\s]+\.md)[#)]", text)]
+
+
+def scores_of(text):
+    """Numbers with one or two digits after the point: scores, as tables print them."""
+    return set(re.findall(r"(?<![\d.])\d+\.\d\d?(?![\d.])", text))
+
+
+def scores_in_tables(*shown):
+    lines = "\n".join(page.read_text(encoding="utf-8") for page in shown).splitlines()
+    return scores_of("\n".join(line for line in lines if line.startswith("|")))
 
 
 def test_every_suite_stands_on_one_page():

@@ -112,11 +112,11 @@ def test_a_suite_of_many_sets_begins_with_means_over_those_that_are_finished():
                     rows[cell.key] = row(cell, ari=i / 10 + seed / 100, nmi=0.5)
     page = markdown(suite, planned, rows)
     first, second = page.split("## All sets ")[1:]
-    assert "Mean over the 3 sets with batches: set0, set1, set2." in first
+    assert "Mean over 3 sets: set0, set1, set2." in first
     assert "| ours | 10.5 | 50.0 | – |" in first
     assert "slow" not in first  # it lacks a set
     second = second.split("## set0")[0]
-    assert "Mean over the 2 sets without: set3, set4." in second
+    assert "Mean over 2 sets: set3, set4." in second
     assert "| ours | 35.5 | 50.0 | – |" in second
     assert "| slow | 35.5 | 50.0 | – |" in second
 
