@@ -3,8 +3,10 @@ import pickle
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.query import Question
@@ -33,21 +35,12 @@ def test_what_is_no_packed_record_is_a_key_or_value_error():
 WAYS = {
     "in one process": copy.deepcopy,
     "to another process": lambda content: pickle.loads(pickle.dumps(content)),
-    "as Flower's objects": lambda content: RecordDict(
-        {
-            name: ArrayRecord.inflate(record.deflate(), _inflated(record))
-            for name, record in content.items()
-        }
+    "as Flower's objects": lambda content: inflate_object_from_contents(
+        content.object_id,
+        {name: one.deflate() for name, one in get_all_nested_objects(content).items()},
     ),
     "in one piece": lambda content: recorddict_from_proto(recorddict_to_proto(content)),
 }
-
-
-def _inflated(record):
-    """Let each array go through its own bytes, whose first word names Flower's class."""
-    arrays = record.children
-    assert {array.deflate().split(b" ", 1)[0] for array in arrays.values()} == {b"Array"}
-    return {name: Array.inflate(array.deflate(), array.children) for name, array in arrays.items()}
 
 
 @pytest.mark.parametrize("way", WAYS)
