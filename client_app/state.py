@@ -88,12 +88,12 @@ def save_private(round_: int, states: Mapping[Path, Arrays]) -> None:
         link(paths[0], path)
     for stale in [folder for folder in _known if folder.parent != paths[0].parent.parent]:
         del _known[stale]  # of another run
-    identity = _identity(paths[0])  # of all, where they are links; a copy is read again
+    linked, identity = paths[0].stat().st_nlink >= len(paths), _identity(paths[0])
     for path, (folder, private) in zip(paths, states.items(), strict=True):
         kept = [*(old for old in before[folder] if _round(old) < round_), path][-_KEPT_ROUNDS:]
         for old in set(before[folder]) - set(kept):
             old.unlink(missing_ok=True)
-        _known[folder] = _Known(identity, private, kept)
+        _known[folder] = _Known(identity if linked else _identity(path), private, kept)
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,14 @@ def test_without_links_there_are_copies(tmp_path, monkeypatch, forget):
     assert _value(load_private(tmp_path / "b", 2)) == 2
 
 
+def test_copies_are_not_read_again_either(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    labs = [tmp_path / name for name in "abc"]
+    save_private(1, {lab: _private(i) for i, lab in enumerate(labs)})
+    monkeypatch.setattr(state, "read_private", lambda path: pytest.fail(f"{path} was read"))
+    assert [_value(load_private(lab, 2)) for lab in labs] == [0, 1, 2]
+
+
 @pytest.fixture
 def cells(tiny_set):
     return read(tiny_set)
