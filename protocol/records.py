@@ -79,7 +79,7 @@ def pack_weights(weights: Arrays) -> ArrayRecord:
 
 
 def unpack_arrays(record: ArrayRecord) -> Arrays:
-    """Take named arrays out of a record.
+    """Take named arrays out of a record; they may be such as cannot be written to.
 
     Raises
     ------

@@ -264,7 +264,7 @@ def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(
         key = records.key("update", "lab-1")
         if key in reply.content:
             arrays = records.unpack_arrays(reply.content[key])
-            arrays[name] -= np.float32(0.02)
+            arrays[name] = arrays[name] - np.float32(0.02)
             reply.content[key] = records.pack_arrays(arrays)
         return reply
 
