@@ -112,6 +112,7 @@ def finish(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train each lab that was sent start weights; send back what it shares."""
+    from fedsc.federated.upload import encode, without_error
     from fedsc.training import Update, train_lab
     from protocol.train import pack_update, unpack_starts
 
@@ -127,20 +128,21 @@ def train(message: Message, context: Context) -> Message:
         from client_app.stacked import train_stacked
 
         def kept(lab: Lab) -> Arrays:
-            return load_private(_folder(lab, content), round_)
+            return without_error(load_private(_folder(lab, content), round_))
 
         stacked.update(train_stacked(labs, config, starts, kept, preprocessing, round_, device))
 
     def update(lab: Lab, config: Config) -> RecordDict:
         started = time.perf_counter()
         folder = _folder(lab, content)
+        start, kept = starts[lab.name], load_private(folder, round_)
         if lab.name in stacked:
             result, seconds = stacked[lab.name]
         else:
             result = train_lab(
                 load_objective(method_of(config.method)),
-                starts[lab.name],
-                load_private(folder, round_),
+                start,
+                without_error(kept),
                 lab.cells(preprocessing, config.data.scale),
                 config.method,
                 config.training,
@@ -150,8 +152,9 @@ def train(message: Message, context: Context) -> Message:
                 device=_device(),
             )
             seconds = time.perf_counter() - started
-        private[folder] = result.private
-        return pack_update(lab.name, result, seconds)
+        sent, left_out = encode(config.federation.upload, start, result.shared, kept)
+        private[folder] = result.private | left_out
+        return pack_update(lab.name, sent, result, seconds)
 
     reply = _for_each_lab(message, context, update, only=list(starts), first=together)
     try:

@@ -1,7 +1,7 @@
 """What a lab keeps on its own disk between rounds: target network, queue, normalisation layers.
 
-Disk is the one place it lives: it survives a restart, and a run resumed at an earlier round finds
-the state of that round, because the last two rounds are kept.
+And what its last upload left out. Disk is the one place it lives: it survives a restart, and a run
+resumed at an earlier round finds the state of that round, because the last two rounds are kept.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def load_private(folder: Path, round_: int) -> Arrays:
     round_
         The round about to be trained, from 1.
     """
-    earlier = [path for path in _files(folder) if _round(path) < round_]
+    earlier = [path for path in _listed(folder, round_) if _round(path) < round_]
     for path in reversed(earlier):
         try:
             private = _private(path)
@@ -51,6 +51,7 @@ def load_private(folder: Path, round_: int) -> Arrays:
             return private
         except (ValueError, OSError) as error:
             log(WARNING, "%s is left out (%s)", path.name, error)
+            _known.pop(folder, None)  # somebody else was at work in the folder
     if earlier:
         log(WARNING, "no private state of this lab is whole: it starts anew from the global model")
     return {}
@@ -75,33 +76,59 @@ def save_private(round_: int, states: Mapping[Path, Arrays]) -> None:
         If the disk does not take them.
     """
     states = {folder: private for folder, private in states.items() if private}
-    paths = [make_folder(folder) / f"private-{round_:06d}.safetensors" for folder in states]
-    if not paths:
+    if not states:
         return
+    before = {folder: _listed(folder, round_) for folder in states}
+    paths = [
+        (folder if files else make_folder(folder)) / f"private-{round_:06d}.safetensors"
+        for folder, files in before.items()
+    ]
     replace(paths[0], *pack_private({folder.name: own for folder, own in states.items()}))
     for path in paths[1:]:
         link(paths[0], path)
     for stale in [folder for folder in _known if folder.parent != paths[0].parent.parent]:
         del _known[stale]  # of another run
-    for path, private in zip(paths, states.values(), strict=True):
-        _known[path.parent] = _identity(path), private
-        files = _files(path.parent)
-        current = [old for old in files if _round(old) <= round_]
-        for old in set(files) - set(current[-_KEPT_ROUNDS:]):
-            old.unlink()
+    linked, identity = paths[0].stat().st_nlink >= len(paths), _identity(paths[0])
+    for path, (folder, private) in zip(paths, states.items(), strict=True):
+        kept = [*(old for old in before[folder] if _round(old) < round_), path][-_KEPT_ROUNDS:]
+        for old in set(before[folder]) - set(kept):
+            old.unlink(missing_ok=True)
+        _known[folder] = _Known(identity if linked else _identity(path), private, kept)
 
 
-_known: dict[Path, tuple[tuple[int, ...], Arrays]] = {}
-"""What this process last wrote or read in a lab's folder, and of which file it is the content."""
+@dataclass(frozen=True)
+class _Known:
+    """What this process last wrote or read in a lab's folder.
+
+    ``private`` is the content of the file of this ``identity``; ``files`` are all that were left in
+    the folder when it was written, the last one this; none where it was read.
+    """
+
+    identity: tuple[int, ...]
+    private: Arrays
+    files: list[Path]
+
+
+_known: dict[Path, _Known] = {}
+"""By the lab's folder."""
 
 
 def _private(path: Path) -> Arrays:
     """Give the state of one lab: from memory where its file is the one last written or read."""
     identity = _identity(path)
-    if path.parent not in _known or _known[path.parent][0] != identity:
+    if path.parent not in _known or _known[path.parent].identity != identity:
         for lab, own in read_private(path).items():
-            _known[path.parent.with_name(lab) if lab else path.parent] = identity, own
-    return _known[path.parent][1]
+            folder = path.parent.with_name(lab) if lab else path.parent
+            _known[folder] = _Known(identity, own, [])
+    return _known[path.parent].private
+
+
+def _listed(folder: Path, round_: int) -> list[Path]:
+    """List the states in a folder, sorted; not anew where this process wrote the round before."""
+    known = _known.get(folder)
+    if known and known.files and _round(known.files[-1]) == round_ - 1:
+        return known.files
+    return _files(folder)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

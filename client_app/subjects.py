@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from client_app.labs import Lab
 from client_app.state import load_embedding, load_integration, save_integration
 from fedsc.errors import RunError
-from fedsc.federated.query import Question, Sums
+from fedsc.federated.query import Question, Sums, parts
 from fedsc.options import Scale
 from protocol import ask
 from protocol.records import unpack_names, unpack_preprocessing
@@ -87,7 +87,8 @@ def _data(
         return lab.cells(unpack_preprocessing(content), scale)
     x = embedding_of(folder, ask.steps_of(content))
     x = x[:, : ask.dimensions_of(content, x.shape[1])]
-    if subject == ask.EMBEDDING and question.name not in (metrics.CONTINGENCY, graph.CONTINGENCY):
+    labels = {metrics.CONTINGENCY, graph.CONTINGENCY}.intersection(q.name for q in parts(question))
+    if subject == ask.EMBEDDING and not labels:
         return metrics.Embedded(x, None)
     # What follows goes cell by cell with the lab's file: they have to be the same cells.
     load_embedding(folder).of(lab.expression)

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedsc.errors import RunError
@@ -62,6 +62,9 @@ def link(path: Path, name: Path) -> None:
     """
     spare = name.with_name(f".{name.name}.partial")
     try:
+        with suppress(OSError):  # nothing stands there, as a rule
+            os.link(path, name)
+            return
         spare.unlink(missing_ok=True)
         try:
             os.link(path, spare)

@@ -293,6 +293,10 @@ class FederationOptions(_Group):
     trim: Annotated[float, Field(gt=0, lt=0.5)] = _option(
         0.1, "trimmed-mean: share of the updates left out at either end, rounded up."
     )
+    upload: Literal["float32", "float16", "bfloat16"] = _option(
+        "float32",
+        "Type in which labs send updates; the small ones halve the bytes, with error feedback.",
+    )
 
 
 class AnalysisOptions(_Group):

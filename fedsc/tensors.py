@@ -48,18 +48,43 @@ def _parts(
 ) -> list[bytes | memoryview]:
     """Do what safetensors does, which takes three times as long and copies everything."""
     plain = {name: _plain(array) for name, array in tensors.items()}
-    order, entries = _layout(tuple((name, a.dtype.str, a.shape) for name, a in plain.items()))
+    order, entries = _layout(_likes(plain))
     if about is not None:
         text = json.dumps(about, sort_keys=True)
         # One key: safetensors writes several in no fixed order.
         metadata = _json({_ABOUT: f"{digest(_content(plain, text))} {text}"})
         entries = f'"__metadata__":{metadata}' + ("," if entries else "") + entries
-    header = f"{{{entries}}}".encode()
-    header += b" " * (-len(header) % 8)
+    header = _header(entries)
     return [len(header).to_bytes(8, "little"), header, *(_raw(plain[name]) for name in order)]
 
 
+def _header(entries: str) -> bytes:
+    header = f"{{{entries}}}".encode()
+    return header + b" " * (-len(header) % 8)
+
+
+def as_unpacked(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """Give what :func:`unpack` makes of what :func:`pack` makes of tensors, without a copy.
+
+    Returns
+    -------
+    tuple
+        Tensors of the same bits, which cannot be written to, and how many bytes they would be.
+    """
+    plain = {name: _plain(array).view() for name, array in tensors.items()}
+    order, entries = _layout(_likes(plain))
+    size = 8 + len(_header(entries))
+    for array in plain.values():
+        array.flags.writeable = False
+        size += array.nbytes
+    return {name: plain[name] for name in order}, size
+
+
 _Likes = tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+def _likes(plain: Mapping[str, np.ndarray]) -> _Likes:
+    return tuple((name, array.dtype.str, array.shape) for name, array in plain.items())
 
 
 @lru_cache(maxsize=16)

@@ -70,11 +70,11 @@ def read_arrays(record: object, expected: Mapping[str, np.ndarray]) -> dict[str,
     """
     if not isinstance(record, ArrayRecord) or set(record) != {records.TENSORS}:
         raise BadReply("no arrays where arrays should be")
-    data, most = record[records.TENSORS].data, _SLACK * tensors.packed_size(expected)
-    if len(data) > most:
-        raise BadReply(f"its arrays take {len(data)} bytes, should be at most {most}")
+    size, most = records.bytes_of(record[records.TENSORS]), _SLACK * tensors.packed_size(expected)
+    if size > most:
+        raise BadReply(f"its arrays take {size} bytes, should be at most {most}")
     try:
-        arrays = tensors.unpack(data)
+        arrays = records.unpack_arrays(record)
     except ValueError as error:
         raise BadReply(f"its arrays cannot be decoded: {reason_of(str(error))}") from error
     if arrays.keys() != expected.keys():

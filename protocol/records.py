@@ -1,6 +1,7 @@
 """How names, arrays and the preprocessing become records, and what records are called."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -28,6 +29,35 @@ def labs_in(content: RecordDict, what: str) -> list[str]:
     return sorted(name.removeprefix(prefix) for name in content if name.startswith(prefix))
 
 
+class _Weights(Array):
+    """Weights that become bytes once somebody asks for them: a network, a pool of processes.
+
+    Between two parts of one process nobody does. Nobody changes them either, so a copy is the
+    same object.
+    """
+
+    __qualname__ = "Array"  # Flower writes it into a message, so one of its own arrives
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays, size = tensors.as_unpacked(arrays)
+        self.dtype, self.shape, self.stype = "uint8", (size,), "safetensors"
+
+    @cached_property
+    def data(self) -> bytes:  # type: ignore[override]
+        return tensors.pack(self.arrays)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has asked for the bytes, which can be changed."""
+        return "data" not in vars(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Array:
+        return self if self.untouched else Array(self.dtype, self.shape, self.stype, self.data)
+
+    def __reduce__(self) -> tuple[type[Array], tuple[Any, ...]]:
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
+
 def pack_arrays(arrays: Arrays) -> ArrayRecord:
     """Put named arrays into a record, as one array of bytes.
 
@@ -38,15 +68,35 @@ def pack_arrays(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({TENSORS: Array("uint8", (len(data),), "safetensors", data)})
 
 
+def pack_weights(weights: Arrays) -> ArrayRecord:
+    """Put weights into a record as :func:`pack_arrays` does, once somebody asks for the bytes.
+
+    They may not be changed any more.
+    """
+    record = ArrayRecord()
+    record[TENSORS] = _Weights(weights)  # given to its maker, they would be copied, as bytes
+    return record
+
+
 def unpack_arrays(record: ArrayRecord) -> Arrays:
-    """Take named arrays out of a record.
+    """Take named arrays out of a record; they may be such as cannot be written to.
 
     Raises
     ------
     KeyError, ValueError
-        If :func:`pack_arrays` did not make it.
+        If neither :func:`pack_arrays` nor :func:`pack_weights` made it.
     """
-    return tensors.unpack(record[TENSORS].data)
+    packed = record[TENSORS]
+    if isinstance(packed, _Weights) and packed.untouched:
+        return dict(packed.arrays)
+    return tensors.unpack(packed.data)
+
+
+def bytes_of(array: Array) -> int:
+    """Count the bytes an array has in a message, without packing what is not packed yet."""
+    if isinstance(array, _Weights) and array.untouched:
+        return array.shape[0]
+    return len(array.data)
 
 
 def pack_names(names: np.ndarray | tuple[str, ...] | list[str]) -> bytes:

@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.limits import bad_weights, distance
+from fedsc.federated.upload import Kind, decode, looks_like
+from fedsc.tensors import not_finite
 from protocol.checks import BadReply, Cells, Finite, read_arrays, read_record
-from protocol.records import key, labs_in, pack_arrays, unpack_arrays
+from protocol.records import key, labs_in, pack_weights, unpack_arrays
 
 if TYPE_CHECKING:
     from fedsc.training import Update
@@ -34,7 +36,7 @@ def pack_start(lab: str, round_: int, start: Arrays, preprocessing: RecordDict) 
     """
     return RecordDict(
         {
-            key("start", lab): pack_arrays(start),
+            key("start", lab): pack_weights(start),
             "run": ConfigRecord({"round": round_}),
             **preprocessing,
         }
@@ -47,8 +49,11 @@ def unpack_starts(content: RecordDict) -> tuple[int, dict[str, Arrays]]:
     return int(content["run"]["round"]), starts
 
 
-def pack_update(lab: str, update: "Update", seconds: float) -> RecordDict:
-    """Put what a lab shares after a round, and how it went, into a reply."""
+def pack_update(lab: str, sent: Arrays, update: "Update", seconds: float) -> RecordDict:
+    """Put what a lab sends after a round, and how it went, into a reply.
+
+    ``sent`` is of :func:`fedsc.federated.upload.encode`.
+    """
     metrics = {
         "cells": update.n_cells,
         "loss": update.loss,
@@ -57,14 +62,14 @@ def pack_update(lab: str, update: "Update", seconds: float) -> RecordDict:
     }
     return RecordDict(
         {
-            key("update", lab): pack_arrays(update.shared),
+            key("update", lab): pack_weights(sent),
             key("metrics", lab): MetricRecord(metrics),
         }
     )
 
 
 def read_update(
-    content: RecordDict, lab: str, start: Arrays, n_cells: int
+    content: RecordDict, lab: str, start: Arrays, n_cells: int, upload: Kind = "float32"
 ) -> tuple[Arrays, dict[str, Any], float]:
     """Take a lab's update and its metrics out of a reply, and how far the update is from the start.
 
@@ -78,6 +83,8 @@ def read_update(
         The weights the lab was sent: the same names, shapes and types are wanted.
     n_cells
         Cells of the lab, as it described itself.
+    upload
+        Type in which weights travel.
 
     Raises
     ------
@@ -85,7 +92,10 @@ def read_update(
         If tensors are missing, unknown, of another shape or type, not finite or farther from the
         start than training moves them, or metrics are what they cannot be.
     """
-    update = read_arrays(content.get(key("update", lab)), start)
+    sent = read_arrays(content.get(key("update", lab)), looks_like(upload, start))
+    update = decode(upload, start, sent)
+    if upload != "float32" and (odd := not_finite(update)):  # whatever was sent was finite
+        raise BadReply(f"{odd} holds NaN or infinity")
     moved = distance(start, update)
     if wrong := bad_weights(start, update, moved):
         raise BadReply(wrong)

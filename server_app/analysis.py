@@ -12,10 +12,11 @@ from flwr.common import log
 
 from fedsc.clusters import Clusters
 from fedsc.config import Config
-from fedsc.federated.annotation import UNKNOWN, alike, learn_types
+from fedsc.federated.annotation import UNKNOWN, alike, learn_types, types_question
 from fedsc.federated.answers import answer, no_clusters
 from fedsc.federated.map import learn_map
-from fedsc.federated.markers import Markers, learn_markers
+from fedsc.federated.markers import Markers, learn_markers, markers_question
+from fedsc.federated.query import together
 from fedsc.model import Model
 from fedsc.options import AnalysisOptions
 from protocol import ask as asking
@@ -94,7 +95,12 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
         lambda question: answer(nothing, question),
     )
     log(INFO, "markers and types of %d clusters", clusters.k)
-    markers = learn_markers(ask, clusters.k, model.preprocessing.target_sum)
+    target_sum = model.preprocessing.target_sum
+    if types:
+        ask = together(
+            ask, markers_question(clusters.k, target_sum), types_question(types, clusters.k)
+        )
+    markers = learn_markers(ask, clusters.k, target_sum)
     warnings = list(found.warnings)
     if types:
         named = learn_types(ask, types, clusters.k, config.analysis.type_threshold)

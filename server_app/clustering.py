@@ -10,7 +10,7 @@ from flwr.common import log
 from fedsc.config import Config
 from fedsc.federated.answers import answer, no_embedding
 from fedsc.federated.bounds import LARGEST
-from fedsc.federated.graph import GraphClusters, learn_agreement, learn_graph
+from fedsc.federated.graph import GraphClusters, agreement, learn_graph
 from fedsc.federated.kmeans import Centres, Report, learn_kmeans
 from fedsc.federated.metrics import learn_scores
 from fedsc.federated.query import Ask
@@ -65,11 +65,10 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
-    graph = learn_graph(ask, resolutions, config.run.seed)
+    graph = learn_graph(ask, resolutions, config.run.seed, vocabulary=types)
     at = resolutions.index(first)
-    agreement = learn_agreement(ask, graph, types)
     scores: dict[str, Scores | None] = {
-        "graph": _graph_scores(graph, agreement, at, options.resolutions),
+        "graph": _graph_scores(graph, agreement(graph), at, options.resolutions),
         "kmeans": None,
     }
     alive = int((graph.sizes[at] > 0).sum())

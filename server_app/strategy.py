@@ -261,7 +261,9 @@ def _exchange(
     for lab, content in answers.records.items():
         start, cells = starts[lab].weights, federation.labs[lab].cells
         try:
-            updates[lab], metrics[lab], moved[lab] = read_update(content, lab, start, cells)
+            updates[lab], metrics[lab], moved[lab] = read_update(
+                content, lab, start, cells, config.federation.upload
+            )
         except BadReply as bad:
             failures[lab] = f"refused: {bad}"
     steps = {

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from flwr.app import Array, Message
 
+from protocol.records import bytes_of
+
 _NUMBER = 8  # bytes
 
 
@@ -21,7 +23,7 @@ def content_bytes(message: Message) -> int:
     To serialise every message only to learn its size took longer than to train on it.
     """
     return sum(
-        len(value.data) if isinstance(value, Array) else _length(value)
+        bytes_of(value) if isinstance(value, Array) else _length(value)
         for record in message.content.values()
         for value in record.values()
     )

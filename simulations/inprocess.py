@@ -94,7 +94,8 @@ class InProcessGrid(Grid):
             self._pool = None
 
     def _here(self, message: Message) -> Message | Failed:
-        # A copy, as a network would make: neither side can change what the other holds.
+        # A copy, as a network would make: neither side can change what the other holds. Weights are
+        # not copied, since nobody changes them.
         try:
             return copy.deepcopy(self._answer(copy.deepcopy(message)))
         except Exception:

@@ -54,6 +54,10 @@ def bench(
         bool,
         typer.Option(help="With 'speed': also rounds of two labs as real processes."),
     ] = False,
+    large: Annotated[
+        bool,
+        typer.Option(help="With 'speed': also how the analysis grows with the cells."),
+    ] = False,
 ) -> None:
     """Run a table of the papers, or a grid of your own, over several seeds.
 
@@ -79,14 +83,14 @@ def bench(
     How fast this machine trains, beside plain PyTorch (minutes on a busy machine; writes
     OUTPUT/speed.json; no suite, so other options do not count):
 
-    `fedsc bench speed --deployed`
+    `fedsc bench speed --deployed --large`
 
     A grid of your own; the files in simulations/bench/suites are examples:
 
     `fedsc bench my.toml --jobs 8`
     """
     if suite == "speed":
-        _speed(output, deployed)
+        _speed(output, deployed, large)
         return
     from simulations.bench.cell import of_other_code_or_data
     from simulations.bench.execute import finished, run_cells
@@ -136,11 +140,11 @@ def bench(
         raise RunError(f"{len(outcome.failures)} of {len(cells)} runs failed (see above)")
 
 
-def _speed(output: Path, deployed: bool) -> None:
+def _speed(output: Path, deployed: bool, large: bool) -> None:
     """Measure, write ``speed.json`` and show it as a table."""
     from simulations.bench.speed import as_json, measure
 
-    found = measure(deployed)
+    found = measure(deployed, large)
     path = make_folder(output) / "speed.json"
     replace(path, as_json(found))
     table = Table("figure", "median", "min", "max")

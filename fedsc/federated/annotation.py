@@ -99,10 +99,14 @@ def learn_types(
     """
     if not len(vocabulary):
         return types_from_counts(np.zeros((0, k), dtype=np.int64), vocabulary, threshold)
-    names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
-    question = Question(TYPES, {"vocabulary": names, "k": np.array([k], dtype=np.int64)})
-    table = ask(question)["table"]
+    table = ask(types_question(vocabulary, k))["table"]
     return types_from_counts(table, vocabulary, threshold)
+
+
+def types_question(vocabulary: Sequence[str] | np.ndarray, k: int) -> Question:
+    """Give the question :func:`learn_types` puts."""
+    names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+    return Question(TYPES, {"vocabulary": names, "k": np.array([k], dtype=np.int64)})
 
 
 def types_from_counts(

@@ -4,6 +4,7 @@ Integration, whose answers change what a lab keeps, stands in ``harmony_lab.py``
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from fedsc.federated import (
     preprocessing,
     quality,
 )
-from fedsc.federated.bounds import Agreement, Asked, Check
+from fedsc.federated.bounds import Agreement, Asked, Check, finding
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import Embedded
-from fedsc.federated.query import Question, Sums
+from fedsc.federated.query import SEVERAL, Question, Sums, parts
+from fedsc.tensors import by_owner, joined
 
 Data = Aligned | CellMatrix | Embedded | Clustered
 """What a lab can be asked about: expression in the vocabulary's columns (gene moments, library
@@ -91,6 +93,14 @@ def implausible(sums: Sums, asked: Asked, before: tuple[Sums, Asked] | None = No
         The lab's last answer to a question of this name, and what it answered.
     """
     name = asked.question.name
+    if name == SEVERAL:
+        told = by_owner(sums)
+        return finding(
+            *(
+                implausible(told[part.name], replace(asked, question=part))
+                for part in parts(asked.question)
+            )
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
         if wrong := CHECKS[name](sums, asked):
             return wrong
@@ -115,6 +125,8 @@ def answer(data: Data, question: Question) -> Sums:
     DataError
         If the data do not suit the question.
     """
+    if question.name == SEVERAL:
+        return joined({part.name: answer(data, part) for part in parts(question)})
     answers = _ANSWERS[type(data)]
     if question.name not in answers:
         raise ValueError(f"unknown question '{question.name}', known are {sorted(answers)}")

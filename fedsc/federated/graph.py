@@ -22,7 +22,7 @@ from fedsc.federated.centres import batches
 from fedsc.federated.leiden import indicator, leiden, merge, number
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.micro import MicroCentres
-from fedsc.federated.query import Ask, Question, Sums
+from fedsc.federated.query import Ask, Question, Sums, together
 
 LINKS = "graph-links"
 TALLY = "graph-tally"
@@ -52,6 +52,9 @@ class GraphClusters:
     stability
         Adjusted Rand index between clusters at each resolution and the next, over the pool's
         cells, float64 (resolutions − 1,).
+    tables
+        Cells of the pool by label and cluster, int64 (resolutions, L, C); L = 0 where no labels
+        were asked for.
     """
 
     micro: MicroCentres
@@ -60,6 +63,7 @@ class GraphClusters:
     sizes: np.ndarray
     labs: np.ndarray
     stability: np.ndarray
+    tables: np.ndarray
 
 
 def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -92,7 +96,11 @@ def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) 
 
 
 def learn_graph(
-    ask: Ask, resolutions: Sequence[float], seed: int, most: int = micro.MOST
+    ask: Ask,
+    resolutions: Sequence[float],
+    seed: int,
+    most: int = micro.MOST,
+    vocabulary: Sequence[str] | np.ndarray = (),
 ) -> GraphClusters:
     """Cluster the pool at several resolutions, in two questions more than the micro-centres.
 
@@ -106,6 +114,8 @@ def learn_graph(
         Moves the micro-centres and the starts of Leiden.
     most
         Micro-centres in a set, at most.
+    vocabulary
+        Every label of every lab, str (L,), unique; empty when none are known.
 
     Raises
     ------
@@ -122,7 +132,14 @@ def learn_graph(
     nodes = micro.learn_micro(ask, seed, most)
     links = _square(ask(Question(LINKS, nodes.arrays()))["links"], len(nodes.centres))
     communities = np.stack([tidy(links, leiden(links, float(r), seed)) for r in wanted])
-    tally = ask(Question(TALLY, {**nodes.arrays(), "communities": communities}))
+    counts = Question(TALLY, {**nodes.arrays(), "communities": communities})
+    tables = np.zeros((len(wanted), 0, communities.max() + 1), dtype=np.int64)
+    if len(vocabulary):
+        names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+        labels = Question(CONTINGENCY, {**counts.arrays, "vocabulary": names})
+        ask = together(ask, counts, labels)
+        tables = ask(labels)["tables"]
+    tally = ask(counts)
     stability = [metrics.ari_from_contingency(pair) for pair in tally["pairs"]]
     order = np.argsort(-tally["sizes"], axis=1, kind="stable")
     return GraphClusters(
@@ -132,22 +149,12 @@ def learn_graph(
         np.take_along_axis(tally["sizes"], order, axis=1),
         np.take_along_axis(tally["labs"], order, axis=1),
         np.array(stability, dtype=np.float64),
+        np.take_along_axis(tables, order[:, None], axis=2),
     )
 
 
-def learn_agreement(
-    ask: Ask, clusters: GraphClusters, vocabulary: Sequence[str] | np.ndarray
-) -> list[dict[str, float | None]]:
-    """Compare clusters with the labs' labels, in one question.
-
-    Parameters
-    ----------
-    ask
-        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`.
-    clusters
-        Of the pool.
-    vocabulary
-        Every label of every lab, str (L,), unique; empty when none are known.
+def agreement(clusters: GraphClusters) -> list[dict[str, float | None]]:
+    """Compare clusters with the labs' labels.
 
     Returns
     -------
@@ -155,18 +162,13 @@ def learn_agreement(
         For every resolution ``ari``, ``nmi`` and ``rare_f1`` over the labelled cells; ``None``
         without any.
     """
-    tables = np.zeros((len(clusters.resolutions), 0, 0), dtype=np.int64)
-    if len(vocabulary):
-        arrays = {**clusters.micro.arrays(), "communities": clusters.communities}
-        arrays["vocabulary"] = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
-        tables = ask(Question(CONTINGENCY, arrays))["tables"]
     return [
         {
             "ari": metrics.ari_from_contingency(table) if table.any() else None,
             "nmi": metrics.nmi_from_contingency(table) if table.any() else None,
             "rare_f1": rare_type_f1(table),
         }
-        for table in tables
+        for table in clusters.tables
     ]
 
 

@@ -34,11 +34,16 @@ def distance(start: Arrays, update: Arrays) -> float:
 
     In float32: it is held against limits of a factor of ten, and beyond its range is infinity.
     """
-    total = 0.0
+    total, scratch = 0.0, np.empty(_BLOCK, dtype=np.float32)
     with np.errstate(over="ignore"):
         for name, tensor in start.items():
-            if not is_buffer(name):
-                move = (update[name] - tensor).ravel()
+            if is_buffer(name):
+                continue
+            here, there = tensor.reshape(-1), update[name].reshape(-1)
+            for first in range(0, len(here), _BLOCK):
+                block = slice(first, first + _BLOCK)
+                move = scratch[: len(here[block])]
+                np.subtract(there[block], here[block], out=move)
                 total += float(np.square(move, out=move).sum())
     return math.sqrt(total)
 
@@ -48,16 +53,19 @@ def squares(a: np.ndarray, b: np.ndarray) -> float:
 
     Not a BLAS dot product: its bits depend on how many threads happen to be free.
     """
-    return _squares(a.reshape(-1), b.reshape(-1))
+    return _squares(a.reshape(-1), b.reshape(-1), np.empty((2, min(a.size, _BLOCK))))
 
 
-def _squares(a: np.ndarray, b: np.ndarray) -> float:
+def _squares(a: np.ndarray, b: np.ndarray, scratch: np.ndarray) -> float:
     if len(a) <= _BLOCK:
-        difference = np.subtract(a, b, dtype=np.float64)
+        # Cast as a whole: what NumPy casts on the way, it casts in small pieces.
+        difference, subtracted = scratch[:, : len(a)]
+        difference[...], subtracted[...] = a, b
+        difference -= subtracted
         return float(np.square(difference, out=difference).sum())
     half = len(a) // 2
     half -= half % 8  # where NumPy, too, divides what it adds in pairs
-    return _squares(a[:half], b[:half]) + _squares(a[half:], b[half:])
+    return _squares(a[:half], b[:half], scratch) + _squares(a[half:], b[half:], scratch)
 
 
 _BLOCK = 2**14  # of which all that is in between stays in the processor's cache

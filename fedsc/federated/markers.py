@@ -147,8 +147,13 @@ def learn_markers(ask: Ask, k: int, target_sum: float, n_genes: int | None = Non
     n_genes
         How many to keep for each cluster; ``None`` = all.
     """
+    return rank_genes(ask(markers_question(k, target_sum)), n_genes)
+
+
+def markers_question(k: int, target_sum: float) -> Question:
+    """Give the question :func:`learn_markers` puts."""
     arrays = {"target_sum": np.array([target_sum]), "k": np.array([k], dtype=np.int64)}
-    return rank_genes(ask(Question(MARKERS, arrays)), n_genes)
+    return Question(MARKERS, arrays)
 
 
 def rank_genes(sums: Sums, n_genes: int | None = None) -> Markers:

@@ -24,7 +24,7 @@ from fedsc.federated.bounds import (
     within,
 )
 from fedsc.federated.kmeans import Centres, assign
-from fedsc.federated.query import Ask, Question, Sums
+from fedsc.federated.query import Ask, Question, Sums, together
 
 CONTINGENCY = "contingency"
 SPREAD = "spread"
@@ -133,36 +133,20 @@ def spread(x: np.ndarray, clusters: np.ndarray, means: np.ndarray) -> Sums:
     return {"n": n, "sum": total, "squares": squares, "silhouette": silhouette}
 
 
-def answer(lab: Embedded, question: Question) -> Sums:
-    """Answer one of the questions :func:`learn_scores` puts.
-
-    Each holds ``centres`` float64 (p, d) and ``groups`` int (p,): a cell belongs to the cluster
-    ``groups`` gives its nearest centre.
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    DataError
-        If a label is not in the vocabulary.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](lab, question)
-
-
 def learn_scores(
     ask: Ask,
     found: Centres,
     vocabulary: Sequence[str] | np.ndarray,
     groups: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Score a clustering of the pool, in one or two questions.
+    """Score a clustering of the pool, in one question.
 
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`: which
+        ``centres`` there are, float64 (p, d), and ``groups``, int (p,), the cluster that a cell
+        nearest to each belongs to.
     found
         The clustering.
     vocabulary
@@ -186,13 +170,16 @@ def learn_scores(
     arrays = {"centres": centres, "groups": groups.astype(np.int64)}
 
     ari = nmi = rare = None
+    spreads = Question(SPREAD, {**arrays, "means": means})
     if len(vocabulary):
         names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
-        table = ask(Question(CONTINGENCY, {**arrays, "vocabulary": names}))["table"]
+        labels = Question(CONTINGENCY, {**arrays, "vocabulary": names})
+        ask = together(ask, spreads, labels)
+        table = ask(labels)["table"]
         if table.any():
             ari, nmi = ari_from_contingency(table), nmi_from_contingency(table)
             rare = rare_type_f1(table)
-    total = ask(Question(SPREAD, {**arrays, "means": means}))
+    total = ask(spreads)
     separable = 1 < len(means) < total["n"].sum()
     return {
         "ari": ari,

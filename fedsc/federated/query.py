@@ -12,6 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from fedsc.tensors import by_owner
+
+SEVERAL = "several"
+"""Name of a question that is several, none of which depends on the answer to another."""
+
 Sums = dict[str, np.ndarray]
 """Named arrays that add up over labs: float64, int64, or smaller integers that cannot overflow."""
 
@@ -60,6 +65,40 @@ def add(answers: Iterable[Sums]) -> Sums:
                 raise ValueError(f"{name}: shapes {total[name].shape} and {array.shape}")
             total[name] += array
     return total
+
+
+def together(ask: Ask, *questions: Question) -> Ask:
+    """Put several questions in one message, and give an :data:`Ask` that knows their answers.
+
+    Parameters
+    ----------
+    ask
+        Puts the one question.
+    questions
+        Of different names, about the same subject; arrays of the same name are equal, and
+        travel once. None that is held against an earlier answer of the same lab.
+
+    Raises
+    ------
+    ValueError
+        If two questions give an array of the same name other values.
+    """
+    arrays = {"questions": np.frombuffer("\n".join(q.name for q in questions).encode(), np.uint8)}
+    for question in questions:
+        for name, array in question.arrays.items():
+            if not np.array_equal(arrays.setdefault(name, array), array):
+                raise ValueError(f"'{question.name}' differs from the others in {name}")
+    told = by_owner(ask(Question(SEVERAL, arrays)))
+    return lambda question: told[question.name]
+
+
+def parts(question: Question) -> list[Question]:
+    """Give the questions that one is: those of :func:`together`, or itself."""
+    if question.name != SEVERAL:
+        return [question]
+    arrays = dict(question.arrays)
+    names = arrays.pop("questions").tobytes().decode().split("\n")
+    return [Question(name, arrays) for name in names]
 
 
 def ask_locally(labs: Sequence[Lab], answer: Callable[[Lab, Question], Sums]) -> Ask:

@@ -316,13 +316,15 @@ def gflops() -> list[float]:
         return [2 * 512**3 / _cpu(lambda: torch.mm(a, a), 1) / 1e9 for _ in range(20)]
 
 
-def measure(deployed: bool = False) -> dict[str, Any]:
+def measure(deployed: bool = False, large: bool = False) -> dict[str, Any]:
     """Measure everything; quick on a quiet machine, several minutes on a busy one.
 
     Parameters
     ----------
     deployed
         Also rounds of two labs as real processes.
+    large
+        Also how the analysis grows with the cells: some minutes more.
 
     Returns
     -------
@@ -344,6 +346,10 @@ def measure(deployed: bool = False) -> dict[str, Any]:
         from simulations.bench.deployed import deployed_rounds
 
         found |= deployed_rounds()
+    if large:
+        from simulations.benchmarks.large_run import growth
+
+        found |= growth()
     machine = {
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),

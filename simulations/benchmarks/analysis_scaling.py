@@ -25,7 +25,7 @@ from fedsc.data.expression import Expression
 from fedsc.federated import answers
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.graph import learn_agreement, learn_graph
+from fedsc.federated.graph import agreement, learn_graph
 from fedsc.federated.harmony import integrate_here
 from fedsc.federated.map import learn_map
 from fedsc.federated.markers import learn_markers
@@ -96,9 +96,9 @@ def measure(cells: int, most: int, seed: int, harmony: bool) -> dict[str, Any]:
         found["harmony questions"] = len(integrated.questions)
     embedded = [Embedded(own, cells.labels) for own, (_, cells) in zip(x, labs, strict=True)]
     ask = ask_locally(embedded, answers.answer)
-    graph = timed("graph s", lambda: learn_graph(ask, _RESOLUTIONS, seed, most))
     kinds = [f"{kind:02d}" for kind in range(_TYPES)]
-    scores = learn_agreement(ask, graph, kinds)[1]
+    graph = timed("graph s", lambda: learn_graph(ask, _RESOLUTIONS, seed, most, kinds))
+    scores = agreement(graph)[1]
     found |= {"nodes": len(graph.micro.centres), "clusters": int((graph.sizes[1] > 0).sum())}
     found |= {name: round(score or 0.0, 3) for name, score in scores.items()}
     k = int(graph.communities[1].max()) + 1

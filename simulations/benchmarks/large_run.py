@@ -42,6 +42,7 @@ PHASES = {
     "server_app.analysis:embed": "embedding",
     "server_app.analysis:integrate": "Harmony",
     "server_app.analysis:find_clusters": "graph",
+    "server_app.analysis:together": "markers",
     "server_app.analysis:learn_markers": "markers",
     "server_app.analysis:learn_map": "map",
 }
@@ -286,6 +287,57 @@ def _child(folder: Path, options: dict[str, Any], scratch: Path) -> dict[str, An
     environment = {**os.environ, "XDG_CACHE_HOME": str(scratch / "cache")}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def growth(
+    sizes: tuple[int, int] = (10_000, 40_000),
+    repeats: int = 3,
+    genes: int = _GENES,
+    per_cell: int = _PER_CELL,
+    options: dict[str, Any] | None = None,
+) -> dict[str, list[float]]:
+    """Measure how the analysis grows with the cells, from one size to another, scaled to 10⁶ cells.
+
+    What does not grow (imports of the run, genes × genes) is in both and so does not count. Each
+    run is a process of its own; the two sizes take turns.
+
+    Parameters
+    ----------
+    sizes
+        Cells of all labs together, the smaller first. As they are, labs hold both in memory; what
+        is larger lies on disk (``docs/performance.md``).
+    repeats
+        Runs of each size.
+    genes, per_cell
+        As :func:`write_labs` takes them.
+    options
+        Beside and in place of :data:`_ANALYSIS`.
+
+    Returns
+    -------
+    dict
+        A figure for every repeat: ``analysis_cpu_s_per_million`` and ``peak_gb_per_million``.
+    """
+    cpu, peaks = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for cells in sizes:
+            (root / str(cells)).mkdir()
+            write_labs(root / str(cells), cells, genes, per_cell, LABS, seed=0)
+        for repeat in range(repeats):
+            small, large = (
+                _child(
+                    root / str(cells), {**_ANALYSIS, **(options or {})}, root / f"{cells}-{repeat}"
+                )
+                for cells in sizes
+            )
+            more = (large["cells"] - small["cells"]) / 1e6
+            cpu.append((large["cpu_s"] - small["cpu_s"]) / more)
+            peaks.append((large["peak_gb"] - small["peak_gb"]) / more)
+    return {"analysis_cpu_s_per_million": cpu, "peak_gb_per_million": peaks}
+
+
+_ANALYSIS = {"method": "fedpca", "integrate": "harmony", "files": False, "draw_map": False}
 
 
 def main() -> None:

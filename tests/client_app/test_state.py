@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_what_is_in_memory_is_not_taken_for_another_file(tmp_path):
     assert _value(load_private(lab, 2)) == 2
 
 
+@pytest.mark.parametrize("round_", [2, 3])
+def test_a_folder_that_somebody_emptied_is_begun_anew(tmp_path, round_):
+    labs = [tmp_path / "a", tmp_path / "b"]
+    save_private(1, {lab: _private(1) for lab in labs})
+    shutil.rmtree(labs[1])
+    assert load_private(labs[1], round_) == {}
+    save_private(round_, {lab: _private(round_) for lab in labs})
+    assert [_value(load_private(lab, round_ + 1)) for lab in labs] == [round_, round_]
+
+
 def test_a_process_knows_the_states_of_one_run(tmp_path):
     save_private(1, {tmp_path / "one" / "a": _private(1), tmp_path / "one" / "b": _private(1)})
     save_private(1, {tmp_path / "two" / "a": _private(1)})
@@ -133,6 +144,14 @@ def test_without_links_there_are_copies(tmp_path, monkeypatch, forget):
     save_private(1, {tmp_path / "a": _private(1), tmp_path / "b": _private(2)})
     forget()
     assert _value(load_private(tmp_path / "b", 2)) == 2
+
+
+def test_copies_are_not_read_again_either(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    labs = [tmp_path / name for name in "abc"]
+    save_private(1, {lab: _private(i) for i, lab in enumerate(labs)})
+    monkeypatch.setattr(state, "read_private", lambda path: pytest.fail(f"{path} was read"))
+    assert [_value(load_private(lab, 2)) for lab in labs] == [0, 1, 2]
 
 
 @pytest.fixture

@@ -121,6 +121,29 @@ def test_the_packed_size_is_an_upper_bound_and_near(shapes):
     assert size <= tensors.packed_size(some) <= size + 64 + 310 * len(some)
 
 
+@given(
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda name: name != "__metadata__"),
+        st.sampled_from(["<f4", "<f8", "<i4", "|b1", ">f8"])
+        .map(np.dtype)
+        .flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_side=0, max_dims=2))),
+        max_size=4,
+    )
+)
+def test_as_unpacked_is_pack_and_unpack(some):
+    some |= {f"{name}ᵀ": array.T for name, array in some.items()}  # of another memory layout
+    packed = tensors.pack(some)
+    there, (here, size) = tensors.unpack(packed), tensors.as_unpacked(some)
+    assert size == len(packed)
+    assert here.keys() == there.keys()
+    for name, array in here.items():
+        assert (array.dtype, array.shape) == (there[name].dtype, there[name].shape)
+        assert array.flags.c_contiguous
+        assert array.tobytes() == there[name].tobytes()
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
 _MAPPED = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|b1"]).map(np.dtype)
 
 

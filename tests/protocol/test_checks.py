@@ -203,6 +203,33 @@ def test_an_update_is_taken():
     assert metrics == {"cells": 4, "loss": 1.5, "embedding_std": 0.5, "seconds": 2.0}
 
 
+def test_an_update_in_half_the_bytes_is_what_it_stands_for():
+    for kind, dtype, one in (("float16", np.float16, 1), ("bfloat16", np.uint16, 0x3F80)):
+        update, *_ = read_update(_update(w=np.full((2, 2), one, dtype)), "A", WEIGHTS, 4, kind)
+        np.testing.assert_array_equal(update["w"], WEIGHTS["w"] + 1)
+        assert update["w"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "words"),
+    [
+        ("float16", np.ones((2, 2), np.float32), "w is float32"),
+        ("float32", np.ones((2, 2), np.float16), "w is float16"),
+        ("bfloat16", np.ones((2, 2), np.float16), "w is float16"),
+        ("bfloat16", np.ones((4,), np.uint16), "w is uint16"),
+        ("bfloat16", np.ones((2, 2), np.int16), "w is int16"),
+        ("float16", np.full((2, 2), np.inf, np.float16), "NaN or infinity"),
+        ("bfloat16", np.full((2, 2), 0x7F80, np.uint16), "NaN or infinity"),
+        ("bfloat16", np.full((2, 2), 0xFFC0, np.uint16), "NaN or infinity"),
+        ("bfloat16", np.full((2, 2), 0x7F7F, np.uint16), "weights moved by"),
+        ("float16", np.full((2, 2), 60_000, np.float16), "weights moved by"),
+    ],
+)
+def test_an_update_of_another_type_or_of_no_numbers_is_refused(kind, sent, words):
+    with pytest.raises(BadReply, match=words):
+        read_update(_update(w=sent), "A", WEIGHTS, 4, kind)
+
+
 @pytest.mark.parametrize(
     "metrics",
     [

@@ -1,6 +1,12 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.query import Question
@@ -24,6 +30,42 @@ def test_what_is_no_packed_record_is_a_key_or_value_error():
     record[records.TENSORS].data = b"x"
     with pytest.raises(ValueError, match="header"):
         records.unpack_arrays(record)
+
+
+WAYS = {
+    "in one process": copy.deepcopy,
+    "to another process": lambda content: pickle.loads(pickle.dumps(content)),
+    "as Flower's objects": lambda content: inflate_object_from_contents(
+        content.object_id,
+        {name: one.deflate() for name, one in get_all_nested_objects(content).items()},
+    ),
+    "in one piece": lambda content: recorddict_from_proto(recorddict_to_proto(content)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_arrive_whatever_way_they_take(way, monkeypatch):
+    packed = []
+    pack = records.tensors.pack
+    monkeypatch.setattr(records.tensors, "pack", lambda *a: packed.append(a) or pack(*a))
+    weights = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2), dtype=np.float32).T}
+    sent = RecordDict({"start:A": records.pack_weights(weights)})
+    size = records.bytes_of(sent["start:A"][records.TENSORS])
+    assert not packed
+    record = WAYS[way](sent)["start:A"]
+    got = records.unpack_arrays(record)
+    assert len(packed) == (way != "in one process")  # once, and only on the way out
+    assert got.keys() == weights.keys()
+    assert all(np.array_equal(got[name], array) for name, array in weights.items())
+    assert size == records.bytes_of(record[records.TENSORS]) == len(pack(weights))
+
+
+def test_weights_whose_bytes_were_changed_are_those_of_the_bytes():
+    record = records.pack_weights({"a": np.ones(2, dtype=np.float32)})
+    other = records.pack_weights({"a": np.zeros(2, dtype=np.float32)})[records.TENSORS].data
+    record[records.TENSORS].data = other
+    for changed in (record, copy.deepcopy(record)):
+        assert not records.unpack_arrays(changed)["a"].any()
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["γ", "b c", "TP53"]])

@@ -298,7 +298,7 @@ def test_labs_of_unlike_panels_of_which_one_is_annotated_get_the_same_kind_of_fi
     config = change(tiny, method="fedpca", label_key="", genes="union", resolution=1.0)
     scores = scores_of(lead(config, nodes))
     assert scores["questions"]["graph"] <= 20
-    assert scores["questions"]["clusters"] == 2  # markers, types
+    assert scores["questions"]["clusters"] == 1  # markers and types
     copies = {name: copy_of(files, name) for name in "AB"}
     for copy in copies.values():
         assert copy.obs["fedsc_cluster"].notna().all()

@@ -134,7 +134,7 @@ def test_questions_are_few_and_counted(integrated):
     assert set(questions) == {"expression", "cells", "integration", "graph", "kmeans", "clusters"}
     assert questions["integration"] <= 60 + 25  # and the start, and two about mixing
     assert questions["graph"] <= 20
-    assert questions["clusters"] == 2
+    assert questions["clusters"] == 1
 
 
 def embed(file, folder, output, *more):

@@ -18,20 +18,21 @@ from fedsc.data.preprocess import transform
 from fedsc.data.reading.read import read
 from fedsc.errors import FedscError
 from fedsc.federated import harmony_lab, mixing
-from fedsc.federated.annotation import learn_types
+from fedsc.federated.annotation import learn_types, types_question
 from fedsc.federated.answers import answer, no_cells, no_clusters, no_embedding, no_expression
 from fedsc.federated.averaging import average
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.graph import learn_agreement, learn_graph
+from fedsc.federated.graph import agreement, learn_graph
 from fedsc.federated.harmony import learn_harmony, learn_start
 from fedsc.federated.kmeans import assign, learn_kmeans
-from fedsc.federated.markers import learn_markers
+from fedsc.federated.markers import learn_markers, markers_question
 from fedsc.federated.metrics import Embedded, learn_scores
 from fedsc.federated.mixing import learn_mixing
 from fedsc.federated.pca import learn_pca
 from fedsc.federated.preprocessing import fit_preprocessing, learn_preprocessing
 from fedsc.federated.quality import learn_kept, learn_thresholds
+from fedsc.federated.query import together
 from fedsc.options import DataOptions, FederationOptions
 from protocol import ask as asking
 from protocol import records
@@ -108,12 +109,15 @@ class Pool(Short):
 
     def graph(self, ask):
         embedding = ask(asking.EMBEDDING)
-        found = learn_graph(embedding, (0.5, 1.0), 0)
-        return found, learn_agreement(embedding, found, self.types)
+        found = learn_graph(embedding, (0.5, 1.0), 0, vocabulary=self.types)
+        return found, agreement(found)
 
     def clusters(self, ask):
-        clustered = ask(asking.CLUSTERS)
-        markers = learn_markers(clustered, 4, self.preprocessing.target_sum)
+        target_sum = self.preprocessing.target_sum
+        clustered = together(
+            ask(asking.CLUSTERS), markers_question(4, target_sum), types_question(self.types, 4)
+        )
+        markers = learn_markers(clustered, 4, target_sum)
         return markers, learn_types(clustered, self.types, 4)
 
     def harmony(self, ask):

@@ -3,11 +3,14 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client_app import app as client
+from client_app import state
+from client_app.state import load_private
 from deployment.certificates import make_supernode_key
 from deployment.register import VARIABLE, record
 from fedsc.errors import ConfigError, RunError
@@ -130,6 +133,23 @@ def test_when_every_lab_fails_the_run_fails_and_the_checkpoint_is_intact(
     assert lead(change(tiny, resume=str(left.folder))).model == undisturbed.model
 
 
+@pytest.mark.parametrize("upload", ["float16", "bfloat16"])
+def test_what_uploads_leave_out_survives_a_stop(unlabelled, change, lead, tmp_path, upload):
+    """A run that is stopped after a round goes on to the same bytes: errors are private state."""
+    config = change(unlabelled, upload=upload, method="fedsimclr")  # keeps nothing else
+    whole = lead(change(config, output=str(tmp_path / "whole")))
+    plain = lead(change(config, output=str(tmp_path / "plain"), upload="float32"))
+    assert whole.model != plain.model
+    with pytest.raises(RunError, match="round 3: 0 valid updates"):
+        lead(config, app=crashing(3))
+    state._known.clear()  # another process
+    folder = Path(config.run.output) / config.run.name
+    assert lead(change(config, resume=str(folder))).model == whole.model
+    kept = load_private(folder / "labs" / "lab-0", 4)
+    assert kept
+    assert all(name.startswith("upload-error:") for name in kept)
+
+
 def test_a_full_disk_at_the_server_stops_the_run_in_words_and_resume_loses_nothing(
     tiny, change, lead, left_by, undisturbed, monkeypatch
 ):
@@ -244,7 +264,7 @@ def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(
         key = records.key("update", "lab-1")
         if key in reply.content:
             arrays = records.unpack_arrays(reply.content[key])
-            arrays[name] -= np.float32(0.02)
+            arrays[name] = arrays[name] - np.float32(0.02)
             reply.content[key] = records.pack_arrays(arrays)
         return reply
 

@@ -47,6 +47,8 @@ def test_a_round_syncs_two_files_and_takes_two_digests_for_any_number_of_labs(co
     assert found["_gmac"] == 2
     assert found["_sha256"] == 0
     assert found["read"] == 0  # a process need not read what it wrote
-    assert found["link"] == labs  # all private states but the first; the checkpoint before
-    assert found["replace"] == 2 + labs
-    assert found["pack"] == found["unpack"] == 2 * labs  # start and update
+    assert (
+        found["link"] == labs + 1
+    )  # all private states but the first; the checkpoint before, twice
+    assert found["replace"] == 3  # both, and the checkpoint before
+    assert found["pack"] == found["unpack"] == 0  # nothing leaves the process

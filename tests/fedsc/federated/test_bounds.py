@@ -13,7 +13,7 @@ from fedsc.federated.annotation import learn_types
 from fedsc.federated.bounds import Asked
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.graph import learn_agreement, learn_graph
+from fedsc.federated.graph import learn_graph
 from fedsc.federated.harmony import learn_harmony, learn_start
 from fedsc.federated.kmeans import assign, learn_kmeans
 from fedsc.federated.markers import learn_markers
@@ -22,8 +22,9 @@ from fedsc.federated.mixing import learn_mixing
 from fedsc.federated.pca import learn_pca
 from fedsc.federated.preprocessing import fit_preprocessing, learn_preprocessing
 from fedsc.federated.quality import learn_kept, learn_thresholds
-from fedsc.federated.query import Question, add
+from fedsc.federated.query import SEVERAL, Question, add, parts
 from fedsc.options import DataOptions
+from fedsc.tensors import by_owner
 
 
 class Said(list):
@@ -43,15 +44,20 @@ class Pool:
         before = {}
 
         def ask(question):
-            parts = []
+            answered = []
             for i, (lab, n_cells) in enumerate(labs):
                 sums, asked = answer(lab, question), Asked(question, n_cells, 12.0)
                 place = i, question.name
                 assert answers.implausible(sums, asked, before.get(place)) == "", question.name
-                self.said.append((sums, asked, before.get(place)))
+                if question.name == SEVERAL:
+                    told = by_owner(sums)
+                    for part in parts(question):
+                        self.said.append((told[part.name], Asked(part, n_cells, 12.0), None))
+                else:
+                    self.said.append((sums, asked, before.get(place)))
                 before[place] = sums, asked
-                parts.append(sums)
-            return add(parts)
+                answered.append(sums)
+            return add(answered)
 
         return ask
 
@@ -87,7 +93,7 @@ def said(tiny_set):
     embedding = pool.ask(embedded)
     found = learn_kmeans(embedding, 3, 0)
     learn_scores(embedding, found, types)
-    learn_agreement(embedding, learn_graph(embedding, (0.5, 1.0), 0), types)
+    learn_graph(embedding, (0.5, 1.0), 0, vocabulary=types)
 
     clustered = pool.ask(
         labs(

@@ -9,8 +9,8 @@ from fedsc.federated import metrics
 from fedsc.federated.answers import answer
 from fedsc.federated.graph import (
     LINKS,
+    agreement,
     assign,
-    learn_agreement,
     learn_graph,
     tidy,
 )
@@ -139,8 +139,8 @@ def test_agreement_with_labels_equals_scikit_learn():
     labels[::7] = ""
     labs = [Embedded(x[:100], labels[:100]), Embedded(x[100:250], labels[100:250])]
     ask = ask_locally([*labs, Embedded(x[250:], None)], answer)
-    found = learn_graph(ask, RESOLUTIONS, 0)
-    told = learn_agreement(ask, found, [str(i) for i in range(6)])
+    found = learn_graph(ask, RESOLUTIONS, 0, vocabulary=[str(i) for i in range(6)])
+    told = agreement(found)
     clusters = assign(found.micro, found.communities, x)
     known = (labels != "") & (np.arange(300) < 250)
     for row, scores in zip(clusters, told, strict=True):
@@ -150,13 +150,29 @@ def test_agreement_with_labels_equals_scikit_learn():
         )
 
 
+@pytest.mark.parametrize(("cells", "questions"), [(100, 17), (300, 18)])
+def test_labels_cost_no_question_and_no_cluster(cells, questions):
+    x, labels = cloud(6, cells=cells)
+    found = []
+    for vocabulary in ([], [str(i) for i in range(6)]):
+        asked = []
+
+        def ask(question, asked=asked):
+            asked.append(question.name)
+            return ask_locally([Embedded(x, labels)], answer)(question)
+
+        found.append(learn_graph(ask, (0.2, 0.4, 1.0), 0, vocabulary=vocabulary))
+        assert len(asked) == questions
+    np.testing.assert_array_equal(found[0].communities, found[1].communities)
+    np.testing.assert_array_equal(found[0].sizes, found[1].tables.sum(axis=1))
+
+
 def test_no_label_no_agreement():
     x, _ = cloud(8)
-    ask = ask_of(x)
-    found = learn_graph(ask, RESOLUTIONS, 0)
     nothing = [{"ari": None, "nmi": None, "rare_f1": None}] * 2
-    assert learn_agreement(ask, found, []) == nothing
-    assert learn_agreement(ask, found, ["T", "B"]) == nothing
+    for vocabulary in ([], ["T", "B"]):
+        found = learn_graph(ask_of(x), RESOLUTIONS, 0, vocabulary=vocabulary)
+        assert agreement(found) == nothing
 
 
 def test_one_row_of_communities_labels_as_several_do():
@@ -265,7 +281,7 @@ def test_labels_outside_the_vocabulary_are_refused():
     x, labels = cloud(18)
     ask = ask_locally([Embedded(x, labels)], answer)
     with pytest.raises(DataError, match="not among the 1"):
-        learn_agreement(ask, learn_graph(ask, [0.4], 0), ["0"])
+        learn_graph(ask, [0.4], 0, vocabulary=["0"])
 
 
 def test_one_partition_is_stable():

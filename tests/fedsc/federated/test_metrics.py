@@ -8,10 +8,10 @@ from sklearn.datasets import make_blobs
 from fedsc.errors import DataError
 from fedsc.evaluate import rare_type_f1
 from fedsc.federated import kmeans
+from fedsc.federated.answers import answer
 from fedsc.federated.kmeans import Centres, assign, learn_kmeans
 from fedsc.federated.metrics import (
     Embedded,
-    answer,
     ari_from_contingency,
     calinski_harabasz_from_spread,
     contingency,
@@ -20,7 +20,7 @@ from fedsc.federated.metrics import (
     silhouette_from_spread,
     spread,
 )
-from fedsc.federated.query import Question, add, ask_locally
+from fedsc.federated.query import add, ask_locally
 
 codes = st.integers(1, 60).flatmap(
     lambda n: st.tuples(
@@ -248,6 +248,14 @@ def test_scores_of_one_cluster():
     }
 
 
-def test_refuses_an_unknown_question():
-    with pytest.raises(ValueError, match="unknown question 'cells', known are"):
-        answer(Embedded(np.ones((2, 2)), None), Question("cells"))
+@pytest.mark.parametrize("vocabulary", [[], ["B", "NK", "T", "mono", "platelet"]])
+def test_scores_are_one_question(vocabulary):
+    x, labels = blobs()
+    found, asked = learn_kmeans(ask_locally([x], kmeans.answer), 5, 0), []
+
+    def ask(question):
+        asked.append(question.name)
+        return ask_of(x, labels)(question)
+
+    learn_scores(ask, found, vocabulary)
+    assert len(asked) == 1

@@ -4,7 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedsc.federated.query import Question, add, ask_locally
+from fedsc.federated.answers import answer, implausible
+from fedsc.federated.bounds import Asked
+from fedsc.federated.metrics import Embedded
+from fedsc.federated.query import Question, add, ask_locally, parts, together
 
 
 def test_adds_by_name():
@@ -87,3 +90,57 @@ def test_asks_every_lab_the_same_question_in_order():
 
 def test_a_question_needs_no_arrays():
     assert Question("length").arrays == {}
+
+
+MEAN, STEP = Question("kmeans-mean"), Question("kmeans-step", {"centres": np.eye(2, 3)[None]})
+LABS = [Embedded(np.arange(12.0).reshape(4, 3) + i, None) for i in range(2)]
+
+
+def test_several_questions_are_one_message_and_have_their_own_answers():
+    asked = []
+
+    def ask(question):
+        asked.append(question)
+        return ask_locally(LABS, answer)(question)
+
+    told = together(ask, MEAN, STEP)
+    assert len(asked) == 1
+    assert [part.name for part in parts(asked[0])] == [MEAN.name, STEP.name]
+    for question in (STEP, MEAN):
+        alone = ask_locally(LABS, answer)(question)
+        assert told(question).keys() == alone.keys()
+        assert all(np.array_equal(told(question)[name], array) for name, array in alone.items())
+    assert len(asked) == 1
+
+
+def test_arrays_that_questions_share_travel_once_and_are_the_same():
+    links = Question("a", {"centres": np.zeros(3), "k": np.ones(1)})
+    tally = Question("b", {"centres": np.zeros(3)})
+    asked = []
+
+    def ask(question):
+        asked.append(question)
+        return {"a/n": np.ones(1), "b/n": np.zeros(1)}
+
+    assert together(ask, links, tally)(tally)["n"] == 0
+    assert asked[0].arrays.keys() == {"questions", "centres", "k"}
+    with pytest.raises(ValueError, match="'b' differs from the others in centres"):
+        together(ask, links, Question("b", {"centres": np.ones(3)}))
+
+
+def test_a_lie_in_one_of_several_answers_is_found():
+    asked = []
+    together(lambda q: asked.append(q) or answer(LABS[0], q), MEAN, STEP)
+    honest = answer(LABS[0], asked[0])
+    against = Asked(asked[0], 4)
+    assert implausible(honest, against) == ""
+    assert "adds up to 5" in implausible({**honest, "kmeans-mean/n": np.array([5])}, against)
+    lie = {**honest, "kmeans-step/squares": -honest["kmeans-step/squares"] - 1}
+    assert "squares" in implausible(lie, against)
+
+
+@pytest.mark.parametrize("names", ["kmeans-mean\nno such", "several", ""])
+def test_several_questions_of_which_one_is_unknown_are_refused(names):
+    arrays = {"questions": np.frombuffer(names.encode(), np.uint8), "centres": np.zeros((1, 1, 3))}
+    with pytest.raises((ValueError, KeyError)):
+        answer(LABS[0], Question("several", arrays))

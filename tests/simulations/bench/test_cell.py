@@ -70,7 +70,7 @@ def test_where_labs_are_batches_a_row_says_how_they_mix(tiny_set, tmp_path):
     written = json.loads((tmp_path / run.key / "scores.json").read_text())
     assert row["graph_ari"] == written["graph"]["ari"]
     assert row["graph_clusters"] == written["graph"]["clusters"]
-    assert row["questions"] == sum(written["questions"].values()) > 60
+    assert row["questions"] == sum(written["questions"].values()) > 50
     # Of the embedding as labs have corrected it, against the direct way.
     labs, x, of_cells = ("donor0", "donor1", "donor2"), [], []
     whole = anndata.read_h5ad(tiny_set).obs

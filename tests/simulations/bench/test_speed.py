@@ -11,6 +11,7 @@ from fedsc.rng import torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.byol import OBJECTIVE
 from simulations.bench import speed
+from simulations.benchmarks import large_run
 
 
 def test_the_reference_takes_the_same_steps():
@@ -61,14 +62,28 @@ def test_the_command_writes_what_it_shows(tmp_path, monkeypatch):
     spread = {"median": 1.5, "min": 1.0, "max": 2.0}
     machine = {"cores": 2, "load": 0.1, "torch": "2", "gflops": spread}
 
-    def measure(deployed):
-        name = "deployed_round_s" if deployed else "step_ratio"
+    def measure(deployed, large):
+        name = "deployed_round_s" if deployed else "peak_gb_per_million" if large else "step_ratio"
         return {name: spread, "machine": machine}
 
     monkeypatch.setattr(speed, "measure", measure)
     command = ["bench", "speed", "-o", str(tmp_path / "out")]
     assert "deployed_round_s" in CliRunner().invoke(app, [*command, "--deployed"]).output
+    assert "peak_gb_per_million" in CliRunner().invoke(app, [*command, "--large"]).output
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "step_ratio" in result.output
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["step_ratio"] == spread
+
+
+def test_large_runs_are_measured_where_they_are_wanted_alone(monkeypatch):
+    for name in ("step_ratios", "round_ratios", "gflops"):
+        monkeypatch.setattr(speed, name, lambda: [1.0])
+    monkeypatch.setattr(speed, "overheads", lambda labs: [1.0])
+    monkeypatch.setattr(speed, "startups", lambda: ([1.0],) * 3)
+    figures = {"analysis_cpu_s_per_million": [2.0, 4.0], "peak_gb_per_million": [1.0]}
+    monkeypatch.setattr(large_run, "growth", lambda: figures)
+    assert not figures.keys() & speed.measure().keys()
+    found = speed.measure(large=True)
+    assert found["analysis_cpu_s_per_million"] == {"median": 3.0, "min": 2.0, "max": 4.0}
+    assert found["peak_gb_per_million"]["max"] == 1.0

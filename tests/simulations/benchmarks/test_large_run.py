@@ -74,3 +74,26 @@ def _of(module, path):
 def test_the_slope_of_what_is_linear_is_one():
     assert slope([10, 100, 1000], [2, 20, 200]) == pytest.approx(1)
     assert slope([10, 100], [1, 100]) == pytest.approx(2)
+
+
+def test_growth_is_the_difference_of_two_sizes_scaled_to_a_million_cells(monkeypatch):
+    asked = []
+
+    def child(folder, options, scratch):
+        cells = sum(anndata.read_h5ad(file).n_obs for file in folder.iterdir())
+        asked.append((cells, options["n_genes"], options["integrate"]))
+        turn = len(asked) > 2
+        return {"cells": cells, "cpu_s": 10 + turn + (1 + turn) * cells, "peak_gb": 1 + cells / 50}
+
+    monkeypatch.setattr(large_run, "_child", child)
+    found = large_run.growth((80, 160), 2, genes=100, per_cell=20, options={"n_genes": 50})
+    assert asked == [(cells, 50, "harmony") for cells in (80, 160)] * 2
+    assert found["analysis_cpu_s_per_million"] == pytest.approx([1e6, 2e6])
+    assert found["peak_gb_per_million"] == pytest.approx([2e4, 2e4])
+
+
+@pytest.mark.slow
+def test_growth_of_tiny_labs_is_measured():
+    found = large_run.growth((400, 800), 1, genes=400, per_cell=60, options={"n_genes": 50})
+    assert [len(figures) for figures in found.values()] == [1, 1]
+    assert all(np.isfinite(figures).all() for figures in found.values())
