@@ -102,7 +102,7 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
 
     scores = left.scores
     assert set(scores["questions"]) == {"expression", "cells", "graph", "kmeans", "clusters"}
-    assert scores["questions"]["clusters"] == 2  # markers, types
+    assert scores["questions"]["clusters"] == 1  # markers and types
     assert scores["questions"]["graph"] <= 20
     assert scores["integration"] == {"asked": "none", "done": False}
     # Only A's cells have labels to be held against.
