@@ -1,9 +1,9 @@
 """How right the suggested cell types are in labs that are not annotated, by how many others are.
 
-``python -m simulations.benchmarks.annotated_labs RUN…`` reads finished simulated runs whose labs are
-all annotated. For every choice of one, two, … labs it names the clusters by the cells of these labs
-alone, as a run does, and looks at the cells of the others: how many get a type, and how many of
-those the right one. Clusters do not depend on labels, so a run serves all choices.
+``python -m simulations.benchmarks.annotated_labs RUN…`` reads finished simulated runs whose labs
+are all annotated. For every choice of one, two, … labs it names the clusters by the cells of these
+labs alone, as a run does, and looks at the cells of the others: how many get a type, and how many
+of those the right one. Clusters do not depend on labels, so a run serves all choices.
 """
 
 import json
