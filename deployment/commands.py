@@ -91,7 +91,7 @@ def supernode(
         If a path cannot be written in Flower's node config.
     """
     return [
-        "flower-supernode",
+        "fedsc-supernode",
         *("--superlink", server),
         *("--root-certificates", str(folder / "ca.crt")),
         *("--auth-supernode-private-key", str(folder / "supernode.key")),

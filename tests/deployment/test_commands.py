@@ -56,7 +56,7 @@ def test_flower_takes_every_command_line_in_the_compose_files(federation):
     assert [command[0] for command in found[:4]] == [
         "flower-superlink",
         "flower-superexec",
-        "flower-supernode",
+        "fedsc-supernode",
         "fedsc-executor",
     ]
     for command in found:

@@ -198,7 +198,7 @@ def test_questions_are_counted(analysed):
 def test_a_supernode_killed_in_mid_round_comes_back_and_costs_the_others_nothing(rehearsal, until):
     run = rehearsal.run(f"rounds=8 local-epochs=1 batch-size=8 round-timeout=90 {SMALL}")
     until(lambda: said(run, "round 2/8") or ended(run), "round 2")
-    rehearsal.kill("A", "flower-supernode")
+    rehearsal.kill("A", "fedsc-supernode")
     until(lambda: ended(run), "the end of the run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     good = {
