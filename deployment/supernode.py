@@ -1,10 +1,10 @@
-"""A SuperNode that can ask for messages more often than Flower's, which waits up to three seconds.
+"""A SuperNode that can look for messages more often than Flower's, which waits three seconds.
 
 ``fedsc-supernode`` takes the arguments of ``flower-supernode`` and is that program. If the
-variable ``FEDSC_POLL`` holds a number of seconds, one wait of Flower's becomes that long: the one
-between two looks for a message. It is a number in Flower's source, so this changes a module of
-Flower's while it runs, and is off by default. A Flower whose module looks otherwise is left as it
-is, with a sentence.
+variable ``FEDSC_POLL`` holds a number of seconds, none of Flower's waits for a message or for a
+reply is longer. They are numbers in Flower's source, so this changes a module of Flower's while it
+runs, and is off by default. A Flower whose module looks otherwise is left as it is, with a
+sentence.
 """
 
 import inspect
@@ -17,11 +17,11 @@ from importlib.metadata import entry_points
 from types import ModuleType, SimpleNamespace
 
 POLL = "FEDSC_POLL"
-"""Environment variable with seconds between two looks for a message; unset or empty = Flower's."""
+"""Environment variable with seconds between two looks at most; unset or empty = Flower's own."""
 
 _COMMAND = "flower-supernode"
 _MODULE = "flwr.supernode.start_client_internal"
-_FLOWERS = 3  # seconds
+_FLOWERS = 3  # seconds between two looks for a message; half a second for a reply
 _LEAST = 0.05
 
 
@@ -46,7 +46,7 @@ def seconds(wanted: str) -> float:
 
 
 def ask_every(poll: float, module: ModuleType) -> bool:
-    """Let a module of Flower's wait ``poll`` seconds where it waits three.
+    """Let a module of Flower's wait no longer than ``poll`` seconds.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def ask_every(poll: float, module: ModuleType) -> bool:
         return False
 
     def sleep(length: float) -> None:
-        time.sleep(poll if length == _FLOWERS else length)
+        time.sleep(min(poll, length))
 
     module.time = SimpleNamespace(sleep=sleep)  # type: ignore[attr-defined]
     return True
