@@ -33,18 +33,12 @@ def train_stacked(
     ----------
     labs
         Those that are to train; one whose cells or private state cannot be had is left out.
-    config
-        Options of the run.
     starts
         Received weights of each lab.
     kept
         Loads what a lab kept from its last round.
-    preprocessing
-        What the pool agreed on.
-    round_
-        Number of the round, from 1.
-    device
-        Torch device.
+    config, preprocessing, round_, device
+        The run's, as :func:`fedsc.training.train_lab` is given their parts.
 
     Returns
     -------

@@ -13,7 +13,7 @@ import numpy as np
 from fedsc.federated.bounds import Check
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.metrics import check_contingency, contingency
-from fedsc.federated.query import Ask, Question, Sums
+from fedsc.federated.query import Ask, Question, Sums, as_array, as_names
 
 TYPES = "types"
 UNKNOWN = "unknown"
@@ -59,7 +59,7 @@ def count_types(lab: Clustered, question: Question) -> Sums:
     DataError
         If a label is not in the vocabulary.
     """
-    vocabulary = question.arrays["vocabulary"].tobytes().decode().split("\n")
+    vocabulary = as_names(question.arrays["vocabulary"])
     return contingency(lab.labels, lab.clusters, vocabulary, int(question.arrays["k"][0]))
 
 
@@ -105,7 +105,7 @@ def learn_types(
 
 def types_question(vocabulary: Sequence[str] | np.ndarray, k: int) -> Question:
     """Give the question :func:`learn_types` puts."""
-    names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+    names = as_array(vocabulary)
     return Question(TYPES, {"vocabulary": names, "k": np.array([k], dtype=np.int64)})
 
 

@@ -22,7 +22,7 @@ from fedsc.federated.centres import batches
 from fedsc.federated.leiden import indicator, leiden, merge, number
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.micro import MicroCentres
-from fedsc.federated.query import Ask, Question, Sums, together
+from fedsc.federated.query import Ask, Question, Sums, as_array, as_names, together
 
 LINKS = "graph-links"
 TALLY = "graph-tally"
@@ -135,7 +135,7 @@ def learn_graph(
     counts = Question(TALLY, {**nodes.arrays(), "communities": communities})
     tables = np.zeros((len(wanted), 0, communities.max() + 1), dtype=np.int64)
     if len(vocabulary):
-        names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+        names = as_array(vocabulary)
         labels = Question(CONTINGENCY, {**counts.arrays, "vocabulary": names})
         ask = together(ask, counts, labels)
         tables = ask(labels)["tables"]
@@ -241,7 +241,7 @@ def _tally(lab: Embedded, question: Question) -> Sums:
 
 def _contingency(lab: Embedded, question: Question) -> Sums:
     """Count cells by label and cluster: ``tables`` int64 (resolutions, L, C)."""
-    vocabulary = question.arrays["vocabulary"].tobytes().decode().split("\n")
+    vocabulary = as_names(question.arrays["vocabulary"])
     most = int(question.arrays["communities"].max()) + 1
     tables = [
         metrics.contingency(lab.labels, row, vocabulary, most)["table"]

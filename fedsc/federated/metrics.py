@@ -24,7 +24,7 @@ from fedsc.federated.bounds import (
     within,
 )
 from fedsc.federated.kmeans import Centres, assign
-from fedsc.federated.query import Ask, Question, Sums, together
+from fedsc.federated.query import Ask, Question, Sums, as_array, as_names, together
 
 CONTINGENCY = "contingency"
 SPREAD = "spread"
@@ -172,7 +172,7 @@ def learn_scores(
     ari = nmi = rare = None
     spreads = Question(SPREAD, {**arrays, "means": means})
     if len(vocabulary):
-        names = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+        names = as_array(vocabulary)
         labels = Question(CONTINGENCY, {**arrays, "vocabulary": names})
         ask = together(ask, spreads, labels)
         table = ask(labels)["table"]
@@ -270,7 +270,7 @@ def _clusters(lab: Embedded, question: Question) -> np.ndarray:
 
 def _contingency(lab: Embedded, question: Question) -> Sums:
     k = int(question.arrays["groups"].max()) + 1
-    vocabulary = question.arrays["vocabulary"].tobytes().decode().split("\n")
+    vocabulary = as_names(question.arrays["vocabulary"])
     return contingency(lab.labels, _clusters(lab, question), vocabulary, k)
 
 

@@ -38,6 +38,16 @@ class Question:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def as_array(names: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Write names, one or more without line breaks, as a question holds them: uint8 (bytes,)."""
+    return np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
+
+
+def as_names(array: np.ndarray) -> list[str]:
+    """Read what :func:`as_array` wrote."""
+    return array.tobytes().decode().split("\n")
+
+
 Ask = Callable[[Question], Sums]
 """Ask every lab and add up the answers, in the order of the labs' names."""
 
@@ -83,7 +93,7 @@ def together(ask: Ask, *questions: Question) -> Ask:
     ValueError
         If two questions give an array of the same name other values.
     """
-    arrays = {"questions": np.frombuffer("\n".join(q.name for q in questions).encode(), np.uint8)}
+    arrays = {"questions": as_array([question.name for question in questions])}
     for question in questions:
         for name, array in question.arrays.items():
             if not np.array_equal(arrays.setdefault(name, array), array):
@@ -97,7 +107,7 @@ def parts(question: Question) -> list[Question]:
     if question.name != SEVERAL:
         return [question]
     arrays = dict(question.arrays)
-    names = arrays.pop("questions").tobytes().decode().split("\n")
+    names = as_names(arrays.pop("questions"))
     return [Question(name, arrays) for name in names]
 
 
