@@ -33,7 +33,7 @@ from fedsc.training import (
     spread,
 )
 
-Views = Callable[[Tensor, float, torch.Generator], tuple[Tensor, Tensor]]
+Views = Callable[[Tensor, float, torch.Generator], Tensor]
 """Draw two views of cells (labs, cells, genes), as :func:`fedsc.ssl.views.device_views` does."""
 
 _ROWS = 4096  # cells prepared at a time
@@ -206,7 +206,7 @@ class Stack:
         def step() -> None:
             x = self._cells.index_select(0, rows.flatten()).view(*rows.shape, -1)
             views = self._views(x, self._method.mask_rate, self._generator)
-            total.add_(self._objective.step(own, *views, descend, self._method))
+            total.add_(self._objective.step(own, views, descend, self._method))
 
         return step
 

@@ -19,7 +19,7 @@ from fedsc.options import MethodOptions, TrainingOptions
 from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective, State
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 
 _KEPT_NORM = "norm:"  # prefix of FedBN's normalisation layers among a lab's private tensors
 
@@ -128,9 +128,8 @@ def train_lab(
         for _ in range(training.local_epochs):
             for rows in batches(cells.n_cells, training.batch_size, order):
                 x = torch.from_numpy(cells.batch(rows)).to(device)
-                view_1 = masked_view(x, method.mask_rate, masks)
-                view_2 = masked_view(x, method.mask_rate, masks)
-                total += objective.step(state, view_1, view_2, descend, method)
+                views = masked_views(x, method.mask_rate, masks)
+                total += objective.step(state, views, descend, method)
                 steps += 1
 
         shared, keep = kept_apart(_to_numpy(state.shared), _to_numpy(state.private), start, method)

@@ -27,7 +27,7 @@ from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import load_objective, method_of
 from fedsc.options import TrainingOptions
 from fedsc.rng import random_bits, torch_generator
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 from fedsc.stacked import Stack, Views
 from fedsc.training import Update, batch_sizes, train_lab
 from partitioning.simulation import simulated_labs
@@ -65,14 +65,13 @@ def masks_of_labs(labs: list[str], cells: Cells, training: TrainingOptions, roun
     sizes = {lab: batch_sizes(cells[lab].n_cells, training.batch_size) for lab in labs}
     steps = itertools.cycle(range(max(map(len, sizes.values()))))
 
-    def views(x: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def views(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         step = next(steps)
-        view_1, view_2 = torch.zeros_like(x), torch.zeros_like(x)
+        views = x.new_zeros((*x.shape[:-1], 2, x.shape[-1]))
         for i, lab in enumerate(labs[: len(x)]):
-            for view in (view_1, view_2):
-                size = sizes[lab][step]
-                view[i, :size] = masked_view(x[i, :size], rate, bits[lab])
-        return view_1, view_2
+            size = sizes[lab][step]
+            views[i, :size] = masked_views(x[i, :size], rate, bits[lab])
+        return views
 
     return views
 

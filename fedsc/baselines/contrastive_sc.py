@@ -27,7 +27,7 @@ from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive, Rate
 from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.losses import nt_xent
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 from fedsc.training import one_thread
 
 _LEAST_RATE = 1e-3  # of the first learning rate, at the end of the cosine
@@ -92,7 +92,7 @@ def train_encoder(cells: CellMatrix, preset: Preset, settings: Settings) -> Trai
 
         def loss(rows: np.ndarray) -> Tensor:
             x = dense(cells, rows, device)
-            views = torch.stack([masked_view(x, preset.mask_rate, masks) for _ in range(2)], dim=1)
+            views = masked_views(x, preset.mask_rate, masks)
             z = mlp(weights, views, "encoder", training=True)
             return nt_xent(z[:, 0], z[:, 1], preset.temperature)
 

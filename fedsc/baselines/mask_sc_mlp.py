@@ -27,7 +27,7 @@ from fedsc.models.encoder import EMBEDDING, HIDDEN
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import random_bits, torch_generator
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 
 Error = Literal["hidden", "all"]
 
@@ -106,7 +106,7 @@ def train_autoencoder(cells: CellMatrix, preset: Preset, settings: Settings) -> 
 
         def loss(rows: np.ndarray) -> Tensor:
             x = dense(cells, rows, device)
-            scale = masked_view(torch.ones_like(x), preset.mask_ratio, masks)
+            scale = masked_views(torch.ones_like(x), preset.mask_ratio, masks, n=1)[:, 0]
             return squared_error(weights, x, scale, preset.error)
 
         return loss

@@ -166,11 +166,9 @@ class _BatchNormalised(torch.autograd.Function):
                 normed, *saved = torch.native_batch_norm(
                     wide, scales, torch.cat([shift] * views), mean, var, True, 1.0, _EPS
                 )
-                for own_mean, own_var in zip(
-                    mean.view(views, -1), var.view(views, -1), strict=True
-                ):
-                    layer.mean.lerp_(own_mean + bias, _MOMENTUM)
-                    layer.var.lerp_(own_var, _MOMENTUM)
+                means, vars_ = mean.view(views, -1) + bias, var.view(views, -1)
+                for own in zip(means.unbind(), vars_.unbind(), strict=True):
+                    torch._foreach_lerp_((layer.mean, layer.var), own, _MOMENTUM)
                 rows, norm = normed.view(len(rows), -1), (wide, scales, *saved)
             if layer.hidden:
                 rows = rows.relu_()

@@ -43,11 +43,8 @@ def begin(
     return State(shared, private)
 
 
-def step(
-    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-) -> Tensor:
+def step(state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
     """Take one step on eq. (2), both views in both roles, then move the target."""
-    views = torch.stack((view_1, view_2), dim=-2)
     z = project(state.shared, views, share=state.share)
     if options.ema:
         with torch.no_grad() if options.stop_gradient else nullcontext():

@@ -53,8 +53,7 @@ def begin(
 
 def step(
     state: State,
-    view_1: Tensor,
-    view_2: Tensor,
+    views: Tensor,
     descend: Descend,
     options: MethodOptions,
     *,
@@ -66,13 +65,13 @@ def step(
     none: its loss and gradient are exactly 0 and it fills the queue.
     """
     with torch.no_grad():
-        keys = F.normalize(project(state.private, view_2, "key.", state.share), dim=-1)
+        keys = F.normalize(project(state.private, views[..., 1, :], "key.", state.share), dim=-1)
     queue, filled = state.private["queue"], state.private["queue.filled"]
     if state.share is None:
         negatives, known = queue[: int(filled)], None
     else:  # the queues of stacked labs are filled unequally, and no count leaves the device
         negatives, known = queue, _places(queue) < filled[:, None]
-    queries = project(state.shared, view_1, share=state.share)
+    queries = project(state.shared, views[..., 0, :], share=state.share)
     tau = options.temperature or temperature
     loss = info_nce(queries, keys, negatives, tau, known, state.share)
     descend(loss)

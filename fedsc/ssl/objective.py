@@ -73,14 +73,14 @@ class Begin(Protocol):
 
 
 class Step(Protocol):
-    """Train on two views of one batch, float32 (cells, genes) each; give the loss, a scalar.
+    """Train on two views of each cell of a batch, float32 (cells, 2, genes); give the loss.
 
     A step that also trains labs stacked (see :class:`State`) moves tensors in place, never takes a
     value from the device, and gives the labs' losses.
     """
 
     def __call__(
-        self, state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
+        self, state: State, views: Tensor, descend: Descend, options: MethodOptions
     ) -> Tensor: ...
 
 

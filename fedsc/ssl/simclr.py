@@ -29,12 +29,10 @@ def begin(
     return State(shared, private)
 
 
-def step(
-    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-) -> Tensor:
+def step(state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
     """Take one step on NT-Xent over the batch's 2B − 2 negatives per view."""
     temperature = options.temperature or TEMPERATURE
-    z = project(state.shared, torch.stack((view_1, view_2), dim=-2), share=state.share)
+    z = project(state.shared, views, share=state.share)
     loss = nt_xent(z[..., 0, :], z[..., 1, :], temperature, state.share)
     descend(loss)
     return loss.detach()

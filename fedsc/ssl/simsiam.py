@@ -34,15 +34,13 @@ def begin(
     return State(shared, private)
 
 
-def step(
-    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-) -> Tensor:
+def step(state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
     """Take one step on eq. (4), both views in both roles.
 
     The target is the online network's own projection under stop-gradient, so one forward pass of
     each view serves both roles.
     """
-    z = project(state.shared, torch.stack((view_1, view_2), dim=-2), share=state.share)
+    z = project(state.shared, views, share=state.share)
     p = mlp(state.shared, z, "predictor", training=True, share=state.share)
     loss = negative_cosine(p, z.detach().flip(-2), state.share)  # each view predicts the other
     descend(loss)

@@ -31,7 +31,7 @@ from fedsc.options import MethodOptions
 from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.byol import OBJECTIVE
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 from protocol.records import TRAIN
 from simulations.inprocess import InProcessGrid, silence_flower, worthwhile
 
@@ -122,8 +122,7 @@ def step_ratios() -> list[float]:
         optimizer.step()
 
     def ours() -> None:
-        views = [masked_view(x, options.mask_rate, bits) for _ in range(2)]
-        OBJECTIVE.step(state, *views, descend, options)
+        OBJECTIVE.step(state, masked_views(x, options.mask_rate, bits), descend, options)
 
     with training.one_thread():
         turns = [

@@ -36,12 +36,10 @@ class _Renamed:
         state = byol.begin(inside, private, n_cells, options, generator)
         return State(_renamed(state.shared, self.network, self.name), state.private)
 
-    def step(
-        self, state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-    ) -> Tensor:
+    def step(self, state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
         # Another dict of the same tensors, which training moves in place.
         inside = State(_renamed(state.shared, self.name, self.network), state.private)
-        return byol.step(inside, view_1, view_2, descend, options)
+        return byol.step(inside, views, descend, options)
 
 
 def _renamed(weights: Weights, network: str, name: str) -> Weights:

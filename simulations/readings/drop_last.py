@@ -14,14 +14,12 @@ BATCH = TrainingOptions().batch_size
 """Of the default options; an objective is not told another."""
 
 
-def step(
-    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-) -> Tensor:
+def step(state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
     """Take BYOL's step on a whole batch, none on a smaller one (its loss counts as 0)."""
-    if len(view_1) < BATCH:
-        return view_1.new_zeros(())
+    if len(views) < BATCH:
+        return views.new_zeros(())
     # The core joins a last cell that is alone to the batch before.
-    return byol.step(state, view_1[:BATCH], view_2[:BATCH], descend, options)
+    return byol.step(state, views[:BATCH], descend, options)
 
 
 OBJECTIVE = Objective(byol.init, byol.begin, step)

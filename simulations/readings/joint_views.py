@@ -10,11 +10,9 @@ from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.objective import Descend, Objective, State
 
 
-def step(
-    state: State, view_1: Tensor, view_2: Tensor, descend: Descend, options: MethodOptions
-) -> Tensor:
+def step(state: State, views: Tensor, descend: Descend, options: MethodOptions) -> Tensor:
     """Take one step on NT-Xent; mean and variance are of both views together."""
-    z_1, z_2 = project(state.shared, torch.cat((view_1, view_2))).chunk(2)
+    z_1, z_2 = project(state.shared, torch.cat(views.unbind(1))).chunk(2)
     loss = nt_xent(z_1, z_2, options.temperature or simclr.TEMPERATURE)
     descend(loss)
     return loss.detach()

@@ -19,15 +19,13 @@ from fedsc.ssl.objective import Descend, Objective, State, move_average
 
 def step(
     state: State,
-    view_1: Tensor,
-    view_2: Tensor,
+    views: Tensor,
     descend: Descend,
     options: MethodOptions,
     *,
     temperature: float,
 ) -> Tensor:
     """Take one step on eq. (1) in both directions, move the key network, then queue all keys."""
-    views = torch.stack((view_1, view_2), dim=1)
     with torch.no_grad():
         keys = F.normalize(project(state.private, views, "key."), dim=2)
     negatives = state.private["queue"][: int(state.private["queue.filled"])]

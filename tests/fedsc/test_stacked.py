@@ -225,8 +225,8 @@ def test_a_step_takes_no_value_from_the_device(method, cells):
     state = stack(states, "meta")
     state.share = torch.empty(4, 8, device="meta")
     state.n_cells = torch.empty(4, dtype=torch.int64, device="meta")
-    views = torch.empty(2, 4, 8, GENES, device="meta")
-    loss = objective.step(state, *views, lambda loss: loss.sum().backward(), config.method)
+    views = torch.empty(4, 8, 2, GENES, device="meta")
+    loss = objective.step(state, views, lambda loss: loss.sum().backward(), config.method)
     assert loss.shape == (4,)
     assert all(weight.grad.shape == weight.shape for weight in state.trainable())
     with pytest.raises(RuntimeError, match="meta"):

@@ -14,7 +14,7 @@ from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import METHODS, load_objective, method_of
 from fedsc.model import load_model
 from fedsc.rng import random_bits, torch_generator
-from fedsc.ssl.views import masked_view
+from fedsc.ssl.views import masked_views
 from fedsc.training import batches
 from protocol import records
 
@@ -81,17 +81,17 @@ BROKEN = """
 from fedsc.ssl import byol
 from fedsc.ssl.objective import Objective
 
-def never_steps(state, view_1, view_2, descend, options):
-    return byol.step(state, view_1, view_2, lambda loss: None, options)
+def never_steps(state, views, descend, options):
+    return byol.step(state, views, lambda loss: None, options)
 
-def collapses(state, view_1, view_2, descend, options):
-    loss = byol.step(state, view_1, view_2, descend, options)
+def collapses(state, views, descend, options):
+    loss = byol.step(state, views, descend, options)
     last = [n for n in state.shared if n.startswith("encoder.") and n.endswith("bias")][-1]
     state.shared[last].data.fill_(15)
     return loss
 
-def constant_loss(state, view_1, view_2, descend, options):
-    return byol.step(state, view_1, view_2, descend, options) * 0 + 1
+def constant_loss(state, views, descend, options):
+    return byol.step(state, views, descend, options) * 0 + 1
 
 STEPS = (never_steps, collapses, constant_loss)
 OBJECTIVES = {step.__name__: Objective(byol.init, byol.begin, step) for step in STEPS}
@@ -246,8 +246,8 @@ def train_plainly(config):
         for _ in range(config.training.local_epochs):
             for rows in batches(cells.n_cells, 8, order):
                 x = torch.from_numpy(cells.batch(rows))
-                views = masked_view(x, 0.9, masks), masked_view(x, 0.9, masks)
-                objective.step(state, *views, descend, config.method)
+                views = masked_views(x, 0.9, masks)
+                objective.step(state, views, descend, config.method)
         weights = {name: tensor.detach().clone() for name, tensor in state.shared.items()}
         private = state.private
     return weights

@@ -20,7 +20,7 @@ ALL_SWITCHES = pytest.mark.parametrize(
 
 
 def _batches(count, generator, dtype=torch.float64):
-    return [torch.randn(2, 8, GENES, generator=generator, dtype=dtype) for _ in range(count)]
+    return [torch.randn(8, 2, GENES, generator=generator, dtype=dtype) for _ in range(count)]
 
 
 def _reference(weights, batches, config, lr):
@@ -33,7 +33,7 @@ def _reference(weights, batches, config, lr):
     )
     predict = online.predict if config.predictor else online.project
     losses = []
-    for view_1, view_2 in batches:
+    for view_1, view_2 in (batch.unbind(1) for batch in batches):
         with torch.no_grad() if config.stop_gradient else nullcontext():
             t_1, t_2 = target.project(view_1), target.project(view_2)
         p_1, p_2 = predict(view_1), predict(view_2)
@@ -59,7 +59,7 @@ def test_training_matches_torch_modules(switches, generator, double, network, sg
     batches = _batches(6, generator)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     descend = sgd(state, lr=0.05, momentum=0.5, weight_decay=5e-4)
-    losses = [OBJECTIVE.step(state, *batch, descend, config).item() for batch in batches]
+    losses = [OBJECTIVE.step(state, batch, descend, config).item() for batch in batches]
     online, target, expected_losses = _reference(reference, batches, config, lr=0.05)
 
     assert losses == pytest.approx(expected_losses, rel=1e-9)
@@ -85,7 +85,7 @@ def test_every_ablation_runs_in_float32_with_the_expected_tensors(switches, gene
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     descend = sgd(state)
     losses = [
-        OBJECTIVE.step(state, *batch, descend, config)
+        OBJECTIVE.step(state, batch, descend, config)
         for batch in _batches(3, generator, torch.float32)
     ]
 
@@ -108,7 +108,7 @@ def test_the_target_never_receives_a_gradient(generator, sgd):
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
     descend = sgd(state)
     for batch in _batches(3, generator, torch.float32):
-        OBJECTIVE.step(state, *batch, descend, config)
+        OBJECTIVE.step(state, batch, descend, config)
 
     assert all(w.grad is None and not w.requires_grad for w in state.private.values())
     assert all(w.grad is not None for n, w in state.shared.items() if not is_buffer(n))
@@ -118,7 +118,7 @@ def test_without_stop_gradient_the_target_does(generator, sgd):
     config = MethodOptions(stop_gradient=False)
     shared = OBJECTIVE.init(GENES, config, generator)
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
-    OBJECTIVE.step(state, *_batches(1, generator, torch.float32)[0], sgd(state), config)
+    OBJECTIVE.step(state, *_batches(1, generator, torch.float32), sgd(state), config)
 
     assert all(w.grad is not None for n, w in state.private.items() if not is_buffer(n))
 
@@ -136,7 +136,7 @@ def test_the_target_moves_by_the_moving_average_alone(generator):
         history.append({n: w.detach().clone() for n, w in state.shared.items()})
 
     for batch in _batches(10, generator, torch.float32):
-        OBJECTIVE.step(state, *batch, jump, config)
+        OBJECTIVE.step(state, batch, jump, config)
 
     # W^o = W₀ + i after step i, so W^t = m·W^t + (1 − m)·W^o sums to W₀ + n − (1 − mⁿ)·m/(1 − m).
     n, m = 10, 0.9
@@ -175,9 +175,9 @@ def test_loss_by_hand(matrix, loss, generator, sgd):
     shared = OBJECTIVE.init(GENES, config, generator)
     shared["predictor.0.weight"] = matrix.clone()
     state = OBJECTIVE.begin(shared, {}, 8, config, generator)
-    view = torch.randn(8, GENES, generator=generator)
+    views = torch.randn(8, 1, GENES, generator=generator).repeat(1, 2, 1)
 
-    actual = OBJECTIVE.step(state, view, view, sgd(state), config)
+    actual = OBJECTIVE.step(state, views, sgd(state), config)
     assert actual.item() == pytest.approx(loss, abs=1e-5)
 
 
@@ -185,12 +185,12 @@ def test_loss_by_hand(matrix, loss, generator, sgd):
 def test_the_views_play_the_same_role(switches, generator, double, sgd):
     config = MethodOptions(**switches)
     start = double(OBJECTIVE.init(GENES, config, generator))
-    ((view_1, view_2),) = _batches(1, generator)
+    (batch,) = _batches(1, generator)
     ends = []
-    for views in [(view_1, view_2), (view_2, view_1)]:
+    for views in (batch, batch.flip(1)):
         shared = {n: w.clone() for n, w in start.items()}
         state = OBJECTIVE.begin(shared, {}, 8, config, generator)
-        ends.append((OBJECTIVE.step(state, *views, sgd(state), config), state.shared))
+        ends.append((OBJECTIVE.step(state, views, sgd(state), config), state.shared))
 
     torch.testing.assert_close(ends[0][0], ends[1][0])
     for name, tensor in ends[0][1].items():
@@ -202,5 +202,5 @@ def test_the_views_play_the_same_role(switches, generator, double, sgd):
 def test_other_normalisations_take_a_batch_of_one(norm, generator, sgd):
     config = MethodOptions(norm=norm)
     state = OBJECTIVE.begin(OBJECTIVE.init(GENES, config, generator), {}, 1, config, generator)
-    views = torch.randn(2, 1, GENES, generator=generator)
-    assert torch.isfinite(OBJECTIVE.step(state, *views, sgd(state), config))
+    views = torch.randn(1, 2, GENES, generator=generator)
+    assert torch.isfinite(OBJECTIVE.step(state, views, sgd(state), config))

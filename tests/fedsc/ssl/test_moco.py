@@ -22,15 +22,15 @@ def _nothing(loss):
     """Descend no step at all."""
 
 
-def _view(n, generator, dtype=torch.float32):
-    return torch.randn(n, GENES, generator=generator, dtype=dtype)
+def _views(n, generator, dtype=torch.float32):
+    return torch.randn(n, 2, GENES, generator=generator, dtype=dtype)
 
 
-def _keys(state, view):
-    """Compute the keys of a view on a copy of the key network."""
+def _keys(state, views):
+    """Compute the keys of second views on a copy of the key network."""
     private = {name: tensor.clone() for name, tensor in state.private.items()}
     with torch.no_grad():
-        return F.normalize(project(private, view, "key."), dim=1)
+        return F.normalize(project(private, views[:, 1], "key."), dim=1)
 
 
 class Ring:
@@ -75,9 +75,9 @@ def test_queue_matches_a_list_over_100_steps(generator, sgd):
     sizes = torch.randint(2, 60, (100,), generator=generator).tolist()
     assert min(sizes) < 23 < 46 < max(sizes)
     for n in sizes:
-        view_1, view_2 = _view(n, generator), _view(n, generator)
-        keys = _keys(state, view_2)
-        V1.step(state, view_1, view_2, descend, config)
+        views = _views(n, generator)
+        keys = _keys(state, views)
+        V1.step(state, views, descend, config)
         ring.push(keys)
         ring.check(state.private)
 
@@ -89,9 +89,9 @@ def test_queue_matches_a_list_for_any_sizes(length, sizes):
     state = V1.begin(V1.init(GENES, config, generator), {}, 50, config, generator)
     ring = Ring(length)
     for n in sizes:
-        view = _view(n, generator)
-        keys = _keys(state, view)
-        V1.step(state, view, view, _nothing, config)
+        views = _views(n, generator)
+        keys = _keys(state, views)
+        V1.step(state, views, _nothing, config)
         ring.push(keys)
         ring.check(state.private)
 
@@ -106,12 +106,12 @@ def test_training_matches_torch_modules(objective, temperature, generator, doubl
     state = objective.begin(shared, {}, 500, config, generator)
     descend, ring = sgd(state, lr=0.05, momentum=0.5), Ring(12)
     for n in (5, 4, 6, 20, 3):
-        view_1, view_2 = _view(n, generator, torch.float64), _view(n, generator, torch.float64)
-        loss = objective.step(state, view_1, view_2, descend, config)
+        views = _views(n, generator, torch.float64)
+        loss = objective.step(state, views, descend, config)
 
         with torch.no_grad():
-            k = F.normalize(key.project(view_2), dim=1)
-        expected = _slow_info_nce(query.project(view_1), k, ring.slots, temperature)
+            k = F.normalize(key.project(views[:, 1]), dim=1)
+        expected = _slow_info_nce(query.project(views[:, 0]), k, ring.slots, temperature)
         optimizer.zero_grad()
         expected.backward()
         optimizer.step()
@@ -137,7 +137,7 @@ def test_a_set_temperature_goes_before_the_methods_own(generator):
         shared = V1.init(GENES, config, rng)  # one network for both
         state = objective.begin(shared, {}, 50, config, rng)
         for _ in range(2):
-            loss = objective.step(state, _view(8, rng), _view(8, rng), _nothing, config)
+            loss = objective.step(state, _views(8, rng), _nothing, config)
         losses.append(loss)
     assert losses[0] > 0
     assert torch.equal(losses[0], losses[1])
@@ -150,13 +150,13 @@ def test_the_first_step_has_no_negatives_and_moves_nothing(generator, sgd):
     state = V1.begin(shared, {}, 100, config, generator)
     descend = sgd(state)
 
-    assert V1.step(state, _view(8, generator), _view(8, generator), descend, config) == 0
+    assert V1.step(state, _views(8, generator), descend, config) == 0
     assert all(
         torch.equal(state.shared[name], before[name]) for name in before if "running" not in name
     )
     assert state.private["queue.filled"] == 8
 
-    assert V1.step(state, _view(8, generator), _view(8, generator), descend, config) > 0
+    assert V1.step(state, _views(8, generator), descend, config) > 0
     assert not torch.equal(state.shared["encoder.0.weight"], before["encoder.0.weight"])
 
 
@@ -174,7 +174,7 @@ def test_the_queue_is_never_longer_than_the_lab(queue, n_cells, length, generato
 def test_rounds_keep_the_queue_and_renew_the_key_network(objective, temperature, generator, sgd):
     config = MethodOptions(queue=20)
     state = objective.begin(objective.init(GENES, config, generator), {}, 100, config, generator)
-    objective.step(state, _view(13, generator), _view(13, generator), sgd(state), config)
+    objective.step(state, _views(13, generator), sgd(state), config)
     queue = {name: state.private[name].clone() for name in state.private if "queue" in name}
 
     received = objective.init(GENES, config, generator)
@@ -195,7 +195,7 @@ def test_a_lab_that_has_grown_starts_a_new_queue(generator):
     config = MethodOptions()
     shared = V1.init(GENES, config, generator)
     state = V1.begin(shared, {}, 30, config, generator)
-    V1.step(state, _view(8, generator), _view(8, generator), _nothing, config)
+    V1.step(state, _views(8, generator), _nothing, config)
     shared = {name: tensor.detach() for name, tensor in shared.items()}
     state = V1.begin(shared, state.private, 40, config, generator)
 
@@ -208,7 +208,7 @@ def test_keys_are_of_unit_length_and_never_trained(generator, sgd):
     state = V2.begin(V2.init(GENES, config, generator), {}, 100, config, generator)
     descend = sgd(state)
     for _ in range(4):
-        V2.step(state, _view(8, generator), _view(8, generator), descend, config)
+        V2.step(state, _views(8, generator), descend, config)
 
     torch.testing.assert_close(state.private["queue"].norm(dim=1), torch.ones(16))
     assert all(t.grad is None and not t.requires_grad for t in state.private.values())

@@ -31,10 +31,10 @@ def test_training_matches_torch_modules(option, temperature, generator, double, 
     state = OBJECTIVE.begin(shared, {}, 6, config, generator)
     descend = sgd(state, lr=0.05, momentum=0.5)
     for _ in range(4):
-        view_1, view_2 = torch.randn(2, 6, GENES, generator=generator, dtype=torch.float64)
-        loss = OBJECTIVE.step(state, view_1, view_2, descend, config)
+        views = torch.randn(6, 2, GENES, generator=generator, dtype=torch.float64)
+        loss = OBJECTIVE.step(state, views, descend, config)
 
-        z_1, z_2 = reference.project(view_1), reference.project(view_2)
+        z_1, z_2 = (reference.project(view) for view in views.unbind(1))
         expected = _slow_nt_xent(z_1, z_2, temperature)
         optimizer.zero_grad()
         expected.backward()
@@ -55,8 +55,8 @@ def test_views_of_a_cell_draw_together(generator, sgd):
     descend = sgd(state, lr=0.1)
     losses = []
     for _ in range(60):
-        view_1, view_2 = cells + 0.1 * torch.randn(2, 32, GENES, generator=generator)
-        losses.append(OBJECTIVE.step(state, view_1, view_2, descend, config).item())
+        views = cells[:, None] + 0.1 * torch.randn(32, 2, GENES, generator=generator)
+        losses.append(OBJECTIVE.step(state, views, descend, config).item())
 
     # From better than guessing among 63 candidates to nearly always right.
     assert losses[0] < math.log(63)

@@ -47,8 +47,8 @@ def hold():
     (FAULTS / f"{lab()}.go").unlink()
 
 
-def step(state, view_1, view_2, descend, config):
-    loss = byol.step(state, view_1, view_2, descend, config)
+def step(state, views, descend, config):
+    loss = byol.step(state, views, descend, config)
     act, weight = next_act(), "predictor.0.weight"
     if act == "nan":
         state.shared[weight].data.fill_(torch.nan)

@@ -37,7 +37,7 @@ def test_the_reference_takes_the_same_steps():
     for i in range(3):
         x = torch.randn(16, 30, generator=torch_generator(i, "x"))
         plain.step(x)
-        OBJECTIVE.step(state, x, x, descend, options.method)
+        OBJECTIVE.step(state, torch.stack((x, x), dim=1), descend, options.method)
     for name, module in zip(names, linear, strict=True):
         torch.testing.assert_close(
             state.shared[f"{name}.weight"], module.weight, rtol=1e-3, atol=1e-5

@@ -18,7 +18,7 @@ OPTIONS = MethodOptions()
 
 def views(n=CELLS, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, n, GENES, generator=generator).unbind()
+    return torch.randn(n, 2, GENES, generator=generator)
 
 
 def begun(objective, options=OPTIONS, cells=CELLS, seed=1):
@@ -44,7 +44,7 @@ def stepped(objective, options=OPTIONS, steps=3, n=CELLS):
     state = begun(objective, options, n)
     descend = descending(state.trainable())
     for i in range(steps):
-        objective.step(state, *views(n, seed=i), descend, options)
+        objective.step(state, views(n, seed=i), descend, options)
     return state
 
 
@@ -88,7 +88,7 @@ def test_cells_that_fill_no_batch_move_nothing():
     state = begun(drop_last.OBJECTIVE, cells=300)
     before = {name: tensor.detach().clone() for name, tensor in state.shared.items()}
     descend = descending(state.trainable())
-    loss = drop_last.OBJECTIVE.step(state, *views(drop_last.BATCH - 1), descend, OPTIONS)
+    loss = drop_last.OBJECTIVE.step(state, views(drop_last.BATCH - 1), descend, OPTIONS)
     assert loss == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in state.shared.items())
 
@@ -96,29 +96,25 @@ def test_cells_that_fill_no_batch_move_nothing():
 def test_a_whole_batch_is_byols_step_and_a_cell_beyond_it_does_not_count():
     batch = drop_last.BATCH
     ours, theirs = begun(drop_last.OBJECTIVE), begun(byol.OBJECTIVE)
-    view_1, view_2 = views(batch + 1)
-    found = drop_last.OBJECTIVE.step(ours, view_1, view_2, descending(ours.trainable()), OPTIONS)
-    wanted = byol.step(
-        theirs, view_1[:batch], view_2[:batch], descending(theirs.trainable()), OPTIONS
-    )
+    drawn = views(batch + 1)
+    found = drop_last.OBJECTIVE.step(ours, drawn, descending(ours.trainable()), OPTIONS)
+    wanted = byol.step(theirs, drawn[:batch], descending(theirs.trainable()), OPTIONS)
     assert torch.equal(found, wanted)
     assert all(torch.equal(ours.shared[name], theirs.shared[name]) for name in theirs.shared)
 
 
 def test_joint_views_are_normalised_as_one_batch():
     state = begun(joint_views.OBJECTIVE)
-    view_1, view_2 = views()
+    drawn = views()
     copy = {name: tensor.detach().clone() for name, tensor in state.shared.items()}
-    together = mlp(copy, torch.cat((view_1, view_2)), "encoder", "projector", training=True)
+    together = mlp(copy, torch.cat(drawn.unbind(1)), "encoder", "projector", training=True)
     losses = []
-    joint_views.OBJECTIVE.step(
-        state, view_1, view_2, descending(state.trainable(), losses), OPTIONS
-    )
+    joint_views.OBJECTIVE.step(state, drawn, descending(state.trainable(), losses), OPTIONS)
     wanted = nt_xent(together[:CELLS], together[CELLS:], simclr.TEMPERATURE)
     torch.testing.assert_close(losses[0], wanted)
     apart = []
     other = begun(simclr.OBJECTIVE)
-    simclr.step(other, view_1, view_2, descending(other.trainable(), apart), OPTIONS)
+    simclr.step(other, drawn, descending(other.trainable(), apart), OPTIONS)
     assert not torch.isclose(losses[0], apart[0])
 
 
@@ -136,13 +132,15 @@ def test_symmetric_moco_is_the_sum_of_both_directions_and_queues_all_keys(object
             {name: tensor.detach().clone() for name, tensor in part.items()}
             for part in (state.shared, state.private)
         ]
-        queries = [mlp(copies[0], v, "encoder", "projector", training=True) for v in pair]
+        queries = [mlp(copies[0], v, "encoder", "projector", training=True) for v in pair.unbind(1)]
         networks = "key.encoder", "key.projector"
-        keys = [F.normalize(mlp(copies[1], v, *networks, training=True), dim=1) for v in pair]
+        keys = [
+            F.normalize(mlp(copies[1], v, *networks, training=True), dim=1) for v in pair.unbind(1)
+        ]
         wanted = info_nce(queries[0], keys[1], queue, tau) + info_nce(
             queries[1], keys[0], queue, tau
         )
-        objective.step(state, *pair, descend, OPTIONS)
+        objective.step(state, pair, descend, OPTIONS)
         torch.testing.assert_close(losses[i], wanted)
         new = torch.stack(keys, dim=1).flatten(0, 1)
         queue = torch.cat((new, queue))[: 3 * CELLS]
@@ -167,7 +165,7 @@ def test_a_target_with_gradient_outside_the_optimiser_changes_nothing():
     outside = [w for w in state.shared.values() if w.requires_grad]
     descend = descending(outside)
     for i in range(3):
-        byol.step(state, *views(seed=i), descend, options)
+        byol.step(state, views(seed=i), descend, options)
     wanted = stepped(byol.OBJECTIVE)
     for name, tensor in wanted.shared.items():
         assert torch.equal(state.shared[name], tensor), name
