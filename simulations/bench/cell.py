@@ -276,7 +276,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time work on a cell; a killed suite's last cells may still be running.
+    """Let one process at a time work on a cell, which suites that run at the same time may share.
 
     The system releases the lock when the process ends, however it ends.
     """

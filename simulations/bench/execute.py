@@ -1,9 +1,10 @@
 """Run a suite's cells in parallel processes, one thread each; whatever is finished is kept."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -94,6 +95,7 @@ def _work(cell: Cell, output: Path, reasons: Connection) -> None:
     """Run a cell in its own process; say why when it fails."""
     from simulations.inprocess import silence_flower
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     silence_flower()
     try:
         run_cell(cell, output)
@@ -101,6 +103,17 @@ def _work(cell: Cell, output: Path, reasons: Connection) -> None:
         reasons.send("interrupted")
     except Exception as error:
         reasons.send(str(error) or type(error).__name__)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the suite's is gone, however that ended.
+
+    A cell left alone would go on for minutes, and keep its lock from whoever runs the suite again.
+    """
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _reason(process: BaseProcess, reasons: Connection) -> str:

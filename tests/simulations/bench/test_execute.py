@@ -1,5 +1,6 @@
 """Suites in parallel processes: killed, resumed, failing, and still the same table."""
 
+import fcntl
 import re
 import shutil
 import signal
@@ -61,6 +62,17 @@ def bench(suite, output, *options):
     )
 
 
+def held(output):
+    """Tell whether some process works on a cell."""
+    for path in output.glob("cells/*.lock"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 def page_of(output):
     """Read the page without its columns of cost."""
     page = (output / "small" / "table.md").read_text()
@@ -113,6 +125,24 @@ def test_ctrl_c_stops_at_once_keeps_what_is_done_and_writes_its_table(suite, tmp
     assert running.returncode == 130, said
     assert "of 10 runs done; run it again" in said
     assert (tmp_path / "out" / "small" / "table.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_cell_outlives_its_suite(how, suite, tmp_path):
+    endless = suite.with_name("endless.toml")
+    endless.write_text(suite.read_text().replace("rounds = 2", "rounds = 100000"))
+    running = bench(endless, tmp_path / "out", "--jobs", "1", "--line", "FedSC")
+    deadline = time.monotonic() + 300
+    while not held(tmp_path / "out"):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(how)
+    running.communicate()
+    while held(tmp_path / "out"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
