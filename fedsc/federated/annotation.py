@@ -66,21 +66,6 @@ def count_types(lab: Clustered, question: Question) -> Sums:
 ANSWERS: dict[str, Callable[[Clustered, Question], Sums]] = {TYPES: count_types}
 
 
-def answer(lab: Clustered, question: Question) -> Sums:
-    """Answer the question :func:`learn_types` puts.
-
-    Raises
-    ------
-    ValueError
-        If it is another.
-    DataError
-        If a label is not in the vocabulary.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](lab, question)
-
-
 def learn_types(
     ask: Ask, vocabulary: Sequence[str] | np.ndarray, k: int, threshold: float = 0.5
 ) -> ClusterTypes:
@@ -89,7 +74,7 @@ def learn_types(
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     vocabulary
         Every type of every lab, str (L,), unique.
     k

@@ -112,19 +112,6 @@ Report = Callable[[int, float, float], None]
 ANSWERS: dict[str, Callable[[np.ndarray, Question], Sums]] = {MEAN: sum_cells, STEP: _answer_step}
 
 
-def answer(x: np.ndarray, question: Question) -> Sums:
-    """Answer one of the questions :func:`learn_kmeans` puts, from an embedding (cells, d).
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](x, question)
-
-
 def learn_kmeans(ask: Ask, k: int, seed: int, report: Report | None = None) -> Centres:
     """Cluster the pool.
 
@@ -133,7 +120,7 @@ def learn_kmeans(ask: Ask, k: int, seed: int, report: Report | None = None) -> C
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     k
         Number of clusters, from 1 to the number of cells.
     seed
@@ -183,7 +170,7 @@ def lloyd(
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     starts
         Float64 (starts, k, d).
     tolerance

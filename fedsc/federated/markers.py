@@ -120,26 +120,13 @@ def sum_by_cluster(lab: Clustered, question: Question) -> Sums:
 ANSWERS: dict[str, Callable[[Clustered, Question], Sums]] = {MARKERS: sum_by_cluster}
 
 
-def answer(lab: Clustered, question: Question) -> Sums:
-    """Answer the question :func:`learn_markers` puts.
-
-    Raises
-    ------
-    ValueError
-        If it is another.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](lab, question)
-
-
 def learn_markers(ask: Ask, k: int, target_sum: float, n_genes: int | None = None) -> Markers:
     """Rank the genes of every cluster, in one question.
 
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     k
         Number of clusters.
     target_sum

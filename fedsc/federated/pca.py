@@ -70,19 +70,6 @@ def scatter(cells: CellMatrix, question: Question) -> Sums:
 ANSWERS: dict[str, Callable[[CellMatrix, Question], Sums]] = {MEAN: sum_cells, SCATTER: scatter}
 
 
-def answer(cells: CellMatrix, question: Question) -> Sums:
-    """Answer one of the questions :func:`learn_pca` puts.
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](cells, question)
-
-
 def learn_pca(ask: Ask, n_components: int) -> Components:
     """Find the principal components of the pool, in two questions.
 
@@ -92,7 +79,7 @@ def learn_pca(ask: Ask, n_components: int) -> Components:
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`, each with the same genes.
+        Puts a question to labs that answer with :data:`ANSWERS`, each with the same genes.
     n_components
         Most components wanted, at least 1; a pool of fewer cells or genes gives as many as
         it has of either.

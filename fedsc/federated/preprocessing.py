@@ -36,19 +36,6 @@ ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
 }
 
 
-def answer(lab: Aligned, question: Question) -> Sums:
-    """Answer one of the questions :func:`learn_preprocessing` puts.
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](lab, question)
-
-
 def learn_preprocessing(
     ask: Ask, vocabulary: Sequence[str] | np.ndarray, kind: Kind, options: DataOptions
 ) -> Preprocessing:
@@ -57,7 +44,7 @@ def learn_preprocessing(
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`, each with its cells aligned to
+        Puts a question to labs that answer with :data:`ANSWERS`, each with its cells aligned to
         ``vocabulary``.
     vocabulary
         The genes the labs agreed on, (V,).
@@ -132,7 +119,8 @@ def fit_preprocessing(labs: Sequence[LabCells], options: DataOptions) -> Preproc
     gene_lists = {f"lab-{i}": lab.genes for i, lab in enumerate(labs)}
     vocabulary = agree(gene_lists, options.genes, reference, options.min_shared_genes)
     aligned = [align(lab, vocabulary) for lab in labs]
-    return learn_preprocessing(ask_locally(aligned, answer), vocabulary, kinds.pop(), options)
+    ask = ask_locally(aligned, lambda lab, question: ANSWERS[question.name](lab, question))
+    return learn_preprocessing(ask, vocabulary, kinds.pop(), options)
 
 
 CHECKS: dict[str, Check] = {

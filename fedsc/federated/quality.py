@@ -119,21 +119,6 @@ ANSWERS: dict[str, Callable[[Aligned, Question], Sums]] = {
 }
 
 
-def answer(lab: Aligned, question: Question) -> Sums:
-    """Answer one of the questions of :func:`learn_thresholds` and :func:`learn_kept`.
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    DataError
-        If the lab's values are log-normalised.
-    """
-    if question.name not in ANSWERS:
-        raise ValueError(f"unknown question '{question.name}', known are {sorted(ANSWERS)}")
-    return ANSWERS[question.name](lab, question)
-
-
 def learn_thresholds(
     ask: Ask,
     vocabulary: Sequence[str] | np.ndarray,
@@ -148,7 +133,7 @@ def learn_thresholds(
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     vocabulary
         The genes the labs agreed on, (V,).
     min_genes, min_counts, max_mito, min_cells_per_gene
@@ -183,7 +168,7 @@ def learn_kept(ask: Ask, vocabulary: Sequence[str] | np.ndarray, thresholds: Thr
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`answer`.
+        Puts a question to labs that answer with :data:`ANSWERS`.
     vocabulary
         The genes the labs agreed on, (V,).
     thresholds

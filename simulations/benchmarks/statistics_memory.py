@@ -74,7 +74,8 @@ def measure(path: Path) -> dict[str, float]:
     from fedsc.data.aligned import align
     from fedsc.data.genes import agree
     from fedsc.data.reading.backed import open_backed
-    from fedsc.federated.preprocessing import answer, learn_preprocessing
+    from fedsc.federated.answers import answer
+    from fedsc.federated.preprocessing import learn_preprocessing
     from fedsc.federated.query import ask_locally
     from fedsc.options import DataOptions
 

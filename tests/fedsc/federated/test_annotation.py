@@ -8,12 +8,12 @@ from fedsc.federated.annotation import (
     LEAST_CELLS,
     UNKNOWN,
     alike,
-    answer,
     learn_types,
     types_from_counts,
 )
+from fedsc.federated.answers import answer
 from fedsc.federated.clustered import Clustered
-from fedsc.federated.query import Question, ask_locally
+from fedsc.federated.query import ask_locally
 
 NAMES = ["B", "NK", "T"]
 
@@ -86,8 +86,3 @@ def test_types_that_differ_in_case_or_white_space_are_told():
 def test_a_type_nobody_agreed_on_is_refused():
     with pytest.raises(DataError, match=r"e\.g\. 'HSC'"):
         learn_types(ask_locally([lab(["HSC"], [0])], answer), NAMES, 1)
-
-
-def test_another_question_is_refused():
-    with pytest.raises(ValueError, match="unknown question 'cells'"):
-        answer(lab(None, [0]), Question("cells"))

@@ -131,3 +131,16 @@ def test_every_question_about_an_embedding_is_tried_above():
     (mark,) = test_of_embedding.pytestmark
     asked = {*kmeans.ANSWERS, *metrics.ANSWERS, *micro.ANSWERS, *graph.ANSWERS}
     assert {name for name, _ in mark.args[1]} == asked
+
+
+@pytest.mark.parametrize("data", ["expression", "cells", "embedding", "clusters"])
+def test_a_question_there_is_not_is_refused(expression, tiny, data):
+    preprocessing = fit_preprocessing([expression], tiny.data)
+    nothing = {
+        "expression": no_expression(expression.genes, expression.kind),
+        "cells": no_cells(preprocessing),
+        "embedding": no_embedding(4),
+        "clusters": no_clusters(expression.genes, expression.kind),
+    }
+    with pytest.raises(ValueError, match="unknown question 'weather', known are"):
+        answer(nothing[data], Question("weather"))

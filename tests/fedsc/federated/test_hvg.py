@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
+from fedsc.federated.answers import answer
 from fedsc.federated.hvg import seurat, seurat_v3
-from fedsc.federated.preprocessing import answer
 from fedsc.federated.query import ask_locally
 from fedsc.federated.statistics import learn_moments
 

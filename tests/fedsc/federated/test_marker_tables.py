@@ -11,9 +11,10 @@ import scanpy as sc
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import log_normalise
 from fedsc.data.reading.read import read
+from fedsc.federated.answers import answer
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.marker_tables import as_csv, scanpy_layout
-from fedsc.federated.markers import answer, learn_markers
+from fedsc.federated.markers import learn_markers
 from fedsc.federated.query import ask_locally
 
 

@@ -14,8 +14,9 @@ from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.reading.read import read
+from fedsc.federated.answers import answer
 from fedsc.federated.clustered import Clustered
-from fedsc.federated.markers import MARKERS, SUPPORT_CELLS, answer, learn_markers, rank_genes
+from fedsc.federated.markers import MARKERS, SUPPORT_CELLS, learn_markers, rank_genes
 from fedsc.federated.query import Question, ask_locally
 
 TARGET = 1e4
@@ -274,8 +275,3 @@ def test_the_first_genes_are_those_of_the_whole_ranking():
     for name in vars(full):
         assert np.array_equal(getattr(full, name)[:, :5], getattr(first, name))
     assert learn_markers(ask, 3, TARGET, n_genes=99).genes.shape == (3, 15)
-
-
-def test_another_question_is_refused():
-    with pytest.raises(ValueError, match="unknown question 'cells'"):
-        answer(lab(np.ones((2, 2)), [0, 1]), Question("cells"))

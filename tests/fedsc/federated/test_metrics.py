@@ -7,7 +7,6 @@ from sklearn.datasets import make_blobs
 
 from fedsc.errors import DataError
 from fedsc.evaluate import rare_type_f1
-from fedsc.federated import kmeans
 from fedsc.federated.answers import answer
 from fedsc.federated.kmeans import Centres, assign, learn_kmeans
 from fedsc.federated.metrics import (
@@ -166,7 +165,9 @@ def ask_of(x, labels, parts=3):
 
 def test_scores_of_the_pool_equal_scikit_learn():
     x, labels = blobs(spread=4.0)
-    found = learn_kmeans(ask_locally([x[:150], x[150:]], kmeans.answer), 5, 0)
+    found = learn_kmeans(
+        ask_locally([Embedded(x[:150], None), Embedded(x[150:], None)], answer), 5, 0
+    )
     scores = learn_scores(ask_of(x, labels), found, np.unique(labels)[::-1])
     clusters = assign(found.centres, x)
     assert scores == pytest.approx(
@@ -183,7 +184,7 @@ def test_scores_of_the_pool_equal_scikit_learn():
 
 def test_scores_of_centres_that_were_grouped():
     x, labels = blobs(spread=2.0)
-    found = learn_kmeans(ask_locally([x], kmeans.answer), 12, 0)
+    found = learn_kmeans(ask_locally([Embedded(x, None)], answer), 12, 0)
     groups = np.arange(12) % 4
     scores = learn_scores(ask_of(x, labels), found, np.unique(labels), groups)
     clusters = groups[assign(found.centres, x)]
@@ -199,7 +200,7 @@ def test_scores_of_centres_that_were_grouped():
 
 def test_scores_do_not_see_empty_centres():
     x, labels = blobs()
-    full = learn_kmeans(ask_locally([x], kmeans.answer), 4, 0)
+    full = learn_kmeans(ask_locally([Embedded(x, None)], answer), 4, 0)
     far = Centres(
         np.vstack([full.centres[:1], [[1e4] * 4], full.centres[1:]]),
         np.insert(full.sizes, 1, 0),
@@ -214,7 +215,7 @@ def test_scores_do_not_see_empty_centres():
 def test_scores_count_labelled_cells_alone():
     x, labels = blobs(spread=4.0)
     labs = [Embedded(x[:250], labels[:250]), Embedded(x[250:], None)]
-    found = learn_kmeans(ask_locally([x], kmeans.answer), 5, 0)
+    found = learn_kmeans(ask_locally([Embedded(x, None)], answer), 5, 0)
     scores = learn_scores(ask_locally(labs, answer), found, np.unique(labels))
     clusters = assign(found.centres, x)
     assert scores["ari"] == pytest.approx(
@@ -228,7 +229,7 @@ def test_scores_count_labelled_cells_alone():
 @pytest.mark.parametrize("vocabulary", [np.array([], dtype=str), np.array(["B", "T"])])
 def test_scores_without_labels(vocabulary):
     x, _ = blobs()
-    found = learn_kmeans(ask_locally([x], kmeans.answer), 3, 0)
+    found = learn_kmeans(ask_locally([Embedded(x, None)], answer), 3, 0)
     scores = learn_scores(ask_of(x, None), found, vocabulary)
     assert scores["ari"] is None
     assert scores["nmi"] is None
@@ -237,7 +238,7 @@ def test_scores_without_labels(vocabulary):
 
 def test_scores_of_one_cluster():
     x, labels = blobs()
-    found = learn_kmeans(ask_locally([x], kmeans.answer), 1, 0)
+    found = learn_kmeans(ask_locally([Embedded(x, None)], answer), 1, 0)
     scores = learn_scores(ask_of(x, labels), found, np.unique(labels))
     assert scores == {
         "ari": 0.0,
@@ -251,7 +252,7 @@ def test_scores_of_one_cluster():
 @pytest.mark.parametrize("vocabulary", [[], ["B", "NK", "T", "mono", "platelet"]])
 def test_scores_are_one_question(vocabulary):
     x, labels = blobs()
-    found, asked = learn_kmeans(ask_locally([x], kmeans.answer), 5, 0), []
+    found, asked = learn_kmeans(ask_locally([Embedded(x, None)], answer), 5, 0), []
 
     def ask(question):
         asked.append(question.name)

@@ -13,8 +13,9 @@ from fedsc.data.expression import Expression
 from fedsc.data.quality import Thresholds, cell_quality, mitochondrial, passing
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, DataError
-from fedsc.federated.quality import MADS, answer, learn_kept, learn_thresholds
-from fedsc.federated.query import Question, ask_locally
+from fedsc.federated.answers import answer
+from fedsc.federated.quality import MADS, learn_kept, learn_thresholds
+from fedsc.federated.query import ask_locally
 
 GENES = [*(f"gene {i} x" for i in range(10)), "MT-CO1", "mt-Nd1"]
 MITO = mitochondrial(GENES)
@@ -226,8 +227,3 @@ def test_mitochondrial_genes_by_name():
     names = ["MT-CO1", "mt-Nd1", "Mt-nd2", "MTOR", "MT1X", "AMT-1", "ENSG00000198888"]
     assert mitochondrial(names).tolist() == [True, True, True, False, False, False, False]
     assert mitochondrial([]).dtype == bool
-
-
-def test_another_question_is_refused():
-    with pytest.raises(ValueError, match="unknown question 'cells'"):
-        answer(lab(np.ones((2, 12))), Question("cells"))

@@ -4,7 +4,8 @@ import numpy as np
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.reading.backed import open_backed
-from fedsc.federated.preprocessing import answer, fit_preprocessing, learn_preprocessing
+from fedsc.federated.answers import answer
+from fedsc.federated.preprocessing import fit_preprocessing, learn_preprocessing
 from fedsc.federated.query import ask_locally
 from fedsc.options import DataOptions
 from simulations.benchmarks.statistics_memory import measure, write_synthetic
