@@ -100,6 +100,7 @@ def main(grid: Grid, context: Context) -> None:
         warnings = [
             *left_out(federation, config),
             *leaks(federation, config),
+            *_collapsed(folder),
             *analysis.found.warnings,
         ]
         for warning in warnings:
@@ -259,6 +260,21 @@ def _train(
 
 
 _COLLAPSED = 0.01
+
+
+def _collapsed(folder: RunFolder) -> list[str]:
+    """Warn of labs whose embedding had collapsed when training ended."""
+    labs = [
+        str(row["lab"])
+        for row in folder.last_metrics()
+        if row.get("embedding_std", 1.0) < _COLLAPSED
+    ]
+    if not labs:
+        return []
+    return [
+        f"the embedding of {', '.join(labs)} has collapsed (spread below {_COLLAPSED:g}): cells "
+        "look alike there and clusters mean nothing; try a lower learning-rate or another method"
+    ]
 
 
 def _initial_weights(config: Config, n_genes: int) -> Arrays:

@@ -245,6 +245,12 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}; free some space") from error
 
+    def last_metrics(self) -> list[dict[str, Any]]:
+        """Read the lines of the last round; none of a method without rounds."""
+        path = self.path / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for row in rows if row["round"] == rows[-1]["round"]]
+
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
         path = self.path / "metrics.jsonl"

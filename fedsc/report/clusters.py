@@ -41,8 +41,8 @@ def clusters(run: Run) -> Section | None:
     if by_graph and graph.get("stability") is not None:
         texts.append(
             f"Stability {graph['stability']:.2f}: how much the clusters agree (ARI) with those of "
-            "a somewhat lower or higher resolution. Near 1 they do not hang on that choice; below "
-            "0.6 or so they do."
+            "a somewhat lower or higher resolution. Near 1 they do not depend on that choice; "
+            "below 0.6 they do."
         )
     texts.append(
         "A type is a suggestion: of the cluster's annotated cells, the share in brackets has it. "

@@ -30,9 +30,6 @@ def training(run: Run) -> Section | None:
     ]
     if mu > _OWN_MODELS:
         texts.append("Here labs keep their own models: the global model is one of many.")
-    collapsed = last["embedding_std"].astype(float) < 0.01 if "embedding_std" in last else []
-    if any(collapsed):
-        texts.append("The embedding of some lab has collapsed: all its cells look alike.")
     return Section("Training", texts, pictures=_curves(rows, run.alpha))
 
 

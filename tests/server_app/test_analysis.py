@@ -188,6 +188,17 @@ def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, lead
     assert (folder / "model.safetensors").read_bytes() == model
 
 
+def test_clusters_of_noise_are_not_given_without_a_word(tiny, change, lead, files):
+    for path in files.glob("*.h5ad"):
+        cells = anndata.read_h5ad(path)
+        cells.X = np.random.default_rng(ord(path.stem[0])).poisson(3, cells.shape).astype("f4")
+        cells.write_h5ad(path)
+    config = change(tiny, method="fedpca", label_key="", resolution="2")
+    (warning,) = scores_of(lead(config, nodes_of(files)))["warnings"]
+    assert re.search(r"depend on the resolution \(2\): .* ARI of only 0\.[0-5]", warning)
+    assert copy_of(files, "A").uns["fedsc"]["warnings"] == warning
+
+
 def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(quick, change, lead, files):
     config = change(quick, clusters=97)
     with pytest.raises(ConfigError, match="k = 97: must be from 1 to the number of cells, 96"):

@@ -117,6 +117,8 @@ def test_what_every_method_is_held_against_finds_a_broken_one(
     left = lead(config)
     with pytest.raises(AssertionError, match=words):
         assert_trained(left, config)
+    told = [warning for warning in left.scores["warnings"] if "has collapsed" in warning]
+    assert len(told) == (how == "collapses")
 
 
 def test_an_objective_from_outside_the_package_takes_one_line(unlabelled, change, lead):
