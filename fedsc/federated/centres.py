@@ -14,7 +14,8 @@ from fedsc.federated.bounds import Asked, adds_up, finding, moments
 from fedsc.federated.query import Sums
 from fedsc.rng import numpy_generator
 
-_ROWS = 2048  # cells compared with centres at a time
+_ROWS = 2048  # cells summed at a time
+_DISTANCES = 2**17  # held at a time, 1 MB
 
 
 def batches(x: np.ndarray) -> Iterator[np.ndarray]:
@@ -42,12 +43,17 @@ def nearest(centres: np.ndarray, x: np.ndarray) -> np.ndarray:
         int (cells, sets).
     """
     sets, k, d = centres.shape
-    # ‖x − c‖² without ‖x‖², which all centres of a set share; in place, since it is the largest
-    # array of all
-    distances = (x @ centres.reshape(-1, d).T.astype(np.float64)).reshape(len(x), sets, k)
-    distances *= -2
-    distances += np.square(centres).sum(axis=2)
-    return np.asarray(distances.argmin(axis=2))
+    # ‖x − c‖² without ‖x‖², which all centres of a set share; some rows at a time, since the
+    # distances are the largest array of all and the caches of a processor are small
+    twice = -2 * centres.reshape(-1, d).T.astype(np.float64)
+    squares = np.square(centres).sum(axis=2)
+    found = np.empty((len(x), sets), dtype=np.int64)
+    rows = max(1, _DISTANCES // (sets * k))
+    for start in range(0, len(x), rows):
+        distances = (x[start : start + rows] @ twice).reshape(-1, sets, k)
+        distances += squares
+        distances.argmin(axis=2, out=found[start : start + rows])
+    return found
 
 
 def sum_by_centre(centres: np.ndarray, x: np.ndarray, weights: np.ndarray | None = None) -> Sums:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedsc.federated.centres import batches, grow, mean_and_variance, sum_by_centre
+from fedsc.federated.centres import batches, grow, mean_and_variance, nearest, sum_by_centre
 from fedsc.federated.query import add
 
 
@@ -84,3 +84,12 @@ def test_equal_cells_end_too(groups):
     means, sizes = grow(step_of(x), x.mean(axis=0), 2, groups, 0)
     assert np.isfinite(means).all()
     assert sizes[:, 0].tolist() == [6, 6]
+
+
+@pytest.mark.parametrize(("cells", "sets", "k"), [(500, 3, 200), (0, 2, 3), (7, 1, 1)])
+def test_the_nearest_centre_is_that_of_all_distances(cells, sets, k):
+    rng = np.random.default_rng(cells)
+    centres, x = rng.normal(size=(sets, k, 3)), rng.normal(size=(cells, 3))
+    centres[:, -1] = centres[:, 0]  # of equally near ones the first
+    wanted = np.square(x[:, None, None] - centres).sum(axis=3).argmin(axis=2)
+    assert np.array_equal(nearest(centres, x), wanted)
