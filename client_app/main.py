@@ -26,11 +26,10 @@ from client_app.state import (
     save_private,
 )
 from fedsc.config import Config
-from fedsc.errors import FedscError
 from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from protocol.quality import unpack_filter
-from protocol.records import key, pack_arrays, unpack_preprocessing
+from protocol.records import is_for, key, pack_arrays, unpack_preprocessing
 from protocol.replies import pack_error
 
 app = ClientApp()
@@ -156,7 +155,7 @@ def train(message: Message, context: Context) -> Message:
         private[folder] = result.private | left_out
         return pack_update(lab.name, sent, result, seconds)
 
-    reply = _for_each_lab(message, context, update, only=list(starts), first=together)
+    reply = _for_each_lab(message, context, update, first=together)
     try:
         save_private(round_, private)
     except Exception as error:  # no update is sent whose private side is lost
@@ -169,24 +168,24 @@ def _for_each_lab(
     message: Message,
     context: Context,
     handle: Callable[[Lab, Config], RecordDict],
-    only: list[str] | None = None,
     first: Callable[[list[Lab], Config], None] = lambda labs, config: None,
 ) -> Message:
-    reply = RecordDict()
+    """Let each lab that a message is for handle it, after ``first`` has seen them together."""
+    reply, kind = RecordDict(), message.metadata.message_type
     try:
         config = Config.from_mapping(context.run_config)
         cell_filter = unpack_filter(message.content)
-        labs = [lab.filtered(cell_filter) for lab in hosted_labs(context.node_config, config)]
-    except FedscError as error:
+        hosted = hosted_labs(context.node_config, config)
+        labs = [lab.filtered(cell_filter) for lab in hosted if is_for(message.content, lab.name)]
+        first(labs, config)
+    except Exception as error:
+        log(ERROR, "this node failed in %s", kind, exc_info=True)
         reply["error"] = pack_error(error)
         return Message(reply, reply_to=message)
-    labs = [lab for lab in labs if only is None or lab.name in only]
-    first(labs, config)
     for lab in labs:
         try:
             reply.update(handle(lab, config))
         except Exception as error:
-            kind = message.metadata.message_type
             log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
             reply[key("error", lab.name)] = pack_error(error)
     return Message(reply, reply_to=message)

@@ -53,6 +53,13 @@ class About:
         """Whether the server's process may read its cells too."""
         return self.siblings > 0
 
+    def same_cells(self, other: "About") -> bool:
+        """Say whether two descriptions are of the same cells, as far as they tell."""
+        return np.array_equal(self.genes, other.genes) and all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("cells", "kind", "types", "left_out")
+        )
+
 
 class _AboutRecord(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")

@@ -15,12 +15,23 @@ ASK = "query.ask"
 EMBED = "query.embed"
 FINISH = "query.finish"
 TRAIN = "train"
+ADDRESSEES = "labs"  # record of the labs that a message is for
 TENSORS = "tensors"  # the one array of a record
 
 
 def key(what: str, lab: str) -> str:
     """Name a lab's record."""
     return f"{what}:{lab}"
+
+
+def pack_addressees(labs: list[str]) -> ConfigRecord:
+    """Name the labs that a message is for."""
+    return ConfigRecord({"names": labs})
+
+
+def is_for(content: RecordDict, lab: str) -> bool:
+    """Say whether a message is for a lab; one that names none is for every lab of its node."""
+    return ADDRESSEES not in content or lab in content[ADDRESSEES]["names"]
 
 
 def labs_in(content: RecordDict, what: str) -> list[str]:

@@ -20,7 +20,7 @@ from protocol.ask import pack_question, read_sums
 from protocol.checks import BadReply
 from protocol.describe import About
 from protocol.quality import pack_filter
-from protocol.records import ASK, key
+from protocol.records import ADDRESSEES, ASK, key, pack_addressees
 from protocol.replies import Answers, sort_replies
 from server_app.identity import Identities
 from server_app.post import Clock, Post
@@ -88,6 +88,7 @@ class Federation:
         self._roster = Roster(
             self._post, options, run, min_cells, clock, identities or Identities()
         )
+        self._of_phase: dict[str, About] = {}
         self._left_out: set[str] = set()
 
     @property
@@ -97,14 +98,16 @@ class Federation:
 
     @property
     def labs(self) -> dict[str, About]:
-        """Labs that take part in the phase, sorted by name."""
-        known = self._roster.labs
-        return {lab: about for lab, about in known.items() if lab not in self._left_out}
+        """Labs that take part in the phase, as they described themselves before, sorted by name.
+
+        Who comes later takes part in the next phase: sums of other cells would not fit together.
+        """
+        return {lab: a for lab, a in self._of_phase.items() if lab not in self._left_out}
 
     @property
     def connected(self) -> list[str]:
         """Labs that take part and are connected, sorted by name."""
-        return [lab for lab in self._roster.connected if lab not in self._left_out]
+        return [lab for lab in self._roster.connected if lab in self.labs]
 
     @property
     def types(self) -> list[str]:
@@ -114,20 +117,19 @@ class Federation:
     def gather(self) -> None:
         """Wait for labs at the start of a run, as :meth:`Roster.gather`."""
         self._roster.gather()
+        self._of_phase = dict(self._roster.labs)
 
     def filter_cells(self, cell_filter: CellFilter) -> None:
         """Let labs work with some of their cells from now on, as :meth:`Roster.describe_anew`."""
         self.cell_filter = cell_filter
         self._roster.describe_anew(pack_filter(cell_filter))
-
-    def welcome(self) -> None:
-        """Let labs join or come back, as :meth:`Roster.welcome`."""
-        self._roster.welcome()
+        self._of_phase = dict(self._roster.labs)
 
     def begin(self) -> None:
-        """Begin a phase: labs that were left out of the one before are back."""
+        """Begin a phase: labs join, and those that were left out of the one before are back."""
         self._left_out.clear()
-        self.welcome()
+        self._roster.welcome()
+        self._of_phase = dict(self._roster.labs)
 
     def phase(self, work: Callable[[], Result]) -> Result:
         """Do what needs every lab; without those that fail, from its start.
@@ -154,7 +156,7 @@ class Federation:
         return min(self.options.min_updates or half(asked), asked)
 
     def await_labs(self) -> None:
-        """Wait until as many labs as a round needs are connected; welcome those that come.
+        """Begin a round, which is a phase; wait until as many labs as it needs are connected.
 
         Raises
         ------
@@ -163,7 +165,7 @@ class Federation:
         """
         deadline = self._clock.monotonic() + self.options.round_timeout
         while True:
-            self.welcome()
+            self.begin()
             there, known = self.connected, self.labs
             needed = self.needed(len(known))
             if len(there) >= needed:
@@ -192,9 +194,8 @@ class Federation:
         """
         deadline = self._clock.monotonic() + self.options.round_timeout
         told = set(served)
-        self._left_out.clear()
         while True:
-            self.welcome()
+            self.begin()
             late = [n for n in self.connected if n not in told and not self.labs[n].simulated]
             free = [lab for lab in late if self._roster.free(lab)]
             if free:
@@ -279,7 +280,7 @@ class Federation:
 
         A lab that says its failure is for good is not asked again.
         """
-        answers = self._tell_once(labs, message_type, content)
+        answers = self.tell_each(dict.fromkeys(labs, content), message_type)
         for patience in _PATIENCE:
             again = [lab for lab in answers.failures if lab not in answers.final]
             if not again:
@@ -287,43 +288,37 @@ class Federation:
             why = "; ".join(f"lab {lab}: {answers.failures[lab]}" for lab in again)
             log(WARNING, "asking again: %s", why, extra={"labs": again})
             self._await(again, patience)
-            answers = answers.updated(self._tell_once(again, message_type, content))
+            answers = answers.updated(self.tell_each(dict.fromkeys(again, content), message_type))
         return answers
 
     def tell_each(
         self, contents: dict[str, RecordDict], message_type: str, group: str = ""
     ) -> Answers:
         """Send each lab its own records, in one message per node, and sort the replies by lab."""
-        nodes: dict[int, RecordDict] = {}
-        known = self._roster.labs
-        for lab, content in contents.items():
-            nodes.setdefault(known[lab].node, RecordDict()).update(content)
-        return self._exchange(nodes, contents, message_type, group)
-
-    def _tell_once(self, labs: Iterable[str], message_type: str, content: RecordDict) -> Answers:
-        asked = list(labs)
-        nodes = {self._roster.labs[lab].node: content for lab in asked}
-        return self._exchange(nodes, asked, message_type, "")
-
-    def _exchange(
-        self,
-        contents: dict[int, RecordDict],
-        asked: Iterable[str],
-        message_type: str,
-        group: str,
-    ) -> Answers:
-        timeout = self.options.round_timeout
-        replies = self._roster.send(contents, message_type, group, timeout)
-        nodes = {lab: self._roster.labs[lab].node for lab in asked}
-        return sort_replies(replies, nodes, self._roster.present)
+        # A SuperNode that was started again is another node, and may have other cells by now.
+        now = self._roster.labs
+        changed = {
+            lab: f"it has other cells ({now[lab].cells}) than when the phase began ({then.cells})"
+            for lab in contents
+            if not now[lab].same_cells(then := self._of_phase[lab])
+        }
+        nodes = {lab: now[lab].node for lab in contents if lab not in changed}
+        of_nodes: dict[int, RecordDict] = {}
+        for lab, node in nodes.items():
+            of_nodes.setdefault(node, RecordDict()).update(contents[lab])
+        for node, content in of_nodes.items():
+            content[ADDRESSEES] = pack_addressees([lab for lab in nodes if nodes[lab] == node])
+        replies = self._roster.send(of_nodes, message_type, group, self.options.round_timeout)
+        answers = sort_replies(replies, nodes, self._roster.present)
+        return answers.updated(Answers({}, changed, frozenset(changed)))
 
     def _await(self, labs: list[str], patience: float) -> None:
         """Wait for labs to be connected and free; nodes in this process are at once."""
         deadline = self._clock.monotonic() + patience
-        self.welcome()
+        self._roster.welcome()
         while self._post.remote and self._clock.monotonic() < deadline:
             self._clock.sleep(1.0)
-            self.welcome()
+            self._roster.welcome()
             if all(self._roster.free(lab) for lab in labs):
                 return
 

@@ -77,9 +77,13 @@ class Post:
         """Say whether a node owes a reply, and is sent nothing until it comes."""
         return node in self._debts and self._clock.monotonic() < self._debts[node].until
 
-    def late(self, message_type: str) -> list[Message]:
-        """Give the late replies to messages of a type, each once, and forget all others."""
-        found = [reply for reply in self._late if reply.metadata.message_type == message_type]
+    def late(self, message_type: str, group: str) -> list[Message]:
+        """Give late replies to messages of a type and group, each once; forget all others."""
+        found = [
+            reply
+            for reply in self._late
+            if (reply.metadata.message_type, reply.metadata.group_id) == (message_type, group)
+        ]
         self._late.clear()
         return found
 

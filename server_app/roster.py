@@ -57,6 +57,7 @@ class Roster:
     _described: set[int] = field(default_factory=set)  # nodes that need not be asked again
     _refused: dict[int, int] = field(default_factory=dict)  # by node, how often
     _cannot: dict[str, tuple[int, str]] = field(default_factory=dict)  # lab or node: node and why
+    _generation: int = 0  # of descriptions
     _said: set[tuple[int, str]] = field(default_factory=set)
     _kind: str = ""
     _turn: int = 0
@@ -90,7 +91,7 @@ class Roster:
         while True:
             self.welcome()
             wanted = self._wanted()
-            if self.labs and len(self.labs) + len(self._cannot) >= wanted:
+            if self.labs and len(self.labs) + self._absent >= wanted:
                 break
             if not self.labs and self.present and self.present <= self._hopeless:
                 raise RunError(f"no lab can take part: {self._reasons()}")
@@ -130,25 +131,47 @@ class Roster:
         timeout = self.options.round_timeout
         if self.post.remote:
             timeout = min(timeout, self.options.describe_timeout)
-        asked = self.send({node: RecordDict() for node in due}, DESCRIBE, "", timeout)
-        for reply in [*self.post.late(DESCRIBE), *asked]:
+        group = str(self._generation)
+        asked = self.send({node: RecordDict() for node in due}, DESCRIBE, group, timeout)
+        for reply in [*self.post.late(DESCRIBE, group), *asked]:
             self._hear(reply)
         self.labs = dict(sorted(self.labs.items()))
 
     def describe_anew(self, common: RecordDict) -> None:
         """Let every message carry something more, and every lab describe itself under it.
 
+        Labs that are connected are waited for; others join when they are back.
+
         Raises
         ------
         RunError
-            If fewer than half of the labs do.
+            If after ``round-timeout`` seconds fewer than half of the labs have.
         """
-        self.common, before = common, len(self.labs)
+        self.common, before = common, self.labs
         self.labs = {}
         self._described.clear()
-        self.welcome()
-        if 2 * len(self.labs) < before:
-            raise RunError(f"{len(self.labs)} of {before} labs are left: {self._reasons()}")
+        self._generation += 1
+        deadline = self.clock.monotonic() + self.options.round_timeout
+        while True:
+            self.welcome()
+            waited_for = [
+                lab
+                for lab, about in before.items()
+                if lab not in self.labs and about.node in self.present - self._hopeless
+            ]
+            if not waited_for or self.clock.monotonic() > deadline:
+                break
+            self.clock.sleep(1.0)
+        if 2 * len(self.labs) < len(before):
+            reasons = [self._reasons()] if self._cannot else []
+            if waited_for:
+                late = f"{', '.join(waited_for)} did not describe what quality control leaves them"
+                reasons.append(f"{late} within {self.options.round_timeout:.0f} s")
+            away = ", ".join(sorted(before.keys() - self.labs.keys()))
+            raise RunError(
+                f"{len(self.labs)} of {len(before)} labs are left: "
+                f"{'; '.join(reasons) or f'{away}: not connected'}"
+            )
 
     def send(
         self, contents: dict[int, RecordDict], message_type: str, group: str, timeout: float
@@ -278,6 +301,13 @@ class Roster:
             f"; quality control leaves out {about.left_out} more" if self.common else "",
             extra={"lab": lab, "cells": about.cells},
         )
+
+    @property
+    def _absent(self) -> int:
+        """Count labs that cannot take part; of a real node one, whatever names it gives."""
+        if any(about.simulated for about in self.labs.values()):
+            return len(self._cannot)
+        return len(self._hopeless - {about.node for about in self.labs.values()})
 
     @property
     def _hopeless(self) -> set[int]:

@@ -66,7 +66,7 @@ def test_a_lab_that_failed_to_describe_itself_is_asked_again_later(federation):
     assert list(labs.labs) == ["A"]
     grid.nodes[2] = lab("B")
     for _ in range(3):
-        labs.welcome()
+        labs.begin()
     assert list(labs.labs) == ["A", "B"]
 
 
@@ -120,7 +120,7 @@ def test_a_node_that_cannot_take_part_for_good_is_told_once_and_the_others_go_on
     assert list(labs.labs) == ["A", "B"]
     assert clock.now == 0
     for _ in range(20):
-        labs.welcome()
+        labs.begin()
     assert caplog.text.count("no label column 'x'") == 1
 
 
@@ -154,7 +154,7 @@ def test_a_hopeless_node_is_asked_ever_more_rarely_and_a_good_one_once(federatio
     grid = Nodes(n1=lab("A"), n2=refusing())
     labs = federation(grid)
     for _ in range(64):
-        labs.welcome()
+        labs.begin()
     assert grid.asked.count(1) == 1
     assert 8 <= grid.asked.count(2) <= 12
 
@@ -168,7 +168,7 @@ def test_a_node_without_a_lab_is_no_trouble(federation, caplog):
     grid = Nodes(n1=lab("A"), n2=lambda message: RecordDict())
     labs = federation(grid)
     for _ in range(4):
-        labs.welcome()
+        labs.begin()
     assert grid.asked == [1, 2]
     assert "cannot take part" not in caplog.text
 
@@ -187,11 +187,11 @@ def test_a_restarted_lab_takes_the_place_of_its_vanished_node(federation):
     labs = federation(grid)
     labs.gather()
     grid.nodes[3] = lab("A")  # restarted, while its old node has not expired
-    labs.welcome()
+    labs.begin()
     assert labs.labs["A"].node == 1
     del grid.nodes[1]
     for _ in range(3):
-        labs.welcome()
+        labs.begin()
     assert labs.labs["A"].node == 3
     assert list(labs.labs) == ["A", "B"]
 
@@ -377,6 +377,66 @@ def test_a_lab_that_fails_three_times_is_left_out_of_that_phase_alone(federation
     assert "going on without lab B: MemoryError" in caplog.text
 
 
+def test_a_lab_that_comes_within_a_phase_takes_part_in_the_next(federation):
+    grid = Nodes(n1=_answering("A", _mean(5, 1.0)), n2=_answering("B", _mean(5, 1.0)))
+    labs = federation(grid, wait_for_labs=2)
+    labs.gather()
+    ask = labs.ask("embedding", RecordDict(), nothing)
+    there = grid.nodes[2]
+
+    def comes(message):
+        grid.nodes |= {2: there, 3: _answering("C", _mean(7, 1.0), cells=7)}
+
+    def work():
+        first = ask(Question("kmeans-mean"))["n"][0]
+        grid.nodes[2] = comes  # B fails once and is asked again, and C is heard of meanwhile
+        return [first, *(ask(Question("kmeans-mean"))["n"][0] for _ in range(2))]
+
+    assert labs.phase(work) == [10, 10, 10]
+    assert list(labs.labs) == ["A", "B"]
+    assert labs.phase(lambda: ask(Question("kmeans-mean")))["n"] == [17]
+
+
+def test_a_lab_that_comes_back_with_other_cells_within_a_phase_is_left_out_of_it(federation):
+    grid = Nodes(n1=_answering("A", _mean(5, 1.0)), n2=_answering("B", _mean(5, 1.0)))
+    labs = federation(grid, wait_for_labs=2)
+    labs.gather()
+    ask = labs.ask("embedding", RecordDict(), nothing)
+
+    def started_again(message):
+        grid.nodes[3] = _answering("B", _mean(6, 1.0), cells=6)
+        del grid.nodes[2]
+
+    def work():
+        first = ask(Question("kmeans-mean"))["n"][0]
+        if first == 10:
+            grid.nodes[2] = started_again
+        return ask(Question("kmeans-mean"))["n"][0]
+
+    assert labs.phase(work) == 5
+    assert list(labs.labs) == ["A"]
+    labs.begin()
+    assert {name: about.cells for name, about in labs.labs.items()} == {"A": 5, "B": 6}
+
+
+def test_a_question_names_the_labs_that_are_to_answer(federation):
+    named = []
+
+    def two(message):
+        if message.metadata.message_type == records.DESCRIBE:
+            about = {"cells": 5, "kind": "counts", "genes": b"a\nb", "siblings": 2}
+            return RecordDict({f"about:{name}": ConfigRecord(about) for name in "AB"})
+        named.append([name for name in "AB" if records.is_for(message.content, name)])
+        wrong = {"error:B": pack_error(DataError("no"))} if "B" in named[-1] else {}
+        return RecordDict({"sums:A": records.pack_arrays(_mean(5, 1.0)), **wrong})
+
+    labs = federation(Nodes(n1=two), wait_for_labs=2)
+    labs.gather()
+    ask = labs.ask("embedding", RecordDict(), nothing)
+    assert labs.phase(lambda: ask(Question("kmeans-mean")))["n"] == [5]
+    assert named == [["A", "B"], ["A"]]
+
+
 @pytest.mark.parametrize("error", [DataError("no such label"), ConfigError("no such option")])
 def test_what_fails_for_good_is_not_asked_again(federation, error):
     grid = Nodes(n1=_answering("A", _mean(5, 1.0)), n2=_failing("B", *[error] * 3))
@@ -426,7 +486,7 @@ class Busy:
     def busy(self, node):
         return node in self.owing
 
-    def late(self, message_type):
+    def late(self, message_type, group):
         handed, self.handed = self.handed, []
         return handed
 
@@ -469,7 +529,7 @@ def test_a_new_node_that_hangs_costs_its_own_short_time_and_its_late_answer_coun
     assert post.timeout == 7.0  # not the hour of a round
     request = Message(RecordDict(), 2, records.DESCRIBE)
     post.handed = [Message(lab("B")(request), reply_to=request)]
-    labs.welcome()
+    labs.begin()
     assert list(labs.labs) == ["A", "B"]
 
 
@@ -479,7 +539,7 @@ def test_a_lab_that_is_gone_is_waited_for_before_it_is_asked_again(federation, c
     labs.gather()
     _behind(labs, Busy(grid, set()))
     away = grid.nodes.pop(2)
-    labs.welcome()
+    labs.begin()
     clock.after[75] = lambda: grid.nodes.update({2: away})  # as long as Flower keeps it out
     ask = labs.ask("embedding", RecordDict(), nothing)
     assert ask(Question("kmeans-mean"))["n"].tolist() == [10]

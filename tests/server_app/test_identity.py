@@ -60,7 +60,7 @@ def federation(register, clock):
 
 def here(labs, turns=20):
     for _ in range(turns):
-        labs.welcome()
+        labs.begin()
     return {lab: about.node for lab, about in labs.labs.items()}
 
 
@@ -149,7 +149,7 @@ def test_a_lab_of_two_keys_has_one_name_on_one_node(federation, caplog):
     grid.nodes[5] = signed("M", 5)
     assert here(labs) == {"A": 1, "M": 5}
     del grid.nodes[5]
-    labs.welcome()
+    labs.begin()
     grid.nodes[5] = signed("B", 5)
     assert here(labs) == {"A": 1, "M": 5}
 

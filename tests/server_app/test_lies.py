@@ -403,7 +403,7 @@ def test_an_absurd_description_keeps_no_honest_lab_from_the_run(pool, about, nam
     options = FederationOptions(wait_for_labs=3)
     federation = Federation(grid, options, {"name": "run", "folder": "/run"}, 5, Hurry())
     federation.gather()
-    federation.welcome()
+    federation.begin()
     assert {lab: federation.labs[lab].node for lab in HONEST} == {"A": 1, "B": 2, "C": 3}
     for lab in set(federation.labs) - set(HONEST):
         assert lab == name
