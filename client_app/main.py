@@ -28,6 +28,7 @@ from client_app.state import (
 from fedsc.config import Config
 from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
+from fedsc.threads import one_blas_thread
 from protocol.quality import unpack_filter
 from protocol.records import is_for, key, pack_arrays, unpack_preprocessing
 from protocol.replies import pack_error
@@ -164,6 +165,7 @@ def train(message: Message, context: Context) -> Message:
     return reply
 
 
+@one_blas_thread()
 def _for_each_lab(
     message: Message,
     context: Context,

@@ -21,6 +21,7 @@ from fedsc.rng import derive_seed, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective, State
 from fedsc.ssl.views import device_views
+from fedsc.threads import one_thread
 from fedsc.training import (
     LOOKED_AT,
     Update,
@@ -29,7 +30,6 @@ from fedsc.training import (
     begin,
     kept_apart,
     learning_rate,
-    one_thread,
     spread,
 )
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,23 +19,9 @@ from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.objective import Objective, State
 from fedsc.ssl.views import masked_views
+from fedsc.threads import one_thread
 
 _KEPT_NORM = "norm:"  # prefix of FedBN's normalisation layers among a lab's private tensors
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread: sums over threads would depend on how many there are.
-
-    It has to be said each time, since a parallel function of numba (the neighbour search before
-    Leiden) sets the number for the whole process.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

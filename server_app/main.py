@@ -20,6 +20,7 @@ from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from fedsc.report.run import write_report
 from fedsc.run_log import FIRST_PHASE
+from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
 from protocol import ask as asking
 from protocol.records import pack_preprocessing
@@ -48,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
         load_objective(method)  # a bad name stops the run here, before any lab works
     folder = RunFolder.open(config)
     update_console_handler(colored=sys.stdout.isatty())
-    with folder.led():
+    with folder.led(), one_blas_thread():
         _warn_of_shadow_environment()
         started = {"folder": str(folder.path), "flower_run": str(context.run_id)}
         log(INFO, "run folder: %s", folder.path, extra=started)

@@ -12,7 +12,7 @@ from fedsc.baselines.zinb import mean_and_dispersion, zinb_nll
 from fedsc.data.preprocess import CellMatrix
 from fedsc.models.mlp import Weights, init_mlp, mlp
 from fedsc.rng import torch_generator
-from fedsc.training import one_thread
+from fedsc.threads import one_thread
 
 HIDDEN = (256, 64)
 LATENT = 32

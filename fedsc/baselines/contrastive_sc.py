@@ -28,7 +28,7 @@ from fedsc.options import Count, NonNegative, Positive, Rate
 from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.views import masked_views
-from fedsc.training import one_thread
+from fedsc.threads import one_thread
 
 _LEAST_RATE = 1e-3  # of the first learning rate, at the end of the cosine
 

@@ -21,7 +21,8 @@ from fedsc.errors import RunError
 from fedsc.models.mlp import Weights
 from fedsc.models.names import is_buffer
 from fedsc.rng import torch_generator
-from fedsc.training import batches, one_thread
+from fedsc.threads import one_thread
+from fedsc.training import batches
 
 _SAVE_SECONDS = 10.0  # what an interrupted fit may lose, besides the epoch it was in
 

@@ -26,7 +26,7 @@ from fedsc.errors import ConfigError, DataError
 from fedsc.models.masked import attention, embed, step_flops
 from fedsc.models.mlp import Weights
 from fedsc.models.patches import PATCH, PATCH_SIDE, Layout, patches_of
-from fedsc.training import one_thread
+from fedsc.threads import one_thread
 
 PRESETS = {
     "tiny": Preset("tiny", epochs=40, warmup=2, batch_size=32, learning_rate=3e-3),

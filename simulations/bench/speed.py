@@ -32,6 +32,7 @@ from fedsc.rng import random_bits, torch_generator
 from fedsc.sgd import SGD
 from fedsc.ssl.byol import OBJECTIVE
 from fedsc.ssl.views import masked_views
+from fedsc.threads import one_thread
 from protocol.records import TRAIN
 from simulations.inprocess import InProcessGrid, silence_flower, worthwhile
 
@@ -124,7 +125,7 @@ def step_ratios() -> list[float]:
     def ours() -> None:
         OBJECTIVE.step(state, masked_views(x, options.mask_rate, bits), descend, options)
 
-    with training.one_thread():
+    with one_thread():
         turns = [
             (_cpu(lambda: plain.step(x), _STEPS), _cpu(ours, _STEPS)) for _ in range(_TURNS + 5)
         ]
@@ -213,7 +214,7 @@ def round_ratios() -> list[float]:
         models = [Plain(GENES, config) for _ in cells]
 
         def plainly() -> None:
-            with training.one_thread():
+            with one_thread():
                 for own, model in zip(cells, models, strict=True):
                     model.begin()
                     for _ in range(config.training.local_epochs):
@@ -311,7 +312,7 @@ def _cpu_of(command: list[str]) -> float:
 def gflops() -> list[float]:
     """Measure 10⁹ floating-point operations a second of a float32 product, one thread."""
     a = torch.randn(512, 512)
-    with training.one_thread():
+    with one_thread():
         return [2 * 512**3 / _cpu(lambda: torch.mm(a, a), 1) / 1e9 for _ in range(20)]
 
 
