@@ -148,6 +148,12 @@ class Run:
         return list(read_entries(self._text("log.jsonl").splitlines())) if path.exists() else []
 
     @property
+    def failure(self) -> str:
+        """Why the run stopped, where an error stopped it; else ``""``."""
+        last = self.log[-1].fields if self.log else {}
+        return str(last.get("reason", "")) if last.get("level") == "ERROR" else ""
+
+    @property
     def labs(self) -> Labs:
         """The labs' cells with the results, by name; read when one is asked for."""
         return Labs(self.folder / "labs")

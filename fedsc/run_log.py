@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-FIRST_PHASE = "gathering the labs"
-"""Of every start of a run; a run that is resumed has several."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -57,15 +54,24 @@ def read_entries(lines: Iterable[str]) -> Iterator[Entry]:
             continue
 
 
+_BEGINNING = {"changed", "flower_run"}  # fields of the first lines of a run, resumed or not
+
+
+def times_resumed(entries: Iterable[Entry]) -> int:
+    """Count how often a run was started again."""
+    return max(0, sum("flower_run" in entry.fields for entry in entries) - 1)
+
+
 def phases(entries: Iterable[Entry]) -> dict[str, Phase]:
     """Sum up what each phase took, in the order in which they began."""
     found: dict[str, Phase] = {}
     began = last = carried = None  # of the phase; the line before; the last with traffic
     for entry in entries:
-        if "phase" in entry.fields:
-            # A run that was started anew stopped at the last line before.
-            resumed = entry.fields["phase"] == FIRST_PHASE
-            _add(found, began, last if resumed else entry, carried if resumed else entry)
+        if _BEGINNING & entry.fields.keys():  # the run stopped at the last line before
+            _add(found, began, last, carried)
+            began = carried = None
+        elif "phase" in entry.fields:
+            _add(found, began, entry, entry)
             began = carried = entry
         elif "to_labs" in entry.fields:
             carried = entry

@@ -101,9 +101,11 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
             "sizes": centres.sizes.tolist(),
         }
         if centres.singletons:
+            by_graph = options.cluster_by == "graph"
             warnings.append(
                 f"{centres.singletons} of {len(centres.sizes)} k-means clusters hold a single "
-                "cell: outliers took centres; use cluster-by = graph"
+                "cell: outliers took centres, so "
+                + ("k-means' scores say little" if by_graph else "use cluster-by = graph")
             )
     elif options.cluster_by == "kmeans":
         warnings.append(

@@ -41,7 +41,7 @@ class LabsLost(RunError):
 
     def __init__(self, failures: dict[str, str]) -> None:
         super().__init__("; ".join(f"lab {lab}: {why}" for lab, why in failures.items()))
-        self.labs = list(failures)
+        self.failures = failures
 
 
 class Federation:
@@ -89,7 +89,7 @@ class Federation:
             self._post, options, run, min_cells, clock, identities or Identities()
         )
         self._of_phase: dict[str, About] = {}
-        self._left_out: set[str] = set()
+        self._left_out: dict[str, str] = {}  # of the phase, and why
 
     @property
     def traffic(self) -> Traffic:
@@ -108,6 +108,12 @@ class Federation:
     def connected(self) -> list[str]:
         """Labs that take part and are connected, sorted by name."""
         return [lab for lab in self._roster.connected if lab in self.labs]
+
+    @property
+    def absent(self) -> list[str]:
+        """Say why labs or nodes are not in the run, or not in this phase."""
+        left_out = [f"lab {lab} was left out at the end: {w}" for lab, w in self._left_out.items()]
+        return [*(f"not in this run: {why}" for why in self._roster.refusals), *left_out]
 
     @property
     def types(self) -> list[str]:
@@ -145,11 +151,11 @@ class Federation:
             try:
                 return work()
             except LabsLost as lost:
-                self._left_out.update(lost.labs)
+                self._left_out |= lost.failures
                 if len(self.labs) < needed:
                     left = f"{len(self.labs)}, {needed} needed"
                     raise RunError(f"too few labs are left ({left}): {lost}") from lost
-                log(WARNING, "going on without %s", lost, extra={"labs": lost.labs})
+                log(WARNING, "going on without %s", lost, extra={"labs": list(lost.failures)})
 
     def needed(self, asked: int) -> int:
         """Give the valid updates a round needs of so many labs asked: ``min-updates`` or half."""

@@ -19,7 +19,6 @@ from fedsc.federated.bounds import LARGEST
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from fedsc.report.run import write_report
-from fedsc.run_log import FIRST_PHASE
 from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
 from protocol import ask as asking
@@ -63,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
             """Say which phase begins; ``fedsc status`` and the report read it."""
             log(INFO, "phase: %s", phase, extra={"phase": phase, **vars(federation.traffic)})
 
-        begin(FIRST_PHASE)
+        begin("gathering the labs")
         federation.gather()
         if config.analysis.integrate != "none":
             refuse_integration(config, scheme_of(federation, config))
@@ -99,6 +98,7 @@ def main(grid: Grid, context: Context) -> None:
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
+            *federation.absent,
             *left_out(federation, config),
             *leaks(federation, config),
             *_collapsed(folder),

@@ -94,9 +94,9 @@ class Roster:
             if self.labs and len(self.labs) + self._absent >= wanted:
                 break
             if not self.labs and self.present and self.present <= self._hopeless:
-                raise RunError(f"no lab can take part: {self._reasons()}")
+                raise RunError(f"no lab can take part: {'; '.join(self.refusals)}")
             if self.clock.monotonic() > deadline:
-                because = f" ({self._reasons()})" if self._cannot else ""
+                because = f" ({'; '.join(self.refusals)})" if self._cannot else ""
                 raise RunError(
                     f"{len(self.labs)} labs present after {self.options.round_timeout:.0f} s, "
                     f"{wanted} waited for{because}: start more labs or lower wait-for-labs"
@@ -163,7 +163,7 @@ class Roster:
                 break
             self.clock.sleep(1.0)
         if 2 * len(self.labs) < len(before):
-            reasons = [self._reasons()] if self._cannot else []
+            reasons = self.refusals
             if waited_for:
                 late = f"{', '.join(waited_for)} did not describe what quality control leaves them"
                 reasons.append(f"{late} within {self.options.round_timeout:.0f} s")
@@ -314,8 +314,10 @@ class Roster:
         """Nodes of which nothing is to be expected."""
         return {node for node, _ in self._cannot.values()}
 
-    def _reasons(self) -> str:
-        return "; ".join(dict.fromkeys(reason for _, reason in self._cannot.values()))
+    @property
+    def refusals(self) -> list[str]:
+        """Why labs or nodes cannot take part, each reason once, sorted."""
+        return sorted({reason for _, reason in self._cannot.values()})
 
     def _refuse_simulated_among_real(self) -> None:
         """Drop labs that say the server may read their cells where others are real."""

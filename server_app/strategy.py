@@ -154,6 +154,9 @@ def train(
             f"option rounds = {rounds}: {state.round} rounds are done already; resume with as "
             "many or more"
         )
+    if state.round == rounds:
+        log(INFO, "all %d rounds are done", rounds)
+        return state
     log(
         INFO,
         "%s with pull %s, rounds %d to %d, %.2f MB of weights per lab",

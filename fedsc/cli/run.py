@@ -225,7 +225,7 @@ def _report(folder: Path, console: Console) -> None:
         if behind:
             console.print(
                 f"training has not helped ({'; '.join(behind)}): the floor's ARI is higher; "
-                "--method fedpca gives its clusters, in seconds",
+                "--method fedpca gives its clusters without training",
                 markup=False,
                 soft_wrap=True,
             )

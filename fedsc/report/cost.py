@@ -2,7 +2,7 @@
 
 from fedsc.report.parts import Section, Table, number
 from fedsc.results import Run
-from fedsc.run_log import phases
+from fedsc.run_log import phases, times_resumed
 
 
 def cost(run: Run) -> Section | None:
@@ -40,6 +40,8 @@ def cost(run: Run) -> Section | None:
         ]
         counts.append(("all", *(str(sum(of.values())) for of in both.values())))
         caption, head = "Questions put to every lab", ("about", *both)
+        if times_resumed(run.log):
+            caption += ", since the run was resumed"
         tables.append(Table(caption, head, counts, numbers=tuple(both)))
     return Section("Time and traffic", texts, tables=tables) if tables else None
 

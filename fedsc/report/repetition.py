@@ -13,14 +13,17 @@ _WHERE = ("output", "run-name", "resume")
 def repetition(run: Run) -> Section:
     """Give the options that are not the defaults, and the command that repeats the run."""
     options = run.options
+    # Some defaults are the method's own.
     default = Config.from_mapping({"method": options.get("method", "fedsc")}).to_mapping()
+    default["method"] = Config.of().method.name
     other = {
         name: value
         for name, value in options.items()
-        if (value != default.get(name) and name not in _WHERE) or name == "method"
+        if value != default.get(name) and name not in _WHERE
     }
     rows = [(name, as_option(value), as_option(default.get(name))) for name, value in other.items()]
-    settings = " ".join(f"--set {shlex.quote(f'{n}={as_option(v)}')}" for n, v in other.items())
+    given = {"method": options.get("method", "fedsc"), **other}
+    settings = " ".join(f"--set {shlex.quote(f'{n}={as_option(v)}')}" for n, v in given.items())
     head = ("option", "here", "default")
     texts = []
     dataset = str(options.get("dataset", ""))

@@ -72,10 +72,12 @@ def _lead(run: Run) -> list[str]:
     options, record = run.options, run.record
     name = options.get("method", "")
     if not run.finished:
-        return [
-            f"This run of {name} has not come to its end, so there are no scores yet.",
-            f"It can go on: fedsc run --resume {shlex.quote(str(run.folder.resolve()))}",
-        ]
+        lead = [f"This run of {name} has not come to its end, so there are no scores yet."]
+        if why := run.failure:
+            lead.append(f"It stopped because of an error: {why}")
+            lead.append("With the same options it may stop there again.")
+        again = f"fedsc run --resume {shlex.quote(str(run.folder.resolve()))}"
+        return [*lead, f"It can go on, also with some other options: {again}"]
     labs, graph = record.get("labs") or {}, record["graph"]
     cells = sum(about["cells"] for about in labs.values())
     rounds = "without training" if name == "fedpca" else f"in {options['rounds']} rounds"

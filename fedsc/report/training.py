@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from fedsc.plots import CURVES, draw_curves
 from fedsc.report.parts import Picture, Section, number, picture
 from fedsc.results import Run
@@ -21,12 +23,13 @@ def training(run: Run) -> Section | None:
         for row in trained.drop(columns="failed", errors="ignore").to_dict("records")
     ]
     mu = last["mu"].astype(float).mean()
+    loss = np.average(last["loss"].astype(float), weights=last["cells"].astype(float))
     texts = [
         "The loss should fall and then settle. d is how far a lab's weights are from the global "
         "model. μ is the share of its own weights that a lab starts the next round with: near 0 "
         "labs share one model, near 1 they keep their own and learn little from each other.",
-        f"In the last round the mean loss was {number(last['loss'].astype(float).mean(), 3)} and "
-        f"the mean μ {number(mu)}.",
+        f"In the last round the mean loss over cells was {number(float(loss), 3)} and the mean "
+        f"μ of labs {number(mu)}.",
     ]
     if mu > _OWN_MODELS:
         texts.append("Here labs keep their own models: the global model is one of many.")

@@ -2,7 +2,7 @@
 
 import json
 
-from fedsc.run_log import FIRST_PHASE, Phase, phases, read_entries
+from fedsc.run_log import Phase, phases, read_entries, times_resumed
 
 
 def line(second, **fields):
@@ -15,12 +15,12 @@ def summed(*lines):
 
 def test_a_phase_ends_where_the_next_begins():
     found = summed(
-        line(0, phase=FIRST_PHASE, to_labs=0, from_labs=0),
+        line(0, phase="gathering the labs", to_labs=0, from_labs=0),
         line(3, phase="training", to_labs=10, from_labs=4),
         line(5, round=1, to_labs=60, from_labs=50),
         line(9, phase="report", to_labs=110, from_labs=104),
     )
-    assert found == {FIRST_PHASE: Phase(3.0, 10, 4), "training": Phase(6.0, 100, 100)}
+    assert found == {"gathering the labs": Phase(3.0, 10, 4), "training": Phase(6.0, 100, 100)}
 
 
 def test_parts_of_a_stopped_run_are_added_up_without_the_time_between():
@@ -28,11 +28,13 @@ def test_parts_of_a_stopped_run_are_added_up_without_the_time_between():
         line(0, phase="training", to_labs=5, from_labs=0),
         line(4, round=1, to_labs=25, from_labs=8),
         line(5, message="words without traffic"),
-        line(40, phase=FIRST_PHASE, to_labs=0, from_labs=0),
+        line(38, changed={"rounds": [1, 2]}),
+        line(39, flower_run="1", folder="/run"),
+        line(40, phase="gathering the labs", to_labs=0, from_labs=0),
         line(41, phase="training", to_labs=5, from_labs=0),
         line(43, phase="report", to_labs=7, from_labs=1),
     )
-    assert found == {"training": Phase(7.0, 22, 9), FIRST_PHASE: Phase(1.0, 5, 0)}
+    assert found == {"training": Phase(7.0, 22, 9), "gathering the labs": Phase(1.0, 5, 0)}
 
 
 def test_an_older_log_knows_times_alone_and_damage_is_passed_over():
@@ -47,8 +49,13 @@ def test_the_log_of_a_run_counts_time_and_traffic_of_every_phase(undisturbed):
     entries = list(read_entries(lines))
     assert len(entries) == len(lines)
     found = phases(entries)
-    assert list(found)[:4] == [FIRST_PHASE, "statistics", "training", "floor"]
+    assert list(found)[:4] == ["gathering the labs", "statistics", "training", "floor"]
     told = [entry.fields["to_labs"] for entry in entries if "to_labs" in entry.fields]
     assert told == sorted(told)
     assert sum(phase.to_labs for phase in found.values()) == told[-1] > 0
     assert all(found[name].from_labs > 0 for name in ("statistics", "training", "floor"))
+
+
+def test_a_run_counts_how_often_it_was_started_again():
+    starts = [line(i, flower_run="1", folder="/run") for i in range(3)]
+    assert [times_resumed(read_entries(starts[:n])) for n in range(4)] == [0, 0, 1, 2]

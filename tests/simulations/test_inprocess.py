@@ -5,6 +5,7 @@ import json
 import logging
 from itertools import pairwise
 
+import anndata
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
@@ -166,6 +167,22 @@ def test_a_folder_of_files_is_one_lab_each_also_with_other_genes(tiny, change, l
         assert {row["lab"] for row in left.rows} == {"A", "B"}
         assert len((left.folder / "vocabulary.txt").read_text().splitlines()) == measured
         assert left.scores["pooled"]["ari"] is not None
+
+
+def test_a_lab_that_is_refused_is_named_where_scores_are_read(tiny, change, lead, tmp_path):
+    labs = tmp_path / "labs"
+    labs.mkdir()
+    cells = anndata.read_h5ad(tiny.data.dataset)
+    for name, rows in (("A", slice(0, 46)), ("B", slice(46, 93)), ("small", slice(93, 96))):
+        cells[rows].copy().write_h5ad(labs / f"{name}.h5ad")
+    left = lead(change(tiny, dataset=str(labs), method="fedpca", min_cells=10, files=True))
+    (warning,) = left.scores["warnings"]
+    assert warning == "not in this run: lab small has 3 cells, fewer than min-cells = 10"
+    assert list(left.scores["labs"]) == ["A", "B"]
+    assert sorted(path.name for path in (left.folder / "labs").glob("*.h5ad")) == [
+        "A.h5ad",
+        "B.h5ad",
+    ]
 
 
 def test_cells_without_a_label_are_embedded_but_not_scored(tiny, change, lead, tmp_path):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedsc.data.annotated import Annotation
@@ -102,6 +103,10 @@ def test_every_run_leaves_a_report_that_says_how_it_went(finished):
     assert "lab-3" in page.text
     assert "100%" in page.text  # coverage
     assert "--set method=fedsc" in page.text
+    assert "method fedsc" not in page.text.split("Options that differ")[1].split("fedsc run")[0]
+    last = pd.DataFrame(finished.rows).query("round == 3")
+    loss = (last["loss"] * last["cells"]).sum() / last["cells"].sum()
+    assert f"mean loss over cells was {loss:.3f}" in page.text
     assert "--set rounds=3" in page.text
 
 
@@ -123,6 +128,12 @@ def test_a_run_that_has_not_ended_has_a_report_too(finished, tmp_path):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = check_page(write_report(folder).read_text())
     assert "has not come to its end" in page.text
+    assert "because of an error" not in page.text
+    why = {"time": "2099-01-02T12:00:00+00:00", "level": "ERROR", "reason": f"no genes of {NASTY}"}
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(why) + "\n")
+    failed = check_page(write_report(folder).read_text())
+    assert f"It stopped because of an error: no genes of {NASTY}" in failed.text
     assert f"fedsc run --resume {folder}" in page.text
     assert f"refused: {NASTY}" in page.text
     assert "Scores" not in page.text
