@@ -24,7 +24,6 @@ from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
-    Context,
     Message,
     MetricRecord,
     RecordDict,
@@ -436,11 +435,11 @@ NAME = "MUELLER"  # a patient's, which all that is A's own holds: cells, columns
 
 def describe(node, config):
     """Let a node describe its labs."""
-    message = Message(RecordDict(), dst_node_id=1, message_type=records.DESCRIBE)
-    context = Context(
-        run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=config.to_mapping()
-    )
-    return client(message, context)
+    grid = InProcessGrid(client, [node], config)
+    (number,) = grid.get_node_ids()
+    message = Message(RecordDict(), dst_node_id=number, message_type=records.DESCRIBE)
+    (reply,) = grid.send_and_receive([message])
+    return reply
 
 
 def errors_in(message):
