@@ -105,7 +105,10 @@ def _places(lab: Lab, folder: Path) -> tuple[Origin, Path]:
     target = make_folder(folder if lab.output is None else lab.output)
     copy = target / f"{Path(file.name.removesuffix('.gz')).stem}.fedsc.h5ad"
     if copy.exists() and copy.samefile(file):
-        raise ConfigError(f"{copy.name} is the lab's file itself: name another output folder")
+        raise ConfigError(
+            f"{copy.name} is the lab's file itself: name another output folder",
+            "the copy with the results is the lab's file itself: name another output folder",
+        )
     return Origin(file), copy
 
 

@@ -25,7 +25,7 @@ from fedsc.data.expression import LabCells, OnDisk
 from fedsc.data.labs_toml import told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.files import identity
 from fedsc.names import check_name
 from fedsc.options import Scale
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 _CACHE = ".cache"  # of a lab's state: what can be made anew
 _OWN = ("layer", "label-key", "batch-key", "symbols", "make-unique")
+_UNUSABLE = (  # all that a server is told of a file's faults: they quote names of cells and columns
+    "the lab's file cannot be used with this label-key, layer and symbols: the lab's own log says "
+    "what is wrong, and so does fedsc check there"
+)
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,30 @@ class LabFile:
     fold_case: bool = False
 
     def read(self, folder: Path) -> LabCells:
-        """Read and validate the cells; the values of a large file are copied into a folder."""
+        """Read and validate the cells; the values of a large file are copied into a folder.
+
+        Raises
+        ------
+        DataError
+            With one line per problem.
+        RunError
+            If the copy cannot be written.
+        """
         from fedsc.data.reading.large import forget_others
         from fedsc.data.reading.read import read_or_keep
 
-        cells = read_or_keep(
-            self.path,
-            lambda: folder,
-            layer=self.layer,
-            label_key=self.label_key,
-            symbols=self.symbols,
-            make_unique=self.make_unique,
-            fold_case=self.fold_case,
-        )
+        try:
+            cells = read_or_keep(
+                self.path,
+                lambda: folder,
+                layer=self.layer,
+                label_key=self.label_key,
+                symbols=self.symbols,
+                make_unique=self.make_unique,
+                fold_case=self.fold_case,
+            )
+        except DataError as error:
+            raise DataError(str(error), _UNUSABLE) from error
         forget_others([cells])
         return cells
 
@@ -159,10 +174,14 @@ class Lab:
         try:
             return sign(self.key.read_bytes(), run, node, self.name)
         except OSError as error:
-            raise ConfigError(f"node config key = '{self.key}': {error.strerror}") from error
-        except ValueError:  # its words could quote the key
             raise ConfigError(
-                f"node config key = '{self.key}': is no EC key in the OpenSSH format"
+                f"node config key = '{self.key}': {error.strerror}",
+                "node config key: the file cannot be read",
+            ) from error
+        except ValueError:  # its words could quote the key
+            wrong = "is no EC key in the OpenSSH format"
+            raise ConfigError(
+                f"node config key = '{self.key}': {wrong}", f"node config key: {wrong}"
             ) from None
 
     def aligned(self, vocabulary: np.ndarray) -> Aligned:
@@ -195,8 +214,18 @@ class Lab:
         return self._cells[1]
 
     def batches(self, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Number the batches, as :meth:`Expression.batches`; the lab's own column goes before."""
-        return self.expression.batches(self.batch_key or key)
+        """Number the batches, as :meth:`Expression.batches`; the lab's own column goes before.
+
+        Raises
+        ------
+        DataError
+            If there is no such column, a cell has no value in it, or it holds too many.
+        """
+        from fedsc.federated.correction import refuse_many
+
+        batches, names = self.expression.batches(self.batch_key or key)
+        refuse_many(batches)
+        return batches, names
 
     def folder(self, run: str, run_folder: str) -> Path:
         """Give the folder of this lab's private state in one run.
@@ -210,6 +239,11 @@ class Lab:
         """
         check_name(run, "run name")
         return Path(run_folder) / "labs" / self.name if self.state is None else self.state / run
+
+
+def is_simulated(node_config: Mapping[str, Any]) -> bool:
+    """Say whether a node is a part of a simulation, whose cells the server may read too."""
+    return "data" not in node_config and "partition-id" in node_config
 
 
 def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
@@ -243,8 +277,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         )
         key = Path(str(node_config["key"])) if node_config.get("key") else None
         return [_real_lab(name, file, state, output, str(own.get("batch_key", "")), key)]
-    if "partition-id" not in node_config:
-        raise ConfigError(
+    if not is_simulated(node_config):
+        raise ConfigError.without_data(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''
         )
     node, nodes = int(node_config["partition-id"]), int(node_config["num-partitions"])

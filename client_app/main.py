@@ -1,8 +1,8 @@
 """The ClientApp's handlers: unpack, let ``fedsc`` compute, pack.
 
 A node may host several labs; one that fails answers with an error and the others go on. The
-answer says what kind of error, not its text unless it is one of ours: a stray exception could
-quote a value of the lab's data.
+answer says what kind of error, and only such words as are made for others: the text of an error
+could quote the lab's data, so it is in the lab's own log alone.
 
 In a deployment Flower starts a process for every message, so a handler imports what it needs
 itself: a training message needs torch but no reader of files, a question in sums needs neither.
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from logging import ERROR, INFO
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
-from client_app.labs import Lab, hosted_labs
+from client_app.labs import Lab, hosted_labs, is_simulated
 from client_app.state import (
     KeptEmbedding,
     cells_digest,
@@ -42,6 +42,7 @@ def describe(message: Message, context: Context) -> Message:
     from protocol.describe import pack_about
 
     def about(lab: Lab, config: Config) -> RecordDict:
+        lab.batches(config.analysis.batch_key)  # or a wrong one would be found after all rounds
         signature = lab.signature(context.run_id, context.node_id)
         left_out = len(lab.whole.cells) - len(lab.expression.cells)
         told = pack_about(lab.expression, lab.siblings, signature, left_out)
@@ -161,7 +162,7 @@ def train(message: Message, context: Context) -> Message:
         save_private(round_, private)
     except Exception as error:  # no update is sent whose private side is lost
         log(ERROR, "the private state of round %d is not kept", round_, exc_info=True)
-        reply = Message(RecordDict({"error": pack_error(error)}), reply_to=message)
+        reply = Message(RecordDict({"error": _error(error, context)}), reply_to=message)
     return reply
 
 
@@ -182,15 +183,19 @@ def _for_each_lab(
         first(labs, config)
     except Exception as error:
         log(ERROR, "this node failed in %s", kind, exc_info=True)
-        reply["error"] = pack_error(error)
+        reply["error"] = _error(error, context)
         return Message(reply, reply_to=message)
     for lab in labs:
         try:
             reply.update(handle(lab, config))
         except Exception as error:
             log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
-            reply[key("error", lab.name)] = pack_error(error)
+            reply[key("error", lab.name)] = _error(error, context)
     return Message(reply, reply_to=message)
+
+
+def _error(error: Exception, context: Context) -> ConfigRecord:
+    return pack_error(error, is_simulated(context.node_config))
 
 
 def _folder(lab: Lab, content: RecordDict) -> Path:

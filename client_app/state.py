@@ -170,7 +170,7 @@ class KeptEmbedding:
             If it was made of other cells, or of the same in another order.
         """
         if cells_digest(expression) != self.cells:
-            raise DataError(
+            raise DataError.without_data(
                 "the lab's file has changed since its cells were embedded: it holds other cells, "
                 "or the same in another order; put the old file back, or resume the run, which "
                 "embeds the file as it is now"
@@ -252,7 +252,8 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     try:
         return tensors.read(path)
     except (ValueError, OSError) as error:
-        raise RunError(f"the lab's {path.name} cannot be read ({error})") from error
+        outside = f"the lab's {path.name} cannot be read"
+        raise RunError(f"{outside} ({error})", outside) from error
 
 
 def _files(folder: Path) -> list[Path]:

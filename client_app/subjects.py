@@ -71,7 +71,9 @@ def embedding_of(folder: Path, steps: int) -> np.ndarray:
     state = load_integration(folder)
     if state is None or state.step != steps:
         taken = 0 if state is None else state.step
-        raise RunError(f"the lab took {taken} of {steps} steps of the integration: start it again")
+        raise RunError.without_data(
+            f"the lab took {taken} of {steps} steps of the integration: start it again"
+        )
     return state.corrected
 
 

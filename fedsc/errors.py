@@ -1,8 +1,28 @@
 """Errors meant for a person: each message names the thing, its value and what to do."""
 
+from typing import Self
+
 
 class FedscError(Exception):
-    """Base of every error FedSC raises on purpose; the CLI prints it without a traceback."""
+    """Base of every error FedSC raises on purpose; the CLI prints it without a traceback.
+
+    Parameters
+    ----------
+    text
+        For those who may see the data: it may quote names of cells, columns, values and paths.
+    outside
+        What a lab tells the server instead, which quotes none of these. Without it the server
+        learns no more than the kind of the error, so that a new error tells nothing by mistake.
+    """
+
+    def __init__(self, text: str, outside: str = "") -> None:
+        super().__init__(text)
+        self.outside = outside
+
+    @classmethod
+    def without_data(cls, text: str) -> Self:
+        """Make an error whose whole text may leave a lab."""
+        return cls(text, text)
 
 
 class ConfigError(FedscError):

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {_why(error)}") from error
+        raise _cannot("write", path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -72,7 +72,7 @@ def link(path: Path, name: Path) -> None:
             shutil.copyfile(path, spare)
         os.replace(spare, name)
     except OSError as error:
-        raise RunError(f"cannot write {name}: {_why(error)}") from error
+        raise _cannot("write", name, error) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -86,7 +86,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make the folder {path}: {_why(error)}") from error
+        raise _cannot("make the folder", path, error) from error
     return path
 
 
@@ -102,9 +102,13 @@ def identity(path: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
-def _why(error: OSError) -> str:
-    """Say what the system said; HDF5 hides it in a text of many lines."""
-    for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        if error.errno == code or f"errno = {code}," in str(error):
-            return f"{os.strerror(code)}; free some space"
-    return error.strerror or (str(error).strip().splitlines() or ["unknown reason"])[0]
+def _cannot(what: str, path: Path, error: OSError) -> RunError:
+    """Say what the system said; HDF5 hides it in a text of many lines, which may quote paths."""
+    code = error.errno
+    why = error.strerror or (str(error).strip().splitlines() or ["unknown reason"])[0]
+    for full in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if code == full or f"errno = {full}," in str(error):
+            code, why = full, f"{os.strerror(full)}; free some space"
+    outside = f"cannot {what} at the lab: "
+    outside += os.strerror(code) if code else "its own log says why"
+    return RunError(f"cannot {what} {path}: {why}", outside)

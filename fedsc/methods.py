@@ -82,7 +82,8 @@ def load_objective(method: Method) -> "Objective":
     try:
         objective = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"option method = {method.objective!r}: {error}") from error
+        option = f"option method = {method.objective!r}"
+        raise ConfigError(f"{option}: {error}", f"{option}: cannot be imported") from error
     if not isinstance(objective, Objective):
         raise ConfigError(
             f"option method = {method.objective!r}: should be a fedsc.ssl.objective.Objective, "

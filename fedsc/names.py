@@ -37,7 +37,7 @@ def check_name(text: str, what: str) -> str:
         If it is no name.
     """
     if not is_name(text):
-        raise ConfigError(f"{what} = {text[:80]!r}: should be {RULE}")
+        raise ConfigError(f"{what} = {text[:80]!r}: should be {RULE}", f"{what}: should be {RULE}")
     return text
 
 

@@ -36,13 +36,23 @@ class Answers:
         return Answers(dict(sorted(records.items())), dict(sorted(failures.items())), final)
 
 
-def pack_error(error: Exception) -> ConfigRecord:
-    """Say why a lab failed: in our own words, or by no more than the kind of the error.
+def pack_error(error: Exception, simulated: bool = False) -> ConfigRecord:
+    """Say why a lab failed: in words made for others, or by no more than the kind of the error.
 
-    A stray exception could quote a value of the lab's data. An error in options or data stays
-    when it is asked again; others may pass.
+    The text of an error could quote the lab's data or say where its files are, so it stays in the
+    lab's own log. An error in options or data stays when it is asked again; others may pass.
+
+    Parameters
+    ----------
+    error
+        What went wrong.
+    simulated
+        Whether the lab is simulated. The server may read its cells, and a person who simulates
+        reads both logs on one screen: the whole text of our own errors is told.
     """
-    reason = str(error) if isinstance(error, FedscError) else type(error).__name__
+    reason = f"{type(error).__name__}: the lab's own log says more"
+    if isinstance(error, FedscError):
+        reason = str(error) if simulated else error.outside or reason
     return ConfigRecord({"reason": reason, "final": isinstance(error, ConfigError | DataError)})
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedsc.config import Config
+from fedsc.data.expression import LabCells
 from fedsc.data.preprocess import transform
 from fedsc.evaluate import AGREEMENT, METRICS, kmeans, scores
 from fedsc.federated.correction import BatchedCells
@@ -41,12 +42,12 @@ def pooled_scores(
     if not simulated or config.method.local_norm:
         return None
     simulation = simulated_labs(config.data, config.split, config.run.seed)
-    parts = list(simulation.labs.values())
+    parts = dict(simulation.labs)
     if simulation.left_out is not None:
-        parts.append(simulation.left_out)
+        parts[""] = simulation.left_out
     if federation.cell_filter is not None:
-        parts = [federation.cell_filter.passing(part) for part in parts]
-    labels = [part.labels for part in parts]
+        parts = {lab: federation.cell_filter.passing(part) for lab, part in parts.items()}
+    labels = [part.labels for part in parts.values()]
     if any(own is None for own in labels):
         return dict.fromkeys(METRICS)
     truth = np.concatenate(labels)
@@ -61,10 +62,14 @@ def pooled_scores(
                     transform(part, model.preprocessing, scale=config.data.scale),
                     unit=model.unit,
                 ),
-                part.batches(config.analysis.batch_key)[0],
+                part,
+                # Who was not among the labs that were integrated is one batch, as a new lab is.
+                simulation.batch_keys.get(lab, config.analysis.batch_key)
+                if lab in federation.labs
+                else "",
                 harmony,
             )
-            for part in parts
+            for lab, part in parts.items()
         ]
     )
     clusters = kmeans(embedding, len(types), config.run.seed)
@@ -73,8 +78,8 @@ def pooled_scores(
     return found | {name: of_labelled[name] for name in AGREEMENT}
 
 
-def _moved(x: np.ndarray, batches: np.ndarray, harmony: Harmony | None) -> np.ndarray:
+def _moved(x: np.ndarray, part: LabCells, batch_key: str, harmony: Harmony | None) -> np.ndarray:
     """Give a lab's cells where its own correction takes them, to the bit."""
     if harmony is None:
         return x
-    return fit_later(BatchedCells(x, batches), harmony.questions).corrected
+    return fit_later(BatchedCells(x, part.batches(batch_key)[0]), harmony.questions).corrected

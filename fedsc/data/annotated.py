@@ -113,7 +113,8 @@ def write_annotated(
     if isinstance(expression, Backed) or (
         isinstance(expression, OnDisk) and file.suffix == ".h5ad" and rows is None
     ):
-        raise DataError(f"{file}: its layout is that of anndata before 0.7: write it again")
+        old = "its layout is that of anndata before 0.7: write it again"
+        raise DataError(f"{file}: {old}", f"the lab's file: {old}")
     import anndata
 
     if file.suffix == ".h5ad":
@@ -168,7 +169,6 @@ def _copy_with(file: Path, output: Path, additions: Additions) -> None:
         room = 2 * memory.getbuffer().nbytes
     with replacing(output) as partial:
         shutil.copyfile(file, partial)
-        partial.chmod(0o644)
         reserve(partial, room)
         with h5py.File(partial, "r+") as content:
             _add(content, additions)

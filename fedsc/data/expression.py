@@ -53,9 +53,15 @@ class _Annotated:
             return np.zeros(len(self.obs), dtype=np.int64), ()
         if column not in self.obs.columns:
             known = ", ".join(f"'{name}'" for name in self.obs.columns) or "no columns"
-            raise DataError(f"batch-key = '{column}': obs has no such column; it has {known}")
-        if self.obs[column].isna().any():
-            raise DataError(f"batch-key = '{column}': some cells have no value")
+            raise DataError(
+                f"batch-key = '{column}': obs has no such column; it has {known}",
+                "batch-key: the lab's obs has no such column; the lab can name its own in its "
+                "node config or labs.toml, and its own log lists those there are",
+            )
+        if missing := int(self.obs[column].isna().sum()):
+            wrong = f"{missing} of {len(self.obs)} cells have no value; fill them in, or name a "
+            wrong += "column without gaps"
+            raise DataError(f"batch-key = '{column}': {wrong}", f"batch-key: {wrong}")
         values = self.obs[column].astype(str).to_numpy(dtype=str)
         names, codes = np.unique(values, return_inverse=True)
         return codes.astype(np.int64), tuple(map(str, names))

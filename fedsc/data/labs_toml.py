@@ -62,12 +62,17 @@ def told_by_labs(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from None
+        raise ConfigError(
+            f"{path}: cannot be read as TOML ({error})", f"the lab's {LABS} cannot be read as TOML"
+        ) from None
     for lab, own in told.items():
         found[lab] = {}
         for key, value in own.items() if isinstance(own, dict) else [("", own)]:
             if not isinstance(value, _OWN.get(key, ())):
                 known = ", ".join(_OWN)
-                raise ConfigError(f"{path}: {lab}: {key} = {value!r}; known are {known}")
+                raise ConfigError(
+                    f"{path}: {lab}: {key} = {value!r}; known are {known}",
+                    f"the lab's {LABS} has a key or a value that is none; known are {known}",
+                )
             found[lab][key.replace("-", "_")] = value
     return found

@@ -186,7 +186,7 @@ def transform(
     """
     wanted = preprocessing.kind
     if expression.kind != wanted:
-        raise DataError(
+        raise DataError.without_data(
             f"the file holds {_KINDS[expression.kind]} but the model was trained on "
             f"{_KINDS[wanted]}; bring the file to the same scale or name its layer that is"
         )
@@ -198,10 +198,11 @@ def transform(
     measured[chosen[(chosen >= 0) & cells.measured]] = True
     if not measured.any():
         note = case_note({"the file": expression.genes, "the model": preprocessing.genes})
+        none = f"the file measured none of the {len(place)} genes the model uses"
         raise DataError(
-            f"the file measured none of the {len(place)} genes the model uses "
-            f"({', '.join(preprocessing.genes[:3])}, …); "
-            + (note or "check how its genes are named")
+            f"{none} ({', '.join(preprocessing.genes[:3])}, …); "
+            + (note or "check how its genes are named"),
+            f"{none}; check how its genes are named",
         )
     values = _chosen_values(cells, preprocessing.target_sum, chosen, len(place), folder)
     mean, std = preprocessing.mean, preprocessing.std
@@ -357,7 +358,7 @@ def _mapped(blocks: Iterator[csr_matrix], width: int, folder: Path) -> csr_matri
         if not indptr[-1]:  # an empty file cannot be mapped
             return csr_matrix((len(indptr) - 1, width), dtype=np.float32)
         if indptr[-1] > np.iinfo(np.int32).max:
-            raise DataError(
+            raise DataError.without_data(
                 f"the lab's cells have {indptr[-1]:,} values of the chosen genes, and at most 2³¹ "
                 "can be prepared: choose fewer genes (n-genes), or split the file"
             )

@@ -77,7 +77,7 @@ def cell_quality(cells: Aligned, mito: np.ndarray) -> CellQuality:
         If the cells are log-normalised: their counts are gone.
     """
     if cells.kind != "counts":
-        raise DataError(
+        raise DataError.without_data(
             "quality control needs raw counts and the lab holds log-normalised values; "
             "switch it off, or bring raw counts"
         )
@@ -152,7 +152,9 @@ class CellFilter:
         """
         kept = ~np.logical_or.reduce(list(self.failing(cells).values()))
         if not kept.any():
-            raise DataError(f"none of the lab's {len(kept)} cells passes quality control")
+            raise DataError.without_data(
+                f"none of the lab's {len(kept)} cells passes quality control"
+            )
         return cells if kept.all() else cells.subset(np.flatnonzero(kept))
 
 

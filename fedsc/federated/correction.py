@@ -35,16 +35,32 @@ class BatchedCells:
     def __post_init__(self) -> None:
         if len(self.batches) != len(self.x) or self.batches.min(initial=0) < 0:
             raise DataError("every cell needs one batch, counted from 0")
-        if self.batches.max(initial=0) >= MOST_BATCHES:
-            raise DataError(
-                f"{self.batches.max() + 1} batches in one lab, at most {MOST_BATCHES}: does the "
-                "column name batches?"
-            )
+        refuse_many(self.batches)
 
     @property
     def batch_sizes(self) -> np.ndarray:
         """Cells of each batch, int64 (B,)."""
         return np.bincount(self.batches).astype(np.int64)
+
+
+def refuse_many(batches: np.ndarray) -> None:
+    """Refuse more batches than Harmony takes of one lab.
+
+    Parameters
+    ----------
+    batches
+        Of every cell, int (cells,), counted from 0.
+
+    Raises
+    ------
+    DataError
+        If there are more than :data:`MOST_BATCHES`.
+    """
+    if (count := batches.max(initial=0) + 1) > MOST_BATCHES:
+        raise DataError.without_data(
+            f"batch-key: {count} batches in one lab, at most {MOST_BATCHES}: does the column name "
+            "batches?"
+        )
 
 
 @dataclass(frozen=True)

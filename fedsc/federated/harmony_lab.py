@@ -89,7 +89,8 @@ class HarmonyState:
                 reply=_under("reply.", arrays),
             )
         except (KeyError, TypeError) as error:
-            raise RunError(f"the lab's state of the integration is damaged ({error})") from error
+            outside = "the lab's state of the integration is damaged"
+            raise RunError(f"{outside} ({error})", outside) from error
 
 
 def answer(
@@ -127,7 +128,7 @@ def answer(
         state = _begin(cells, *question.arrays["centres"].shape)
     if state is None or step not in (state.step, state.step + 1):
         at = "has not begun" if state is None else f"is at step {state.step}"
-        raise RunError(
+        raise RunError.without_data(
             f"integration: the lab {at} and is asked for step {step}; its state is of another "
             "run or was lost: start the integration again"
         )

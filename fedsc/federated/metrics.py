@@ -82,10 +82,9 @@ def contingency(
         names, codes = np.unique(labels, return_inverse=True)
         unknown = [name for name in names if name not in row]
         if unknown:
-            raise DataError(
-                f"{len(unknown)} labels are not among the {len(row)} the labs agreed on, "
-                f"e.g. '{unknown[0]}'; score with every lab's labels in the vocabulary"
-            )
+            odd = f"{len(unknown)} labels are not among the {len(row)} the labs agreed on"
+            advice = "score with every lab's labels in the vocabulary"
+            raise DataError(f"{odd}, e.g. '{unknown[0]}'; {advice}", f"{odd}; {advice}")
         rows = np.array([row[name] for name in names], dtype=np.int64)[codes]
         np.add.at(table, (rows, clusters), 1)
     return {"table": table}

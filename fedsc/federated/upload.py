@@ -62,7 +62,7 @@ def encode(kind: Kind, start: Arrays, update: Arrays, private: Arrays) -> tuple[
     arrived = decode(kind, start, sent)
     for name, array in arrived.items():
         if not np.isfinite(array).all():
-            raise RunError(
+            raise RunError.without_data(
                 f"{name} has moved too far to be sent as {kind}, or to no number; upload = float32 "
                 "sends any"
             )

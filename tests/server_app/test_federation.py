@@ -112,7 +112,7 @@ def test_a_node_that_cannot_take_part_for_good_is_told_once_and_the_others_go_on
     def one_of_two(message):
         about = lab("A", siblings=3)(message)
         about.update(lab("B", siblings=3)(message))
-        about["error:C"] = pack_error(DataError("no label column 'x'"))
+        about["error:C"] = pack_error(DataError.without_data("no label column 'x'"))
         return about
 
     labs = federation(Nodes(n1=one_of_two), wait_for_labs=0)
@@ -126,7 +126,7 @@ def test_a_node_that_cannot_take_part_for_good_is_told_once_and_the_others_go_on
 
 def test_a_node_whose_error_is_for_good_ends_a_run_of_no_other_at_once(federation, clock):
     def wrong(message):
-        return RecordDict({"error": pack_error(ConfigError("no column 'donor'"))})
+        return RecordDict({"error": pack_error(ConfigError.without_data("no column 'donor'"))})
 
     with pytest.raises(RunError, match=r"^no lab can take part: no column 'donor'$"):
         federation(Nodes(n1=wrong, n2=wrong), wait_for_labs=0).gather()
@@ -437,8 +437,9 @@ def test_a_question_names_the_labs_that_are_to_answer(federation):
     assert named == [["A", "B"], ["A"]]
 
 
-@pytest.mark.parametrize("error", [DataError("no such label"), ConfigError("no such option")])
-def test_what_fails_for_good_is_not_asked_again(federation, error):
+@pytest.mark.parametrize("kind", [DataError, ConfigError])
+def test_what_fails_for_good_is_not_asked_again(federation, kind):
+    error = kind.without_data("no such thing")
     grid = Nodes(n1=_answering("A", _mean(5, 1.0)), n2=_failing("B", *[error] * 3))
     labs = federation(grid, wait_for_labs=2)
     labs.gather()

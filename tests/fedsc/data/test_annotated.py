@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import anndata
@@ -229,3 +230,13 @@ def test_what_reading_did_not_look_at_is_checked_before_it_is_copied(cells, tmp_
         file["obsm/X_pca"] = np.ones((7, 2))
     with pytest.raises(DataError, match="cannot be read"):
         write_annotated(Origin(path), tmp_path / "out.h5ad", expression, Additions())
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_who_may_read_a_copy_is_as_the_umask_says(tiny_set, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_annotated(Origin(tiny_set), tmp_path / "copy.h5ad", read(tiny_set), Additions())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "copy.h5ad").stat().st_mode & 0o777 == mode
