@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Message, RecordDict
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
@@ -14,9 +15,12 @@ from client_app import labs
 from client_app.state import load_integration
 from fedsc.cli import app as cli
 from fedsc.clusters import load_clusters
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.federated.harmony import HARMONY
-from protocol.ask import INTEGRATION
+from fedsc.federated.harmony_lab import CORRECT
+from fedsc.model import load_model
+from protocol.ask import CLUSTERS, INTEGRATION
+from protocol.replies import pack_error
 
 N_TYPES, DIMENSIONS = 3, 50
 
@@ -263,6 +267,33 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     assert not (left.folder / HARMONY).exists()
 
 
+def test_a_lab_that_was_left_out_does_not_end_with_the_correction_of_another_integration(
+    config, files, lead, tmp_path, monkeypatch
+):
+    """A takes all steps, and is lost after them; B and C take as many once more, without it."""
+    monkeypatch.setattr("fedsc.federated.harmony.ROUNDS", 2)
+    steps = Counter()
+
+    def app(message, context):
+        question = message.content.config_records.get("question", {})
+        steps[context.node_config["lab"]] += question.get("name") == CORRECT
+        if context.node_config["lab"] == "A" and question.get("subject") == CLUSTERS:
+            error = pack_error(DataError("lost"))
+            return Message(RecordDict({"error:A": error}), reply_to=message)
+        return client(message, context)
+
+    left = lead(
+        config.replace(integrate="harmony", output=str(tmp_path)),
+        nodes_of(files, tmp_path),
+        app=app,
+    )
+    assert steps["B"] == 2 * steps["A"]  # or this would show nothing
+    assert left.scores["integration"]["rounds"] == steps["A"]
+    assert "lab A could not write its results: the lab was not there for all steps" in left.log
+    written = {name: bool(list((tmp_path / name / "run").glob("*.h5ad"))) for name in "ABC"}
+    assert written == {"A": False, "B": True, "C": True}
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_without_integration_forgets_it(config, files, lead, tmp_path):
     first = lead(
@@ -297,5 +328,5 @@ def test_labs_of_a_column_or_with_a_file_each_are(tiny, change, lead, files):
     )  # fmt: skip
     left = lead(folder)
     assert left.scores["integration"]["done"] is True
-    clusters = load_clusters(left.folder, 50 if folder.data.n_genes >= 50 else 30)
+    clusters = load_clusters(left.folder, load_model(left.folder))
     assert clusters.k == left.scores["graph"]["clusters"]

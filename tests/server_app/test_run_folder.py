@@ -4,6 +4,7 @@ import subprocess
 import sys
 from datetime import datetime
 from logging import DEBUG, INFO, WARNING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,9 +133,9 @@ def test_a_resumed_run_takes_over_what_does_not_change_the_past_and_says_so(tmp_
     first = _open(tmp_path, run_name="r", rounds=5, dataset="old.h5ad")
     later = {"rounds": 9, "dataset": "new.h5ad", "wait_for_labs": 2, "min_updates": 1}
     second = _open(tmp_path / "moved", resume=str(first.path), round_timeout=60.0, **later)
-    assert json.loads((first.path / "config.json").read_text())["rounds"] == 5  # not led yet
     with second.led():
-        pass
+        assert json.loads((first.path / "config.json").read_text())["rounds"] == 5  # not begun yet
+        second.go_on()
     kept = json.loads((first.path / "config.json").read_text())
     assert (kept["rounds"], kept["dataset"], kept["wait-for-labs"]) == (9, "new.h5ad", 2)
     assert (kept["run-name"], kept["output"]) == ("r", str(tmp_path))
@@ -143,8 +144,34 @@ def test_a_resumed_run_takes_over_what_does_not_change_the_past_and_says_so(tmp_
     assert "round-timeout = 60.0 (was 3600.0)" in said
     third = _open(tmp_path, resume=str(first.path), round_timeout=60.0, **later)
     with third.led():
-        pass
+        third.go_on()
     assert (first.path / "run.log").read_text().count("resuming with") == 1
+
+
+@pytest.mark.parametrize("removed", range(6))
+def test_old_results_that_are_left_go_together_wherever_a_resume_is_killed(
+    tmp_path, monkeypatch, removed
+):
+    folder = _open(tmp_path, run_name="r", rounds=5)
+    names = ["scores.json", "report.html", "clusters.safetensors", "integration.safetensors"]
+    names += ["markers.csv", "labs/A.h5ad"]
+    (folder.path / "labs").mkdir()
+    for name in names:
+        (folder.path / name).write_text("of before")
+    unlink, left = Path.unlink, [removed]
+
+    def kill(path, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        unlink(path, **more)
+
+    again = _open(tmp_path, resume=str(folder.path), rounds=9)
+    monkeypatch.setattr(Path, "unlink", kill)
+    with pytest.raises(KeyboardInterrupt):
+        again.go_on()
+    assert [name for name in names if not (folder.path / name).exists()] == names[:removed]
+    assert json.loads((folder.path / "config.json").read_text())["rounds"] == 5
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
     np.testing.assert_allclose(np.linalg.norm(cells.obsm["X_fedsc"], axis=1), 1, rtol=1e-5)
     assert cells.uns["fedsc"]["method"] == "fedsc"
     # These are the run's clusters, under its names.
-    clusters = load_clusters(run, 60)
+    clusters = load_clusters(run, load_model(run))
     names = [str(cluster) for cluster in range(clusters.k)]
     assert list(cells.obs["fedsc_cluster"].cat.categories) == names
     expected = clusters.assign(cells.obsm["X_fedsc"])
@@ -166,7 +166,7 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
 
 
 def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
-    clusters = load_clusters(run, 60)
+    clusters = load_clusters(run, load_model(run))
     micro = replace(clusters.micro, centres=clusters.micro.centres[:, :5].copy())
     (run / "clusters.safetensors").write_bytes(replace(clusters, micro=micro).pack())
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
