@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from client_app import app as client
 from client_app import labs
 from client_app.state import load_integration
+from fedsc import tensors
 from fedsc.cli import app as cli
 from fedsc.clusters import load_clusters
 from fedsc.errors import ConfigError, DataError
@@ -187,7 +188,7 @@ def test_a_later_file_of_one_type_is_moved_as_its_lab_was(integrated, files, tmp
     assert set(found.obs["fedsc_type"]) == {"type1"}
 
 
-@pytest.mark.parametrize("spoil", ["rubbish", "none", "another run", "other state"])
+@pytest.mark.parametrize("spoil", ["rubbish", "none", "another run", "other state", "before"])
 def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_path, spoil):
     left, state, _ = integrated
     folder, kept = left.folder, tmp_path / "kept.safetensors"
@@ -197,8 +198,12 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
         folder = lead(config.replace(output=str(tmp_path)), nodes_of(files, tmp_path)).folder
     elif spoil == "other state":
         kept = state / "A" / "run" / "embedding.safetensors"
+    elif spoil == "before":  # the run was resumed since
+        arrays, about = tensors.read(state / "A" / "run" / "integration.safetensors")
+        kept.write_bytes(tensors.pack(arrays | {"asked": arrays["asked"][::-1]}, about))
     done = embed(files / "A.h5ad", folder, tmp_path / "o.h5ad", "--integration", kept)
-    words = "did not integrate" if spoil == "another run" else "no state of a lab's integration"
+    words = {"another run": "did not integrate", "before": "not of this run's integration"}
+    words = words.get(spoil, "no state of a lab's integration")
     assert words in str(done.exception)
     assert not (tmp_path / "o.h5ad").exists()
 
@@ -271,7 +276,7 @@ def test_a_lab_that_was_left_out_does_not_end_with_the_correction_of_another_int
     config, files, lead, tmp_path, monkeypatch
 ):
     """A takes all steps, and is lost after them; B and C take as many once more, without it."""
-    monkeypatch.setattr("fedsc.federated.harmony.ROUNDS", 2)
+    monkeypatch.setattr("fedsc.federated.harmony.ROUNDS", 1)
     steps = Counter()
 
     def app(message, context):

@@ -61,6 +61,6 @@ def read_kept(
     if about.get("model") != model.digest:
         raise DataError(
             f"{path}: made with another model than the one beside it, or by an earlier version "
-            "of FedSC; resume the run, and it is made anew"
+            "of FedSC; resume the run, which makes it anew, or start a new one"
         )
     return kept
