@@ -1,10 +1,12 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 from datetime import datetime
 from logging import DEBUG, INFO, WARNING
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from flwr.common.logger import FLOWER_LOGGER
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
+from fedsc.federated.correction import BatchedCells
+from fedsc.federated.harmony import integrate_here, load_harmony
 from server_app.run_folder import RunFolder, new_name
 
 
@@ -172,6 +176,26 @@ def test_old_results_that_are_left_go_together_wherever_a_resume_is_killed(
         again.go_on()
     assert [name for name in names if not (folder.path / name).exists()] == names[:removed]
     assert json.loads((folder.path / "config.json").read_text())["rounds"] == 5
+
+
+def test_clusters_never_lie_without_the_integration_they_are_of(tmp_path, monkeypatch):
+    folder = _open(tmp_path, run_name="r")
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    harmony, _ = integrate_here([BatchedCells(x, np.repeat([0, 1], 30))], 0)
+    clusters = SimpleNamespace(model="0123", pack=lambda: b"clusters")
+    analysis = SimpleNamespace(clusters=clusters, integration=SimpleNamespace(harmony=harmony))
+    original = os.replace
+
+    def kill(source, target):
+        if target.name == "clusters.safetensors":
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_analysis(analysis, [])
+    kept = load_harmony(folder.path, SimpleNamespace(dimensions=4, digest="0123"))
+    assert kept.name == harmony.name
 
 
 @pytest.mark.parametrize(
