@@ -46,33 +46,33 @@ def answer_of(
     from fedsc.federated.answers import answer
 
     if subject == ask.INTEGRATION:
-        return _integration(question, ask.steps_of(content), folder)
+        return _integration(question, ask.integration_of(content), folder)
     return answer(_data(lab, question, subject, content, folder, scale), question)
 
 
-def embedding_of(folder: Path, steps: int) -> np.ndarray:
+def embedding_of(folder: Path, integration: str) -> np.ndarray:
     """Give the embedding of a lab's cells, float (cells, d).
 
     Parameters
     ----------
     folder
         Of the lab's private state of the run.
-    steps
-        Of Harmony, after which it is meant; 0 = as it was before.
+    integration
+        Name of the one after which it is meant; ``""`` = as it was before any.
 
     Raises
     ------
     RunError
-        If the lab has not embedded its cells, or has taken fewer steps (it was away meanwhile), or
-        those of another run.
+        If the lab has not embedded its cells, or has not taken all steps of this integration (it
+        was away meanwhile), but perhaps those of another.
     """
-    if not steps:
+    if not integration:
         return load_embedding(folder).x
     state = load_integration(folder)
-    if state is None or state.step != steps:
-        taken = 0 if state is None else state.step
+    if state is None or state.asked[-1] != integration:
         raise RunError.without_data(
-            f"the lab took {taken} of {steps} steps of the integration: start it again"
+            "the lab was not there for all steps of the integration, which the results need: "
+            "its cells are moved otherwise, or not at all"
         )
     return state.corrected
 
@@ -87,7 +87,7 @@ def _data(
         return lab.aligned(unpack_names(content["vocabulary"]["names"]))
     if subject == ask.CELLS:
         return lab.cells(unpack_preprocessing(content), scale)
-    x = embedding_of(folder, ask.steps_of(content))
+    x = embedding_of(folder, ask.integration_of(content))
     x = x[:, : ask.dimensions_of(content, x.shape[1])]
     labels = {metrics.CONTINGENCY, graph.CONTINGENCY}.intersection(q.name for q in parts(question))
     if subject == ask.EMBEDDING and not labels:
@@ -100,7 +100,7 @@ def _data(
     return Clustered(cells, ask.clusters_of(content).assign(x), lab.expression.labels)
 
 
-def _integration(question: Question, steps: int, folder: Path) -> Sums:
+def _integration(question: Question, integration: str, folder: Path) -> Sums:
     """Take a step of Harmony, whose state the lab keeps before it answers; or say how labs mix."""
     from fedsc.federated import harmony_lab, mixing
     from fedsc.federated.correction import BatchedCells
@@ -108,7 +108,7 @@ def _integration(question: Question, steps: int, folder: Path) -> Sums:
     kept = load_embedding(folder)
     cells = BatchedCells(kept.x, kept.batches)
     if question.name == mixing.MIXING:
-        after = embedding_of(folder, steps) if steps else None
+        after = embedding_of(folder, integration) if integration else None
         return mixing.sum_mixing(cells, after, question)
     before = load_integration(folder)
     sums, after_step = harmony_lab.answer(cells, before, question)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from fedsc import tensors
-from fedsc.data.reading.kept import read_kept
+from fedsc.data.reading.kept import Embedder, read_kept
 from fedsc.errors import DataError
 from fedsc.federated import graph, kmeans
 from fedsc.federated.centres import batches
@@ -48,6 +48,8 @@ class Clusters:
         annotated.
     shares
         Share of a cluster's annotated cells that are of its type, float64 (k,).
+    model
+        Digest of the model whose embedding they are of.
     """
 
     micro: MicroCentres
@@ -57,6 +59,7 @@ class Clusters:
     places: np.ndarray | None
     types: tuple[str, ...]
     shares: np.ndarray
+    model: str
 
     @property
     def k(self) -> int:
@@ -120,7 +123,8 @@ class Clusters:
             for name, array in (("centres", self.centres), ("places", self.places))
             if array is not None
         }
-        return tensors.pack(arrays, {"format": FORMAT, "types": list(self.types)})
+        about = {"format": FORMAT, "types": list(self.types), "model": self.model}
+        return tensors.pack(arrays, about)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Clusters":
@@ -152,9 +156,9 @@ class Clusters:
             raise DataError(f"these are no clusters ({error})") from error
 
 
-def load_clusters(folder: Path, dimensions: int) -> Clusters | None:
+def load_clusters(folder: Path, model: Embedder) -> Clusters | None:
     """Load the clusters of a finished run, as :func:`~fedsc.data.reading.kept.read_kept`."""
-    return read_kept(folder / CLUSTERS, Clusters.from_arrays, dimensions)
+    return read_kept(folder / CLUSTERS, Clusters.from_arrays, model)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clusters:
@@ -196,10 +200,12 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
         raise ValueError("a type for each cluster is missing")
     if not all(isinstance(name, str) for name in types):
         raise ValueError("a type is no text")
+    model = about.get("model", "")  # an earlier version named none
+    if not isinstance(model, str):
+        raise ValueError("the digest of their model is no text")
     micro = MicroCentres(nodes, sets, float(arrays["scale"][0]))
-    return Clusters(
-        micro, communities, centres, sizes, arrays.get("places"), tuple(types), arrays["shares"]
-    )
+    places, shares = arrays.get("places"), arrays["shares"]
+    return Clusters(micro, communities, centres, sizes, places, tuple(types), shares, model)
 
 
 def _rows_and_columns(array: np.ndarray) -> tuple[int, int]:

@@ -5,11 +5,13 @@ model (the run's clusters stand beside them, see ``clusters.py``). A folder may 
 sizes are bounded before anything is read, all is checked before it is used.
 """
 
+import hashlib
 import io
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -77,6 +79,14 @@ class Model:
         """Columns of an embedding."""
         layers = [name for name in self.weights if _LAYER.fullmatch(name)]
         return len(self.weights[max(layers, key=lambda name: int(name.split(".")[1]))])
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the model by its content: what was made with it can be told from all else."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files().items()):
+            digest.update(name.encode() + content)
+        return digest.hexdigest()[:16]
 
     def prepare(self, expression: Expression | Backed) -> CellMatrix:
         """Make encoder input of cells the model has not seen.

@@ -16,7 +16,7 @@ from fedsc.errors import DataError
 from fedsc.federated.correction import BatchedCells, correct
 from fedsc.federated.harmony import load_harmony
 from fedsc.federated.harmony_lab import load_correction
-from fedsc.model import load_model, load_private_norm
+from fedsc.model import Model, load_model, load_private_norm
 
 RESOLUTION = 0.5
 """Of Leiden, where a run has made no clusters and nobody says otherwise."""
@@ -86,8 +86,8 @@ def place(
         hint = case_note({"the file": cells.genes, "the model": trained.preprocessing.genes})
     warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
     embedding = trained.embed(prepared, norm)
-    embedding, integrated = _integrated(embedding, cells, folder, integration, batch_key)
-    found = load_clusters(folder, embedding.shape[1]) if resolution is None else None
+    embedding, integrated = _integrated(embedding, cells, folder, trained, integration, batch_key)
+    found = load_clusters(folder, trained) if resolution is None else None
     about: dict[str, Any] = {
         "model": str(folder),
         "method": trained.method,
@@ -131,13 +131,14 @@ def _integrated(
     embedding: np.ndarray,
     cells: Expression | Backed,
     folder: Path,
+    trained: Model,
     own: Path | None,
     batch_key: str,
 ) -> tuple[np.ndarray, str]:
     """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
     if batch_key and own is None:
         raise DataError(f"--batch-key {batch_key}: goes with --integration")
-    harmony = load_harmony(folder, embedding.shape[1])
+    harmony = load_harmony(folder, trained)
     if harmony is None:
         if own is not None:
             raise DataError(f"--integration {own}: the run did not integrate its labs")
@@ -145,7 +146,7 @@ def _integrated(
     if own is None:
         fitted = harmony.correct_new_lab(embedding)
         return fitted, "as a new lab: its correction is fitted to the run's centres"
-    correction, known = load_correction(own)
+    correction, known = load_correction(own, harmony.name)
     batches = np.zeros(len(embedding), dtype=np.int64)
     if len(known) > 1:
         batches = _codes(cells, batch_key, known, own)

@@ -177,7 +177,7 @@ class Run:
         """What places a cell; ``None`` before the run has clusters."""
         if not (self.folder / "model.safetensors").exists():
             return None
-        return load_clusters(self.folder, self.model.dimensions)
+        return load_clusters(self.folder, self.model)
 
     @property
     def warnings(self) -> list[str]:

@@ -43,29 +43,29 @@ def about_cells(preprocessing: Preprocessing) -> RecordDict:
     return pack_preprocessing(preprocessing)
 
 
-def about_embedding(steps: int, dimensions: int = 0) -> RecordDict:
-    """Say which embedding is meant: after how many steps of Harmony, and how many columns.
+def about_embedding(integration: str, dimensions: int = 0) -> RecordDict:
+    """Say which embedding is meant: after which integration, by its name, and how many columns.
 
-    0 steps = as it was before, 0 columns = all.
+    ``""`` = as it was before any, 0 columns = all.
     """
-    told = ConfigRecord({"steps": steps, "dimensions": dimensions})
+    told = ConfigRecord({"integration": integration, "dimensions": dimensions})
     return RecordDict({"embedding": told})
 
 
-def about_clusters(clusters: Clusters, vocabulary: np.ndarray, steps: int) -> RecordDict:
+def about_clusters(clusters: Clusters, vocabulary: np.ndarray, integration: str) -> RecordDict:
     """Give what a question about clusters needs besides: how a cell's is found, the columns."""
     return RecordDict(
         {
-            **about_embedding(steps),
+            **about_embedding(integration),
             **about_expression(vocabulary),
             "clusters": ConfigRecord({"packed": clusters.pack()}),
         }
     )
 
 
-def steps_of(content: RecordDict) -> int:
-    """Tell after how many steps of Harmony the embedding is that a message means."""
-    return int(content["embedding"]["steps"])
+def integration_of(content: RecordDict) -> str:
+    """Tell after which integration the embedding is that a message means, ``""`` = before any."""
+    return str(content["embedding"]["integration"])
 
 
 def dimensions_of(content: RecordDict, all_: int) -> int:

@@ -1,10 +1,18 @@
 """Embed: the model goes out; the embedding stays in the lab, which tells how many cells it has."""
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from pydantic import BaseModel, ConfigDict
 
 from fedsc.federated.averaging import Arrays
 from fedsc.model import Model
+from protocol.checks import BadReply, Cells, read_record
 from protocol.records import key, pack_arrays, pack_preprocessing, unpack_arrays
+
+
+class _Embedded(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    cells: Cells
 
 
 def pack_model(model: Model) -> RecordDict:
@@ -26,3 +34,16 @@ def unpack_encoder(content: RecordDict) -> tuple[Arrays, bool]:
 def pack_embedded(lab: str, n_cells: int) -> RecordDict:
     """Say that a lab has embedded its cells."""
     return RecordDict({key("embedded", lab): MetricRecord({"cells": n_cells})})
+
+
+def read_embedded(content: RecordDict, lab: str, n_cells: int) -> None:
+    """Hold what a lab says of its embedding against the cells it described itself with.
+
+    Raises
+    ------
+    BadReply
+        If it says nothing, or is of another number of cells.
+    """
+    told = read_record(_Embedded, content.get(key("embedded", lab)), MetricRecord, "the embedding")
+    if told.cells != n_cells:
+        raise BadReply(f"embedded {told.cells} cells, described itself with {n_cells}")

@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedsc.clusters import Clusters
 from fedsc.federated.markers import Markers
+from protocol.checks import BadReply
 from protocol.records import key, pack_arrays, pack_names, unpack_arrays, unpack_names
 
 
@@ -20,8 +21,8 @@ class Results:
     ----------
     clusters
         Of the pool, their types and the map.
-    steps
-        Of Harmony, after which the embedding is that the clusters are of; 0 = as it was.
+    integration
+        Name of the one after which the embedding is that the clusters are of; ``""`` = as it was.
     markers
         The first genes of every cluster.
     vocabulary
@@ -33,7 +34,7 @@ class Results:
     """
 
     clusters: Clusters
-    steps: int
+    integration: str
     markers: Markers
     vocabulary: np.ndarray
     about: Mapping[str, Any]
@@ -44,7 +45,9 @@ def pack_results(results: Results) -> RecordDict:
     """Put the results into a message."""
     return RecordDict(
         {
-            "clusters": ConfigRecord({"packed": results.clusters.pack(), "steps": results.steps}),
+            "clusters": ConfigRecord(
+                {"packed": results.clusters.pack(), "integration": results.integration}
+            ),
             "markers": pack_arrays(vars(results.markers)),
             "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
             "about": ConfigRecord(dict(results.about)),
@@ -58,7 +61,7 @@ def unpack_results(content: RecordDict) -> Results:
     told = content["clusters"]
     return Results(
         clusters=Clusters.unpack(told["packed"]),
-        steps=int(told["steps"]),
+        integration=str(told["integration"]),
         markers=Markers(**unpack_arrays(content["markers"])),
         vocabulary=unpack_names(content["vocabulary"]["names"]),
         about=dict(content["about"]),
@@ -72,10 +75,18 @@ def pack_finished(lab: str, copy: str) -> RecordDict:
 
 
 def read_finished(content: RecordDict, lab: str) -> str:
-    """Take the name of the copy out of a reply; ``""`` where there is none that can be shown."""
+    """Take the name of the copy out of a reply.
+
+    Raises
+    ------
+    BadReply
+        If there is none that can be shown.
+    """
     record = content.get(key("finished", lab))
     name = record.get("copy") if isinstance(record, ConfigRecord) else None
-    return name if isinstance(name, str) and len(name) <= _LONGEST and name.isprintable() else ""
+    if not (isinstance(name, str) and 0 < len(name) <= _LONGEST and name.isprintable()):
+        raise BadReply("it does not name the copy it should have written")
+    return name
 
 
 _LONGEST = 255  # of a file's name

@@ -20,10 +20,12 @@ from fedsc.federated.query import together
 from fedsc.model import Model
 from fedsc.options import AnalysisOptions
 from protocol import ask as asking
-from protocol.embed import pack_model
+from protocol.checks import BadReply
+from protocol.embed import pack_model, read_embedded
 from protocol.records import EMBED
+from protocol.replies import Answers
 from server_app.clustering import Found, find_clusters
-from server_app.federation import Federation
+from server_app.federation import Federation, LabsLost
 from server_app.integration import Integration, integrate
 
 
@@ -58,8 +60,21 @@ def embed(federation: Federation, model: Model) -> int:
         If a lab does not answer.
     """
     log(INFO, "embedding the cells of %d labs", len(federation.labs))
-    federation.tell_all(EMBED, pack_model(model))
+    answers = federation.tell_all(EMBED, pack_model(model))
+    if wrong := not_embedded(federation, answers):
+        raise LabsLost(wrong)
     return model.dimensions
+
+
+def not_embedded(federation: Federation, answers: Answers) -> dict[str, str]:
+    """Say of which labs the cells are not embedded, and why, by lab."""
+    failures = dict(answers.failures)
+    for lab, reply in answers.records.items():
+        try:
+            read_embedded(reply, lab, federation.labs[lab].cells)
+        except BadReply as bad:
+            failures[lab] = str(bad)
+    return failures
 
 
 def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
@@ -84,14 +99,14 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     """
     dimensions = embed(federation, model)
     integration = integrate(federation, config, dimensions)
-    found = find_clusters(federation, config, model, integration.steps)
+    found = find_clusters(federation, config, model, integration.name)
     types = federation.types
-    clusters = _clusters(found, config.analysis, config.run.seed)
+    clusters = _clusters(found, config.analysis, config.run.seed, model.digest)
     vocabulary = np.array(model.preprocessing.vocabulary, dtype=object)
     nothing = no_clusters(vocabulary, model.preprocessing.kind)
     ask = federation.ask(
         asking.CLUSTERS,
-        asking.about_clusters(clusters, vocabulary, integration.steps),
+        asking.about_clusters(clusters, vocabulary, integration.name),
         lambda question: answer(nothing, question),
     )
     log(INFO, "markers and types of %d clusters", clusters.k)
@@ -115,7 +130,7 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     return Analysis(replace(found, warnings=tuple(warnings)), integration, clusters, markers)
 
 
-def _clusters(found: Found, options: AnalysisOptions, seed: int) -> Clusters:
+def _clusters(found: Found, options: AnalysisOptions, seed: int, model: str) -> Clusters:
     """Choose the clusters the cells get, and draw the map."""
     graph, by_kmeans = found.graph, options.cluster_by == "kmeans" and found.kmeans is not None
     communities, sizes = graph.communities[found.first], graph.sizes[found.first]
@@ -127,4 +142,5 @@ def _clusters(found: Found, options: AnalysisOptions, seed: int) -> Clusters:
     if options.draw_map:
         log(INFO, "map of %d micro-centres (draw-map = false saves the time)", len(communities))
         places = learn_map(graph.micro, seed)
-    return Clusters(graph.micro, communities, centres, sizes, places, (), np.zeros(len(sizes)))
+    shares = np.zeros(len(sizes))
+    return Clusters(graph.micro, communities, centres, sizes, places, (), shares, model)

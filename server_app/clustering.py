@@ -53,8 +53,10 @@ class Found:
     warnings: tuple[str, ...]
 
 
-def find_clusters(federation: Federation, config: Config, model: Model, steps: int) -> Found:
+def find_clusters(federation: Federation, config: Config, model: Model, integration: str) -> Found:
     """Cluster the embeddings of all labs by a graph and, where k is known, by k-means; score both.
+
+    ``integration`` names the one after which embeddings are meant, ``""`` = before any.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
         If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, federation.types
-    ask = _ask_embedding(federation, model, model.dimensions, steps, "graph")
+    ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
     first = options.resolutions[0]
     beside = {first * step for step in _STEPS}
     resolutions = tuple(sorted({*options.resolutions, *beside}))
@@ -90,7 +92,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, steps: i
     if k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, model, columns, steps, "kmeans")
+        narrow = _ask_embedding(federation, model, columns, integration, "kmeans")
         centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
         k_from = "given" if options.k else f"the {k} cell types the labs name"
         log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
@@ -124,13 +126,13 @@ _UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
 
 
 def _ask_embedding(
-    federation: Federation, model: Model, dimensions: int, steps: int, purpose: str
+    federation: Federation, model: Model, dimensions: int, integration: str, purpose: str
 ) -> Ask:
     nothing = no_embedding(dimensions)
-    unit = model.unit and not steps  # Harmony moves cells off the sphere
+    unit = model.unit and not integration  # Harmony moves cells off the sphere
     return federation.ask(
         asking.EMBEDDING,
-        asking.about_embedding(steps, dimensions),
+        asking.about_embedding(integration, dimensions),
         lambda question: answer(nothing, question),
         purpose,
         largest=_UNIT if unit else LARGEST,

@@ -1,6 +1,6 @@
 """The results go to the labs: each writes them into a copy of its own file."""
 
-import hashlib
+from collections.abc import Mapping
 from logging import INFO, WARNING
 
 import numpy as np
@@ -9,10 +9,11 @@ from flwr.common import log
 import fedsc
 from fedsc.config import Config
 from fedsc.model import Model
+from protocol.checks import BadReply
 from protocol.embed import pack_model
 from protocol.finish import Results, pack_results, read_finished
 from protocol.records import EMBED, FINISH
-from server_app.analysis import Analysis
+from server_app.analysis import Analysis, not_embedded
 from server_app.federation import Federation
 
 _MARKERS = 100  # genes of each cluster that a lab's file holds
@@ -43,7 +44,7 @@ def finish(
         "cells": sum(told.cells for told in federation.labs.values()),
         "genes": len(model.preprocessing.genes),
         "version": fedsc.__version__,
-        "model": _digest(model),
+        "model": model.digest,
         "k": analysis.clusters.k,
         "clusters": "federated k-means" if by_kmeans else "graph of the pool",
         "integrated": "harmony" if analysis.integration.harmony else "none",
@@ -54,7 +55,7 @@ def finish(
         about["warnings"] = "; ".join(warnings)
     results = Results(
         analysis.clusters,
-        analysis.integration.steps,
+        analysis.integration.name,
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
@@ -62,8 +63,11 @@ def finish(
     )
     served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
-        if not results.steps:  # or it would lose its correction
-            federation.tell(late, EMBED, pack_model(model))
+        if not results.integration:  # or it would lose its correction
+            answers = federation.tell(late, EMBED, pack_model(model))
+            failures = not_embedded(federation, answers)
+            _warn(failures)
+            late = [lab for lab in late if lab not in failures]
         _tell_results(federation, late, results)
 
 
@@ -73,8 +77,14 @@ _OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
     """Tell labs the results; list those that have them in a copy of their own file."""
     answers = federation.tell(labs, FINISH, pack_results(results))
+    failures, served = dict(answers.failures), []
     for lab, reply in answers.records.items():
-        file = read_finished(reply, lab)
+        try:
+            file = read_finished(reply, lab)
+        except BadReply as bad:
+            failures[lab] = str(bad)
+            continue
+        served.append(lab)
         log(
             INFO,
             "lab %s has its results in a copy of its own file: %s",
@@ -82,7 +92,13 @@ def _tell_results(federation: Federation, labs: list[str], results: Results) -> 
             file,
             extra={"lab": lab, "file": file},
         )
-    for lab, reason in answers.failures.items():
+    _warn(failures)
+    return served
+
+
+def _warn(failures: Mapping[str, str]) -> None:
+    """Tell of labs that have no results in their own files, by lab."""
+    for lab, reason in failures.items():
         log(
             WARNING,
             "lab %s could not write its results: %s; it can do so with fedsc embed, from this "
@@ -91,12 +107,3 @@ def _tell_results(federation: Federation, labs: list[str], results: Results) -> 
             reason,
             extra={"lab": lab, "reason": reason},
         )
-    return list(answers.records)
-
-
-def _digest(model: Model) -> str:
-    """Name the model by its content, so that labs can see that they hold results of the same."""
-    digest = hashlib.sha256()
-    for name, content in sorted(model.files().items()):
-        digest.update(name.encode() + content)
-    return digest.hexdigest()[:16]

@@ -36,9 +36,9 @@ class Integration:
     about: dict[str, Any]
 
     @property
-    def steps(self) -> int:
-        """How many steps of Harmony labs took; 0 where the embedding is as it was."""
-        return len(self.harmony.questions) if self.harmony else 0
+    def name(self) -> str:
+        """Of this integration, for messages; ``""`` where the embedding is as it was."""
+        return self.harmony.name if self.harmony else ""
 
 
 def integrate(federation: Federation, config: Config, dimensions: int) -> Integration:
@@ -54,7 +54,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
         return Integration(None, {"asked": wanted, "done": False})
     ask = federation.ask(
         asking.INTEGRATION,
-        asking.about_embedding(steps=0),
+        asking.about_embedding(""),
         _IntegrationAnswers(dimensions),
     )
     n_cells = sum(about.cells for about in federation.labs.values())
@@ -67,7 +67,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     harmony = learn_harmony(ask, n_cells, start, _harmony_reporter)
     moved = federation.ask(
         asking.INTEGRATION,
-        asking.about_embedding(len(harmony.questions)),
+        asking.about_embedding(harmony.name),
         _IntegrationAnswers(dimensions),
     )
     after = learn_mixing(moved, harmony.centres)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsc.config import Config
 from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
+from fedsc.errors import ConfigError
 from fedsc.federated.answers import answer, no_cells
 from fedsc.federated.averaging import Arrays
 from fedsc.federated.bounds import LARGEST
@@ -31,7 +32,7 @@ from server_app.finish import finish
 from server_app.identity import Identities
 from server_app.integration import Integration, integrate
 from server_app.preparation import Quality, control_quality, prepare
-from server_app.run_folder import RunFolder
+from server_app.run_folder import SCORES, RunFolder
 from server_app.scoring import pooled_scores
 from server_app.split import leaks, left_out, refuse_integration, scheme_of
 from server_app.strategy import RoundResult, train
@@ -74,9 +75,11 @@ def main(grid: Grid, context: Context) -> None:
             preprocessing = federation.phase(lambda: prepare(federation, config, rare))
             folder.write_preprocessing(preprocessing, config.fingerprint())
 
-        begin("training" if method.objective else "principal components")
-        if method.objective:
-            weights = _train(federation, config, folder, preprocessing)
+        state = _first_state(config, folder, preprocessing) if method.objective else None
+        folder.go_on()
+        begin("training" if state else "principal components")
+        if state:
+            weights = _train(federation, config, folder, preprocessing, state)
         else:
             weights = _pca(federation, preprocessing)
         model = Model(
@@ -120,7 +123,7 @@ def main(grid: Grid, context: Context) -> None:
             "config": config.to_mapping(),
             "warnings": warnings,
         }
-        folder.write_json("scores.json", scores)
+        folder.write_json(SCORES, scores)
         begin("files")
         finish(federation, config, model, analysis, warnings)
         traffic = federation.traffic
@@ -208,7 +211,7 @@ def _floor(federation: Federation, config: Config, model: Model) -> dict[str, An
     def scored() -> dict[str, Any]:
         dimensions = embed(federation, components)
         integration = integrate(federation, config, dimensions)
-        found = find_clusters(federation, config, components, integration.steps)
+        found = find_clusters(federation, config, components, integration.name)
         return {**found.scores, **_pooled(federation, config, components, integration)}
 
     scores = federation.phase(scored)
@@ -228,17 +231,40 @@ def _pooled(
     }
 
 
+def _first_state(config: Config, folder: RunFolder, preprocessing: Preprocessing) -> ServerState:
+    """Give the state that training begins with, or goes on from.
+
+    Raises
+    ------
+    ConfigError
+        If more rounds are done than are wanted.
+    RunError
+        If there are checkpoints and none can be read.
+    """
+    initial = _initial_weights(config, len(preprocessing.genes))
+    state = None
+    if config.run.resume:
+        state = load_checkpoint(folder.checkpoint, config.fingerprint(), initial)
+    if state is None:
+        return ServerState(0, initial)
+    if state.round > config.training.rounds:
+        raise ConfigError(
+            f"option rounds = {config.training.rounds}: {state.round} rounds are done already; "
+            "resume with as many or more"
+        )
+    log(INFO, "resuming after round %d", state.round, extra={"round": state.round})
+    return state
+
+
 def _train(
-    federation: Federation, config: Config, folder: RunFolder, preprocessing: Preprocessing
+    federation: Federation,
+    config: Config,
+    folder: RunFolder,
+    preprocessing: Preprocessing,
+    state: ServerState,
 ) -> Arrays:
     method = method_of(config.method)
     fingerprint = config.fingerprint()
-    initial = _initial_weights(config, len(preprocessing.genes))
-    state = load_checkpoint(folder.checkpoint, fingerprint, initial) if config.run.resume else None
-    if state is None:
-        state = ServerState(0, initial)
-    else:
-        log(INFO, "resuming after round %d", state.round, extra={"round": state.round})
     folder.forget_metrics_after(state.round)
 
     def after_round(state: ServerState, result: RoundResult) -> None:

@@ -40,12 +40,14 @@ from fedsc.files import replace
 from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
+from fedsc.report.run import REPORT
 from server_app.analysis import Analysis
 from server_app.preparation import Quality
 
 _PREPROCESSING = "preprocessing.json"
 _QUALITY = "quality.json"
 _MARKERS = "markers.csv"
+SCORES = "scores.json"
 _GENES = 500  # of each cluster in the table of markers
 _WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 # Whatever a call of log gives as ``extra`` (round, lab, reason, …) is a field of its own.
@@ -112,11 +114,20 @@ class RunFolder:
                     "back: wait for its end or stop it (flwr stop), then resume"
                 )
             with self._logged():
-                self._take_over()
                 yield
 
-    def _take_over(self) -> None:
-        """Keep and tell what a resumed run does otherwise."""
+    def go_on(self) -> None:
+        """Begin to change a folder that is resumed; that of a new run stays as it is.
+
+        The results of an earlier end go first, or the new model would lie beside old clusters
+        wherever the run is stopped: a run is finished again when it has come to its end again.
+        Then it keeps and tells what the run does otherwise.
+        """
+        copies = sorted((self.path / "labs").glob("*.h5ad"))
+        results = (self.path / name for name in (SCORES, REPORT, CLUSTERS, HARMONY, _MARKERS))
+        # At any moment, what is still there goes together: clusters never outlive an integration.
+        for result in (*results, *copies):
+            result.unlink(missing_ok=True)
         if self._taken_over:
             before = json.loads((self.path / "config.json").read_text())
             new = {name: value for name, (_, value) in self._taken_over.items()}
@@ -213,13 +224,11 @@ class RunFolder:
 
     def write_analysis(self, analysis: Analysis, vocabulary: Sequence[str]) -> None:
         """Write the clusters of the pool, their markers, and how labs were brought together."""
-        replace(self.path / CLUSTERS, analysis.clusters.pack())
+        clusters, harmony = analysis.clusters, analysis.integration.harmony
+        if harmony is not None:  # first: clusters without it would be given to cells not moved
+            replace(self.path / HARMONY, tensors.pack(harmony.arrays(), {"model": clusters.model}))
+        replace(self.path / CLUSTERS, clusters.pack())
         replace(self.path / _MARKERS, as_csv(analysis.markers.first(_GENES), vocabulary).encode())
-        harmony, kept = analysis.integration.harmony, self.path / HARMONY
-        if harmony is None:
-            kept.unlink(missing_ok=True)  # of the run before it was resumed with other options
-        else:
-            replace(kept, tensors.pack(harmony.arrays(), {}))
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""

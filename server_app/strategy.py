@@ -17,7 +17,7 @@ from flwr.app import RecordDict
 from flwr.common import log
 
 from fedsc.config import Config
-from fedsc.errors import ConfigError, RunError
+from fedsc.errors import RunError
 from fedsc.federated.averaging import Arrays, average
 from fedsc.federated.limits import too_far
 from fedsc.federated.pull import automatic_lambda, divergence, interpolate, pull_mu
@@ -145,15 +145,8 @@ def train(
     RunError
         If a round ends with fewer valid updates than ``min-updates``; what was checkpointed before
         it stays as it is.
-    ConfigError
-        If more rounds are done than are wanted.
     """
     rounds = config.training.rounds
-    if state.round > rounds:
-        raise ConfigError(
-            f"option rounds = {rounds}: {state.round} rounds are done already; resume with as "
-            "many or more"
-        )
     if state.round == rounds:
         log(INFO, "all %d rounds are done", rounds)
         return state

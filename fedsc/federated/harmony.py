@@ -24,11 +24,12 @@ steps swing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
 
-from fedsc.data.reading.kept import read_kept
+from fedsc.data.reading.kept import Embedder, read_kept
 from fedsc.errors import DataError, RunError
 from fedsc.federated import micro
 from fedsc.federated.centres import grow, mean_and_variance
@@ -39,6 +40,7 @@ from fedsc.federated.harmony_lab import (
     INTERCEPT,
     HarmonyState,
     answer,
+    chained,
     fit_later,
 )
 from fedsc.federated.micro import unit
@@ -72,6 +74,12 @@ class Harmony:
 
     questions: tuple[Question, ...]
     moved: np.ndarray
+
+    @cached_property
+    def name(self) -> str:
+        """Of this integration: what a lab that answered all its questions has last in its state."""
+        asked: tuple[str, ...] = reduce(chained, self.questions, ())
+        return asked[-1]
 
     @property
     def centres(self) -> np.ndarray:
@@ -128,9 +136,9 @@ class Harmony:
         return fit_later(cells, self.questions).corrected
 
 
-def load_harmony(folder: Path, dimensions: int) -> Harmony | None:
+def load_harmony(folder: Path, model: Embedder) -> Harmony | None:
     """Load the integration of a finished run, as :func:`~fedsc.data.reading.kept.read_kept`."""
-    return read_kept(folder / HARMONY, lambda arrays, _: Harmony.from_arrays(arrays), dimensions)
+    return read_kept(folder / HARMONY, lambda arrays, _: Harmony.from_arrays(arrays), model)
 
 
 _ROUND = (CLUSTER,) * CLUSTER_STEPS + (INTERCEPT, CORRECT)

@@ -3,6 +3,7 @@
 :mod:`fedsc.federated.harmony` says what all this is for.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from fedsc.federated import micro
 from fedsc.federated.bounds import LARGEST, Asked, Check, at_least, at_most, finding
 from fedsc.federated.correction import BatchedCells, Correction, members
 from fedsc.federated.micro import unit
-from fedsc.federated.query import Question, Sums
+from fedsc.federated.query import Question, Sums, as_array, as_names
 
 CLUSTER = "harmony-cluster"
 INTERCEPT = "harmony-intercept"
@@ -34,8 +35,8 @@ class HarmonyState:
 
     Attributes
     ----------
-    step
-        Number of the last question answered, from 1.
+    asked
+        Names of the questions answered so far, of :func:`chained`.
     corrected
         Embedding after the last whole round, float (cells, d), of the type of the original. The
         same object as before a step that does not move cells.
@@ -49,7 +50,7 @@ class HarmonyState:
         To the last question: who asks it again gets the same.
     """
 
-    step: int
+    asked: tuple[str, ...]
     corrected: np.ndarray
     centres: np.ndarray
     penalty: np.ndarray
@@ -57,10 +58,15 @@ class HarmonyState:
     correction: Correction
     reply: Sums
 
+    @property
+    def step(self) -> int:
+        """Number of the last question answered, from 1."""
+        return len(self.asked)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Give everything as named arrays, to be kept as safetensors."""
         return {
-            "step": np.array([self.step], dtype=np.int64),
+            "asked": as_array(self.asked),
             "corrected": self.corrected,
             "centres": self.centres,
             "penalty": self.penalty,
@@ -80,7 +86,7 @@ class HarmonyState:
         """
         try:
             return cls(
-                step=int(arrays["step"][0]),
+                asked=tuple(as_names(arrays["asked"])),
                 corrected=arrays["corrected"],
                 centres=arrays["centres"],
                 penalty=arrays["penalty"],
@@ -91,6 +97,15 @@ class HarmonyState:
         except (KeyError, TypeError) as error:
             outside = "the lab's state of the integration is damaged"
             raise RunError(f"{outside} ({error})", outside) from error
+
+
+def chained(asked: tuple[str, ...], question: Question) -> tuple[str, ...]:
+    """Add a question to those that were put, each named by its content and by all before it.
+
+    So the last name tells one integration from any other, also of as many steps.
+    """
+    content = tensors.pack(question.arrays, {"question": question.name, "after": asked[-1:]})
+    return (*asked, hashlib.sha256(content).hexdigest())
 
 
 def answer(
@@ -116,7 +131,7 @@ def answer(
     ValueError
         If it is none of these.
     RunError
-        If a question in between was missed.
+        If a question in between was missed, or the last one comes again and is another.
     """
     if question.name in micro.ANSWERS:
         return micro.ANSWERS[question.name](cells.x, question), state
@@ -132,8 +147,14 @@ def answer(
             f"integration: the lab {at} and is asked for step {step}; its state is of another "
             "run or was lost: start the integration again"
         )
+    asked = chained(state.asked[: step - 1], question)
     if step == state.step + 1:
-        state = replace(_STEPS[question.name](cells, state, question.arrays), step=step)
+        state = replace(_STEPS[question.name](cells, state, question.arrays), asked=asked)
+    elif asked != state.asked:
+        raise RunError.without_data(
+            f"integration: the lab has answered another question as step {step}, of another "
+            "integration: start the integration again"
+        )
     return state.reply, state
 
 
@@ -164,8 +185,15 @@ def fit_later(cells: BatchedCells, questions: Iterable[Question]) -> HarmonyStat
     return state
 
 
-def load_correction(path: Path) -> tuple[Correction, list[str]]:
+def load_correction(path: Path, integration: str) -> tuple[Correction, list[str]]:
     """Load how a lab's cells were moved from what it keeps (:meth:`HarmonyState.arrays`).
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    integration
+        Name of the run's integration, which has to be the one it is of.
 
     Returns
     -------
@@ -175,7 +203,7 @@ def load_correction(path: Path) -> tuple[Correction, list[str]]:
     Raises
     ------
     DataError
-        If the file is damaged, too large, or no such state.
+        If the file is damaged, too large, no such state, or of another integration.
     """
     try:
         refuse_large(path)
@@ -193,6 +221,8 @@ def load_correction(path: Path) -> tuple[Correction, list[str]]:
         if not named:
             raise ValueError(f"names of {batches} batches are missing")
         names = list(map(str, names))
+        if "asked" not in arrays or as_names(arrays["asked"])[-1] != integration:
+            raise ValueError("it is not of this run's integration: was the run resumed since?")
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no state of a lab's integration ({error})") from error
     return correction, names
@@ -203,7 +233,7 @@ def _begin(cells: BatchedCells, k: int, d: int) -> HarmonyState:
     nothing = Correction(
         np.empty((0, k, d)), np.empty((0, *none.shape)), np.empty((0, *none.shape, d))
     )
-    return HarmonyState(0, cells.x, np.zeros((k, d)), none, none, nothing, {})
+    return HarmonyState((), cells.x, np.zeros((k, d)), none, none, nothing, {})
 
 
 def _cluster(cells: BatchedCells, state: HarmonyState, told: Sums) -> HarmonyState:

@@ -240,14 +240,15 @@ def _agreement(folder: Path, run: Path) -> float:
     from client_app.subjects import embedding_of
     from fedsc.clusters import load_clusters
     from fedsc.data.reading.safe_hdf5 import open_hdf5
+    from fedsc.federated.harmony import load_harmony
+    from fedsc.model import load_model
 
-    integration = json.loads((run / "scores.json").read_text())["integration"]
-    steps = integration["steps"] if integration["done"] else 0
+    model = load_model(run)
+    harmony, clusters = load_harmony(run, model), load_clusters(run, model)
+    assert clusters is not None
     types, found = [], []
     for file in sorted(folder.glob("*.h5ad")):
-        x = embedding_of(run / "labs" / file.stem, steps)
-        clusters = load_clusters(run, x.shape[1])
-        assert clusters is not None
+        x = embedding_of(run / "labs" / file.stem, harmony.name if harmony else "")
         with open_hdf5(file) as content:
             types.append(read_elem(content["obs"])["cell_type"].cat.codes.to_numpy())
         found.append(clusters.assign(x))

@@ -1,5 +1,6 @@
 import os
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fedsc.federated import graph, kmeans
 from fedsc.federated.micro import MicroCentres, unit, weigh
 
 DIMENSIONS = 4
+MODEL = SimpleNamespace(dimensions=DIMENSIONS, digest="0123")
 
 
 def _clusters(*, by_kmeans=False, places=True, types=True):
@@ -28,6 +30,7 @@ def _clusters(*, by_kmeans=False, places=True, types=True):
         places=rng.normal(size=(8, 2)) if places else None,
         types=("T cell", "B cell", "unknown") if types else (),
         shares=np.array([0.9, 0.6, 0.0]),
+        model=MODEL.digest,
     )
 
 
@@ -46,7 +49,7 @@ def test_they_come_back_bit_for_bit_and_make_the_same_bytes(
     content = clusters.pack()
     assert clusters.pack() == content
     (tmp_path / CLUSTERS).write_bytes(content)
-    back = load_clusters(tmp_path, DIMENSIONS)
+    back = load_clusters(tmp_path, MODEL)
     assert back.pack() == content
     assert (back.k, back.types) == (3, clusters.types)
     np.testing.assert_array_equal(back.assign(cells), clusters.assign(cells))
@@ -57,7 +60,7 @@ def test_they_come_back_bit_for_bit_and_make_the_same_bytes(
 
 
 def test_a_run_without_clusters_has_none(tmp_path):
-    assert load_clusters(tmp_path, DIMENSIONS) is None
+    assert load_clusters(tmp_path, MODEL) is None
 
 
 def test_a_cell_has_the_cluster_of_the_graph_or_of_kmeans(cells):
@@ -96,6 +99,12 @@ def _hostile(name, change, **made):
 def _told(**changes):
     arrays, about = tensors.unpack_with_about(_clusters().pack())
     return tensors.pack(arrays, about | changes)
+
+
+def _without(name):
+    arrays, about = tensors.unpack_with_about(_clusters().pack())
+    del about[name]
+    return tensors.pack(arrays, about)
 
 
 def _set(value):
@@ -160,6 +169,9 @@ HOSTILE = {
     "no-types": (_told(types=None), "a type for each cluster"),
     "types-for-two": (_told(types=["a", "b"]), "a type for each cluster"),
     "types-of-numbers": (_told(types=[1, 2, 3]), "a type is no text"),
+    "model-of-numbers": (_told(model=[1]), "digest of their model is no text"),
+    "model-beside-another": (_told(model="4567"), "made with another model than the one beside"),
+    "model-of-an-earlier-version": (_without("model"), "or by an earlier version of FedSC; resume"),
 }
 
 
@@ -168,7 +180,7 @@ def test_a_hostile_file_ends_in_a_sentence(tmp_path, name):
     content, words = HOSTILE[name]
     (tmp_path / CLUSTERS).write_bytes(content)
     with pytest.raises(DataError, match=words) as raised:
-        load_clusters(tmp_path, DIMENSIONS)
+        load_clusters(tmp_path, MODEL)
     assert str(raised.value).startswith(str(tmp_path / CLUSTERS))
     assert len(str(raised.value).splitlines()) == 1
 
@@ -177,12 +189,12 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
     path = tmp_path / CLUSTERS
     os.mkfifo(path)
     with pytest.raises(DataError, match="is no file"):
-        load_clusters(tmp_path, DIMENSIONS)
+        load_clusters(tmp_path, MODEL)
     path.unlink()
     with path.open("wb") as file:
         file.truncate(2**42)  # takes no disk
     with pytest.raises(DataError, match="GiB"):
-        load_clusters(tmp_path, DIMENSIONS)
+        load_clusters(tmp_path, MODEL)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))

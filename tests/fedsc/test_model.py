@@ -36,6 +36,8 @@ def test_a_model_comes_back_bit_for_bit(model, tiny, tmp_path):
     _save(model, tmp_path)
     back = load_model(tmp_path)
     assert back.files() == model.files()
+    assert back.digest == model.digest
+    assert back.digest != replace(model, unit=False).digest
     assert back.preprocessing.mean.tobytes() == model.preprocessing.mean.tobytes()
     cells = read(tiny.data.dataset)
     expected = embed_cells(model.weights, transform(cells, model.preprocessing))

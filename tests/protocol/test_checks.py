@@ -16,6 +16,8 @@ from protocol import records
 from protocol.ask import read_sums
 from protocol.checks import BadReply, last_line, reason_of
 from protocol.describe import read_about
+from protocol.embed import pack_embedded, read_embedded
+from protocol.finish import pack_finished, read_finished
 from protocol.train import read_update
 
 GOOD = {"cells": 5, "kind": "counts", "genes": b"a\nb", "types": b"x\ny", "siblings": 0}
@@ -77,6 +79,30 @@ def test_a_record_of_another_type_is_refused(record):
         read_sums(record, {"n": np.zeros(1)}, 5)
     with pytest.raises(BadReply):
         read_update(RecordDict({"update:A": record} if record else {}), "A", {"w": np.zeros(1)}, 4)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (None, "the embedding is missing"),
+        (ConfigRecord({"cells": 5}), "the embedding is missing"),
+        (MetricRecord({}), "cells"),
+        (MetricRecord({"cells": 5.0}), "cells"),
+        (MetricRecord({"cells": 4}), "embedded 4 cells, described itself with 5"),
+    ],
+)
+def test_an_embedding_that_is_none_is_refused(record, words):
+    read_embedded(pack_embedded("A", 5), "A", 5)
+    with pytest.raises(BadReply, match=words):
+        read_embedded(RecordDict({} if record is None else {"embedded:A": record}), "A", 5)
+
+
+@pytest.mark.parametrize("copy", [None, "", 3, b"cells.h5ad", "a\nb", "x" * 256])
+def test_a_copy_without_a_name_is_refused(copy):
+    assert read_finished(pack_finished("A", "cells.fedsc.h5ad"), "A") == "cells.fedsc.h5ad"
+    told = {} if copy is None else {"finished:A": ConfigRecord({"copy": copy})}
+    with pytest.raises(BadReply, match="does not name the copy"):
+        read_finished(RecordDict(told), "A")
 
 
 EXPECTED = {"n": np.zeros(2, dtype=np.int64), "sum": np.zeros((2, 3))}

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import ConfigRecord, MetricRecord
 
 from client_app import app as client
 from deployment.status import read_log
@@ -82,7 +83,8 @@ def scores_of(folder):
 
 def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(finished):
     folder, files = finished
-    model, clusters = load_model(folder), load_clusters(folder, 60)
+    model = load_model(folder)
+    clusters = load_clusters(folder, model)
     assert clusters.sizes.sum() == 96
     assert (np.diff(clusters.sizes) <= 0).all()  # the largest first
     names = [str(cluster) for cluster in range(clusters.k)]
@@ -131,6 +133,36 @@ def test_the_model_is_that_of_a_simulation_with_the_same_files(tiny, change, fin
     assert not list(simulated.rglob("*.h5ad"))
 
 
+def lying(kind, record):
+    """Let lab B put a record of its own into the place of one of this kind."""
+
+    def app(message, context):
+        reply = client(message, context)
+        if f"{kind}:B" in reply.content:
+            reply.content[f"{kind}:B"] = record
+        return reply
+
+    return app
+
+
+def test_a_lab_that_embedded_other_cells_than_it_has_is_left_out_and_named(quick, lead, files):
+    app = lying("embedded", MetricRecord({"cells": 55}))
+    folder = lead(quick, nodes_of(files), app)
+    said, why = (folder / "run.log").read_text(), "embedded 55 cells, described itself with 56"
+    assert f"going on without lab B: {why}" in said
+    assert f"lab B could not write its results: {why}" in said
+    assert load_clusters(folder, load_model(folder)).sizes.sum() == 40
+    assert not (files.parent / "B" / "run" / "B.fedsc.h5ad").exists()
+
+
+def test_a_lab_that_names_no_copy_does_not_count_as_served(quick, lead, files):
+    folder = lead(quick, nodes_of(files), lying("finished", ConfigRecord({"copy": ""})))
+    said = (folder / "run.log").read_text()
+    assert "lab A has its results in a copy of its own file: A.fedsc.h5ad" in said
+    assert "lab B could not write its results: it does not name the copy" in said
+    assert "lab B has its results" not in said
+
+
 @pytest.mark.slow
 def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
     monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
@@ -168,7 +200,7 @@ def test_the_number_of_clusters_can_be_given_without_labels(quick, change, lead,
 def test_without_labels_or_number_the_clusters_are_the_graphs(tiny, change, lead, files):
     config = change(tiny, label_key="", cluster_by="kmeans")
     folder = lead(config, nodes_of(files))
-    scores, clusters = scores_of(folder), load_clusters(folder, 60)
+    scores, clusters = scores_of(folder), load_clusters(folder, load_model(folder))
     assert scores["kmeans"] is None
     assert scores["graph"]["clusters"] == clusters.k
     assert scores["graph"]["ari"] is None

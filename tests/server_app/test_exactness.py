@@ -9,7 +9,7 @@ from partitioning.simulation import simulated_labs
 def clusters_of(left, config):
     """Give every cell's graph cluster, by its name, from what a simulation's labs keep."""
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
-    clusters = load_clusters(left.folder, load_model(left.folder).dimensions)
+    clusters = load_clusters(left.folder, load_model(left.folder))
     found = {}
     for lab, cells in labs.items():
         x = load_embedding(left.folder / "labs" / lab).of(cells).x

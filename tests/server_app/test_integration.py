@@ -6,17 +6,22 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Message, RecordDict
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
 from client_app import app as client
 from client_app import labs
 from client_app.state import load_integration
+from fedsc import tensors
 from fedsc.cli import app as cli
 from fedsc.clusters import load_clusters
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.federated.harmony import HARMONY
-from protocol.ask import INTEGRATION
+from fedsc.federated.harmony_lab import CORRECT
+from fedsc.model import load_model
+from protocol.ask import CLUSTERS, INTEGRATION
+from protocol.replies import pack_error
 
 N_TYPES, DIMENSIONS = 3, 50
 
@@ -183,7 +188,7 @@ def test_a_later_file_of_one_type_is_moved_as_its_lab_was(integrated, files, tmp
     assert set(found.obs["fedsc_type"]) == {"type1"}
 
 
-@pytest.mark.parametrize("spoil", ["rubbish", "none", "another run", "other state"])
+@pytest.mark.parametrize("spoil", ["rubbish", "none", "another run", "other state", "before"])
 def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_path, spoil):
     left, state, _ = integrated
     folder, kept = left.folder, tmp_path / "kept.safetensors"
@@ -193,8 +198,12 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
         folder = lead(config.replace(output=str(tmp_path)), nodes_of(files, tmp_path)).folder
     elif spoil == "other state":
         kept = state / "A" / "run" / "embedding.safetensors"
+    elif spoil == "before":  # the run was resumed since
+        arrays, about = tensors.read(state / "A" / "run" / "integration.safetensors")
+        kept.write_bytes(tensors.pack(arrays | {"asked": arrays["asked"][::-1]}, about))
     done = embed(files / "A.h5ad", folder, tmp_path / "o.h5ad", "--integration", kept)
-    words = "did not integrate" if spoil == "another run" else "no state of a lab's integration"
+    words = {"another run": "did not integrate", "before": "not of this run's integration"}
+    words = words.get(spoil, "no state of a lab's integration")
     assert words in str(done.exception)
     assert not (tmp_path / "o.h5ad").exists()
 
@@ -263,6 +272,33 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     assert not (left.folder / HARMONY).exists()
 
 
+def test_a_lab_that_was_left_out_does_not_end_with_the_correction_of_another_integration(
+    config, files, lead, tmp_path, monkeypatch
+):
+    """A takes all steps, and is lost after them; B and C take as many once more, without it."""
+    monkeypatch.setattr("fedsc.federated.harmony.ROUNDS", 1)
+    steps = Counter()
+
+    def app(message, context):
+        question = message.content.config_records.get("question", {})
+        steps[context.node_config["lab"]] += question.get("name") == CORRECT
+        if context.node_config["lab"] == "A" and question.get("subject") == CLUSTERS:
+            error = pack_error(DataError("lost"))
+            return Message(RecordDict({"error:A": error}), reply_to=message)
+        return client(message, context)
+
+    left = lead(
+        config.replace(integrate="harmony", output=str(tmp_path)),
+        nodes_of(files, tmp_path),
+        app=app,
+    )
+    assert steps["B"] == 2 * steps["A"]  # or this would show nothing
+    assert left.scores["integration"]["rounds"] == steps["A"]
+    assert "lab A could not write its results: the lab was not there for all steps" in left.log
+    written = {name: bool(list((tmp_path / name / "run").glob("*.h5ad"))) for name in "ABC"}
+    assert written == {"A": False, "B": True, "C": True}
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_without_integration_forgets_it(config, files, lead, tmp_path):
     first = lead(
@@ -297,5 +333,5 @@ def test_labs_of_a_column_or_with_a_file_each_are(tiny, change, lead, files):
     )  # fmt: skip
     left = lead(folder)
     assert left.scores["integration"]["done"] is True
-    clusters = load_clusters(left.folder, 50 if folder.data.n_genes >= 50 else 30)
+    clusters = load_clusters(left.folder, load_model(left.folder))
     assert clusters.k == left.scores["graph"]["clusters"]

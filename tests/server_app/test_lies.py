@@ -125,7 +125,7 @@ class Pool(Short):
         start = learn_start(integration, self.n_cells, 0)
         before = learn_mixing(integration, start)
         found = learn_harmony(integration, self.n_cells, start)
-        moved = ask(asking.INTEGRATION, steps=len(found.questions))
+        moved = ask(asking.INTEGRATION, found.name)
         return before, found, learn_mixing(moved, found.centres)
 
 
@@ -162,17 +162,17 @@ class Nodes:
             }
             return Message(RecordDict({f"about:{lab}": ConfigRecord(about)}), reply_to=message)
         question, subject = asking.unpack_question(message.content)
-        sums = self._sums(lab, held[subject], question, asking.steps_of(message.content))
+        sums = self._sums(lab, held[subject], question, asking.integration_of(message.content))
         if lab == LIAR and self.lie:
             sums = self.lie(self.asked, question.name, sums)
             self.asked += 1
         told = records.pack_arrays(sums)
         return Message(RecordDict({f"sums:{lab}": told}), reply_to=message)
 
-    def _sums(self, lab, held, question, steps):
+    def _sums(self, lab, held, question, integration):
         if isinstance(held, BatchedCells):
             if question.name == mixing.MIXING:
-                corrected = self.states[lab].corrected if steps else None
+                corrected = self.states[lab].corrected if integration else None
                 return mixing.sum_mixing(held, corrected, question)
             sums, self.states[lab] = harmony_lab.answer(held, self.states.get(lab), question)
             return sums
@@ -200,8 +200,8 @@ def lead(pool, phase, lie=None, without=()):
     )
     federation.gather()
 
-    def ask(subject, steps=0):
-        records = asking.about_embedding(steps)
+    def ask(subject, integration=""):
+        records = asking.about_embedding(integration)
         return federation.ask(subject, records, pool.nothing(subject), largest=12.0)
 
     def work():

@@ -1,9 +1,12 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 from datetime import datetime
 from logging import DEBUG, INFO, WARNING
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from flwr.common.logger import FLOWER_LOGGER
 from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
+from fedsc.federated.correction import BatchedCells
+from fedsc.federated.harmony import integrate_here, load_harmony
 from server_app.run_folder import RunFolder, new_name
 
 
@@ -132,9 +137,9 @@ def test_a_resumed_run_takes_over_what_does_not_change_the_past_and_says_so(tmp_
     first = _open(tmp_path, run_name="r", rounds=5, dataset="old.h5ad")
     later = {"rounds": 9, "dataset": "new.h5ad", "wait_for_labs": 2, "min_updates": 1}
     second = _open(tmp_path / "moved", resume=str(first.path), round_timeout=60.0, **later)
-    assert json.loads((first.path / "config.json").read_text())["rounds"] == 5  # not led yet
     with second.led():
-        pass
+        assert json.loads((first.path / "config.json").read_text())["rounds"] == 5  # not begun yet
+        second.go_on()
     kept = json.loads((first.path / "config.json").read_text())
     assert (kept["rounds"], kept["dataset"], kept["wait-for-labs"]) == (9, "new.h5ad", 2)
     assert (kept["run-name"], kept["output"]) == ("r", str(tmp_path))
@@ -143,8 +148,54 @@ def test_a_resumed_run_takes_over_what_does_not_change_the_past_and_says_so(tmp_
     assert "round-timeout = 60.0 (was 3600.0)" in said
     third = _open(tmp_path, resume=str(first.path), round_timeout=60.0, **later)
     with third.led():
-        pass
+        third.go_on()
     assert (first.path / "run.log").read_text().count("resuming with") == 1
+
+
+@pytest.mark.parametrize("removed", range(6))
+def test_old_results_that_are_left_go_together_wherever_a_resume_is_killed(
+    tmp_path, monkeypatch, removed
+):
+    folder = _open(tmp_path, run_name="r", rounds=5)
+    names = ["scores.json", "report.html", "clusters.safetensors", "integration.safetensors"]
+    names += ["markers.csv", "labs/A.h5ad"]
+    (folder.path / "labs").mkdir()
+    for name in names:
+        (folder.path / name).write_text("of before")
+    unlink, left = Path.unlink, [removed]
+
+    def kill(path, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        unlink(path, **more)
+
+    again = _open(tmp_path, resume=str(folder.path), rounds=9)
+    monkeypatch.setattr(Path, "unlink", kill)
+    with pytest.raises(KeyboardInterrupt):
+        again.go_on()
+    assert [name for name in names if not (folder.path / name).exists()] == names[:removed]
+    assert json.loads((folder.path / "config.json").read_text())["rounds"] == 5
+
+
+def test_clusters_never_lie_without_the_integration_they_are_of(tmp_path, monkeypatch):
+    folder = _open(tmp_path, run_name="r")
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    harmony, _ = integrate_here([BatchedCells(x, np.repeat([0, 1], 30))], 0)
+    clusters = SimpleNamespace(model="0123", pack=lambda: b"clusters")
+    analysis = SimpleNamespace(clusters=clusters, integration=SimpleNamespace(harmony=harmony))
+    original = os.replace
+
+    def kill(source, target):
+        if target.name == "clusters.safetensors":
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_analysis(analysis, [])
+    kept = load_harmony(folder.path, SimpleNamespace(dimensions=4, digest="0123"))
+    assert kept.name == harmony.name
 
 
 @pytest.mark.parametrize(

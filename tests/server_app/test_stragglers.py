@@ -99,7 +99,8 @@ def test_a_lab_that_is_busy_beyond_the_last_round_gets_its_clusters_and_its_file
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {(row["round"], row["lab"]) for row in rows if "failed" in row} == {(2, "B")}
 
-    clusters, model = load_clusters(folder, 60), load_model(folder)
+    model = load_model(folder)
+    clusters = load_clusters(folder, model)
     assert clusters.sizes.sum() == 60  # the pool's clusters are of A alone
     for lab, n_cells in (("A", 60), ("B", 36)):
         copy = copies[lab]

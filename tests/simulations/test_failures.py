@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fedsc
+import server_app.main
 from client_app import app as client
 from client_app import state
 from client_app.state import load_private
 from deployment.certificates import make_supernode_key
 from deployment.register import VARIABLE, record
 from fedsc.errors import ConfigError, RunError
+from fedsc.report.run import report_of
 from protocol import records
 from server_app.checkpoint import load_checkpoint
 from simulations.inprocess import InProcessGrid
@@ -406,6 +409,50 @@ def test_resume_with_other_options_is_refused(tiny, change, lead, finished):
         lead(change(tiny, resume=str(finished.folder), seed=3))
     with pytest.raises(ConfigError, match="rounds = 2: 3 rounds are done already"):
         lead(change(tiny, resume=str(finished.folder), rounds=2))
+    assert fedsc.load(finished.folder).options["rounds"] == 3
+
+
+def results_of(folder):
+    """List what says how a run has ended."""
+    names = ("scores.json", "report.html", "clusters.safetensors", "markers.csv", "labs/A.h5ad")
+    return [name for name in names if (folder / name).exists()]
+
+
+def test_a_resume_that_comes_to_nothing_leaves_the_results(tiny, change, lead, finished):
+    def dead(message, context):
+        raise MemoryError
+
+    with pytest.raises(RunError, match="no lab can take part"):
+        lead(change(tiny, resume=str(finished.folder), rounds=4), app=dead)
+    with pytest.raises(ConfigError, match="3 rounds are done already"):
+        lead(change(tiny, resume=str(finished.folder), rounds=2))
+    assert results_of(finished.folder) == ["scores.json", "clusters.safetensors", "markers.csv"]
+    run = fedsc.load(finished.folder)
+    assert (run.options["rounds"], run.record["config"]["rounds"]) == (3, 3)
+
+
+@pytest.mark.parametrize("stops", ["train", "analyse", "finish"])
+def test_a_finished_run_that_is_resumed_has_no_results_of_before(
+    tiny, change, lead, finished, monkeypatch, stops
+):
+    """Wherever it is stopped: no old clusters lie beside the new model."""
+    (finished.folder / "labs" / "A.h5ad").write_bytes(b"of before")
+    (finished.folder / "report.html").write_text("of before")
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_app.main, stops, stop)
+    more = {"resume": str(finished.folder), "rounds": 4}
+    with pytest.raises(KeyboardInterrupt):
+        lead(change(tiny, **more))
+    run, new = fedsc.load(finished.folder), stops == "finish"
+    assert run.options["rounds"] == 4
+    anew = ["scores.json", "clusters.safetensors", "markers.csv"]
+    assert results_of(finished.folder) == (anew if new else [])
+    assert run.finished == new
+    assert (run.clusters is not None) == new
+    assert ("has not come to its end" in report_of(run)) != new
 
 
 @pytest.mark.slow

@@ -424,7 +424,7 @@ def test_a_lab_that_sends_its_cells_fails_the_test_above(
     lead(config, [node], app=leaking, grid=Watched)
     vectors = {f"counts cell {i} of A": row for i, row in enumerate(secret)}
     secrets = Secrets(vectors, steps=frozenset({1, 3}))
-    found = [name for message in seen for name in find_leaks(message, secrets)]
+    found = {name for message in seen for name in find_leaks(message, secrets)}
     assert sorted(found) == [f"counts cell {i} of A" for i in range(3)]
 
 

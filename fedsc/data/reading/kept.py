@@ -16,11 +16,18 @@ class _Kept(Protocol):
     def dimensions(self) -> int: ...
 
 
+class Embedder(_Kept, Protocol):
+    """What a run embeds cells with: a :class:`fedsc.model.Model`."""
+
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+
+
 _K = TypeVar("_K", bound=_Kept)
 
 
 def read_kept(
-    path: Path, parse: Callable[[dict[str, np.ndarray], dict[str, Any]], _K], dimensions: int
+    path: Path, parse: Callable[[dict[str, np.ndarray], dict[str, Any]], _K], model: Embedder
 ) -> _K | None:
     """Read a file of a run folder; ``None`` where the run made none.
 
@@ -31,8 +38,8 @@ def read_kept(
     parse
         Checks the arrays, and what was kept with them, and makes something of them; it raises
         :class:`DataError` where it cannot.
-    dimensions
-        d of the model's embedding, for which it has to be.
+    model
+        Of the same folder; the digest kept with the arrays (``model``) has to be its own.
 
     Raises
     ------
@@ -43,9 +50,17 @@ def read_kept(
         return None
     try:
         refuse_large(path)
-        kept = parse(*tensors.read(path))
+        arrays, about = tensors.read(path)
+        kept = parse(arrays, about)
     except (OSError, ValueError, DataError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if kept.dimensions != dimensions:
-        raise DataError(f"{path}: of {kept.dimensions} dimensions, the model has {dimensions}")
+    if kept.dimensions != model.dimensions:
+        raise DataError(
+            f"{path}: of {kept.dimensions} dimensions, the model has {model.dimensions}"
+        )
+    if about.get("model") != model.digest:
+        raise DataError(
+            f"{path}: made with another model than the one beside it, or by an earlier version "
+            "of FedSC; resume the run, which makes it anew, or start a new one"
+        )
     return kept

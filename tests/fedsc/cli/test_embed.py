@@ -15,7 +15,7 @@ from fedsc import tensors
 from fedsc.cli.embed import embed
 from fedsc.clusters import load_clusters
 from fedsc.errors import DataError
-from fedsc.model import load_model
+from fedsc.model import MODEL, load_model
 from partitioning.simulation import simulated_labs
 from simulations.inprocess import run_inprocess
 
@@ -51,7 +51,7 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
     np.testing.assert_allclose(np.linalg.norm(cells.obsm["X_fedsc"], axis=1), 1, rtol=1e-5)
     assert cells.uns["fedsc"]["method"] == "fedsc"
     # These are the run's clusters, under its names.
-    clusters = load_clusters(run, 60)
+    clusters = load_clusters(run, load_model(run))
     names = [str(cluster) for cluster in range(clusters.k)]
     assert list(cells.obs["fedsc_cluster"].cat.categories) == names
     expected = clusters.assign(cells.obsm["X_fedsc"])
@@ -75,6 +75,15 @@ def test_leiden_is_taken_where_it_is_asked_for_or_the_run_made_no_clusters(run, 
         assert cells.uns["fedsc"]["clusters"] == "Leiden"
         assert cells.uns["fedsc"]["resolution"] == 0.5
     assert copies[0].obs["fedsc_cluster"].equals(copies[1].obs["fedsc_cluster"])
+
+
+def test_clusters_of_another_model_are_given_to_no_cell(run, tiny_set, tmp_path):
+    model = load_model(run)
+    other = replace(model, weights={name: 2 * array for name, array in model.weights.items()})
+    (run / MODEL).write_bytes(other.files()[MODEL])
+    done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")
+    assert "clusters.safetensors: made with another model" in str(done.exception)
+    assert not (tmp_path / "out.h5ad").exists()
 
 
 def test_a_table_gives_an_h5ad(run, tiny_set, tmp_path):
@@ -166,7 +175,7 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
 
 
 def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
-    clusters = load_clusters(run, 60)
+    clusters = load_clusters(run, load_model(run))
     micro = replace(clusters.micro, centres=clusters.micro.centres[:, :5].copy())
     (run / "clusters.safetensors").write_bytes(replace(clusters, micro=micro).pack())
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "out.h5ad")

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,8 @@ from fedsc.federated.harmony import (
 from fedsc.federated.harmony_lab import HarmonyState, answer, fit_later
 from fedsc.federated.micro import unit
 from fedsc.federated.query import Question, add
+
+MODEL = SimpleNamespace(dimensions=6, digest="0123")
 
 
 def techniques(seed=0, cells=450, d=6, types=4, batches=3, effect=2.0):
@@ -254,6 +258,29 @@ def test_a_missed_question_is_an_error():
         answer(labs[0], None, harmony.questions[1])
 
 
+def test_the_state_of_an_integration_is_told_from_that_of_another(monkeypatch):
+    """One lab fewer: as many questions, and of the same names."""
+    monkeypatch.setattr("fedsc.federated.harmony.ROUNDS", 2)
+    x, batch, _ = techniques()
+    labs = labs_of(x, batch)
+    (of_all, states), (of_two, others) = integrate_here(labs, 0), integrate_here(labs[:2], 0)
+    assert len(of_all.questions) == len(of_two.questions)
+    assert {state.asked[-1] for state in states} == {of_all.name}
+    assert {state.asked[-1] for state in others} == {of_two.name}
+    assert of_all.name != of_two.name
+    assert fit_later(labs[2], of_two.questions).asked[-1] == of_two.name
+
+
+def test_a_question_of_another_integration_is_not_taken_for_one_asked_again():
+    x, batch, _ = techniques()
+    labs = labs_of(x, batch)
+    (of_all, _), (of_two, _) = integrate_here(labs, 0), integrate_here(labs[:2], 0)
+    _, state = answer(labs[0], None, of_all.questions[0])
+    _, state = answer(labs[0], state, of_all.questions[1])
+    with pytest.raises(RunError, match="answered another question as step 2, of another"):
+        answer(labs[0], state, of_two.questions[1])
+
+
 def test_a_later_file_gets_the_correction_of_its_lab():
     x, batch, _ = techniques()
     labs = labs_of(x, batch)
@@ -368,28 +395,31 @@ _FIRST, _LAST = "000.harmony-cluster", "005.harmony-correct"
 def test_a_hostile_integration_ends_in_a_sentence(tmp_path, change, words):
     x, batch, _ = techniques()
     harmony, _ = integrate_here(labs_of(x, batch), 0)
-    (tmp_path / HARMONY).write_bytes(tensors.pack(change(harmony.arrays()), {}))
+    content = tensors.pack(change(harmony.arrays()), {"model": MODEL.digest})
+    (tmp_path / HARMONY).write_bytes(content)
     with pytest.raises(DataError, match=words) as raised:
-        load_harmony(tmp_path, 6)
+        load_harmony(tmp_path, MODEL)
     assert str(raised.value).startswith(str(tmp_path / HARMONY))
 
 
 def test_the_integration_of_a_run_folder(tmp_path):
-    assert load_harmony(tmp_path, 6) is None
+    assert load_harmony(tmp_path, MODEL) is None
     x, batch, _ = techniques()
     harmony, _ = integrate_here(labs_of(x, batch), 0)
-    (tmp_path / HARMONY).write_bytes(tensors.pack(harmony.arrays(), {}))
-    new = load_harmony(tmp_path, 6).correct_new_lab(x)
+    (tmp_path / HARMONY).write_bytes(tensors.pack(harmony.arrays(), {"model": MODEL.digest}))
+    new = load_harmony(tmp_path, MODEL).correct_new_lab(x)
     np.testing.assert_array_equal(new, harmony.correct_new_lab(x))
     with pytest.raises(DataError, match="of 6 dimensions, the model has 7"):
-        load_harmony(tmp_path, 7)
+        load_harmony(tmp_path, SimpleNamespace(dimensions=7, digest=MODEL.digest))
+    with pytest.raises(DataError, match="made with another model than the one beside it"):
+        load_harmony(tmp_path, SimpleNamespace(dimensions=6, digest="4567"))
     (tmp_path / HARMONY).write_bytes(b"rubbish" * 9)
     with pytest.raises(DataError, match=HARMONY):
-        load_harmony(tmp_path, 6)
+        load_harmony(tmp_path, MODEL)
     (tmp_path / HARMONY).unlink()
     (tmp_path / HARMONY).mkdir()
     with pytest.raises(DataError, match="is no file"):
-        load_harmony(tmp_path, 6)
+        load_harmony(tmp_path, MODEL)
 
 
 def test_no_question_tells_of_a_single_lab():
