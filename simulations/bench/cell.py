@@ -193,13 +193,13 @@ def _federated(cell: Cell, output: Path) -> Row:
     written = json.loads((folder / "scores.json").read_text())
     pooled = written["pooled_integrated"] or written["pooled"]
     scores = pooled or written["kmeans"]
-    graph, integration = written["graph"], written["integration"]
+    graph = written["graph"]
     return {
         "k_is": "true k",
         "clusters": None,
         **{name: scores.get(name) for name in METRICS},
         **{f"graph_{name}": graph[name] for name in _OF_GRAPH},
-        **_mixing_of_labs(config, folder, integration["steps"] if integration["done"] else 0),
+        **_mixing_of_labs(config, folder),
         "scored": "pooled" if pooled else "kmeans",
         "questions": sum(written["questions"].values()),
         "warning": "; ".join(written["warnings"]),
@@ -208,9 +208,11 @@ def _federated(cell: Cell, output: Path) -> Row:
     }
 
 
-def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
+def _mixing_of_labs(config: Config, folder: Path) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
+    from fedsc.federated.harmony import load_harmony
+    from fedsc.model import load_model
     from partitioning.simulation import simulated_labs
     from server_app.run_folder import RunFolder
 
@@ -219,7 +221,9 @@ def _mixing_of_labs(config: Config, folder: Path, steps: int) -> Row:
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
     if quality := RunFolder(folder).read_quality(config.fingerprint()):
         labs = {lab: quality.cell_filter.passing(cells) for lab, cells in labs.items()}
-    x = [embedding_of(folder / "labs" / lab, steps) for lab in labs]
+    harmony = load_harmony(folder, load_model(folder))
+    name = harmony.name if harmony else ""
+    x = [embedding_of(folder / "labs" / lab, name) for lab in labs]
     batches = np.repeat(list(labs), [len(cells.cells) for cells in labs.values()])
     return _mixing(np.concatenate(x), batches, list(labs.values()))
 

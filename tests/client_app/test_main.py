@@ -34,4 +34,6 @@ def test_a_failure_before_any_lab_is_told_without_its_text(ask, monkeypatch):
         raise PermissionError(13, "Permission denied", "/home/ward-7/patients.h5ad")
 
     monkeypatch.setattr(main, "hosted_labs", denied)
-    assert dict(ask()["error"]) == {"reason": "PermissionError", "final": False}
+    told = ask()["error"]
+    assert told["reason"] == "PermissionError: the lab's own log says more"
+    assert not told["final"]

@@ -205,7 +205,7 @@ def lead(pool, phase, lie=None, without=()):
         return federation.ask(subject, records, pool.nothing(subject), largest=12.0)
 
     def work():
-        federation._left_out.update(without)
+        federation._left_out.update(dict.fromkeys(without, "not wanted"))
         return getattr(pool, phase)(ask)
 
     return federation.phase(work), list(federation.labs)

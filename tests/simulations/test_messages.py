@@ -313,7 +313,7 @@ def test_records_are_the_protocol_s_and_private_tensors_stay(runs, method):
         assert names <= {
             *("run", "preprocessing", "question", "question-arrays", "vocabulary", "weights"),
             *("start", "about", "sums", "embedded", "update", "metrics", "clusters", "finished"),
-            *("embedding", "markers", "options"),
+            *("embedding", "markers", "options", "labs"),
         }
         for record in message.content.array_records.values():
             assert list(record) == [records.TENSORS]
