@@ -1,5 +1,6 @@
 """The command line: ``fedsc …``. The one room of ``fedsc`` that may use the rooms above it."""
 
+import errno
 import sys
 
 import typer
@@ -53,6 +54,11 @@ def _register() -> None:
 
 _register()
 
+_OF_THE_MACHINE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR),
+)
+
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr, without a traceback."""
@@ -61,3 +67,8 @@ def main() -> None:
     except FedscError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
+    except OSError as error:  # of a file or folder that no sentence of ours is about
+        if error.errno not in _OF_THE_MACHINE or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)

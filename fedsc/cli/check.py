@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedsc.cli.output import Force, check_plot
 from fedsc.errors import ConfigError
 
 
@@ -29,6 +30,7 @@ def check(
         Path | None,
         typer.Option(help="Of a folder: also draw how many genes labs share (.png, .svg, .pdf)."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Say whether a file can be used, if not why, and what it holds. The file is only read.
 
@@ -58,6 +60,8 @@ def check(
         "make_unique": make_unique,
         "fold_case": fold_case,
     }
+    if plot is not None:
+        check_plot(plot, force=force)
     if path.is_dir() and next(path.glob("*.h5ad"), None) is not None:
         fine = check_folder(path, how, plot)
     elif plot is not None:

@@ -1,6 +1,5 @@
 """What ``fedsc check`` says of a file, and of the labs of a folder."""
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,6 @@ from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.data.reading.read import Examination, examine
 from fedsc.errors import DataError
 from fedsc.federated.annotation import alike
-from fedsc.files import replace as write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,9 +85,9 @@ def check_folder(folder: Path, how: Mapping[str, Any], plot: Path | None) -> boo
         typer.echo(f"  {name:<14} {value}")
     genes = {lab: set(map(str, e.expression.genes)) for lab, e in labs.items() if e.expression}
     if plot is not None and genes:
-        image = io.BytesIO()
-        overlap_figure(genes).savefig(image, format=plot.suffix.removeprefix(".") or "png", dpi=150)
-        write(plot, image.getvalue())
+        from fedsc.plots import save
+
+        save(overlap_figure(genes), plot)
         typer.echo(f"  {'picture':<14} {plot}")
     return fine
 

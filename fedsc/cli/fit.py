@@ -179,7 +179,7 @@ def _write(
 
 def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> None:
     """Draw where mask-sc looks (its Fig. 5), by cell type where known, else by cluster."""
-    from fedsc.plots import attention_map
+    from fedsc.plots import attention_map, save
 
     known = expression.labels
     figure = attention_map(
@@ -188,7 +188,7 @@ def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> N
         int(fitted.record["preset"]["side"]),
         fitted.clusters.astype(str) if known is None else known,
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, identity
 from typer.testing import CliRunner
 
 from fedsc.cli.split import split
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError, DataError, RunError
 
 app = typer.Typer()
 app.command()(split)
@@ -182,8 +182,8 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("fedsc.data.annotated.pack", full)
+    with pytest.raises(RunError, match="No space left"):
         run(tmp_path / "all.h5ad", "-o", out, "--partition", "iid", "--labs", 2, "--force")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
