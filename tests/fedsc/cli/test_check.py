@@ -352,7 +352,7 @@ def test_a_folder_is_told_lab_by_lab_and_together(folder, tmp_path):
     (folder / "labs.toml").write_text(
         '[A]\nlabel-key = "cell_type"\n[B]\nlabel-key = "annotation"\nbatch-key = "donor"\n'
     )
-    done = run(folder, "--plot", tmp_path / "overlap.png")
+    done = run(folder, "--plot", tmp_path / "overlap.png", "--min-shared-genes", "20")
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert f"{folder / 'A.h5ad'}: can be used" in lines
@@ -362,7 +362,7 @@ def test_a_folder_is_told_lab_by_lab_and_together(folder, tmp_path):
         "cells 96: A 50, B 46",
         "kinds raw counts: A, B",
         "shared 30 genes in all labs, 60 in any",
-        "advice genes = union: only 30 genes",
+        "advice genes = union: only 30 genes are in all labs. A gene",
         "cell types 4 in 2 labs",
         "type0, type1, type2, type3",
     ):
@@ -381,6 +381,32 @@ def test_a_folder_whose_labs_cannot_be_joined_is_told_why(folder):
     done = run(folder)
     assert done.exit_code == 2
     assert "1 of 2 can be used" in done.output
+
+
+def test_what_a_run_would_refuse_is_a_problem(folder):
+    """By the limits of a run; 30 genes are shared."""
+    done = run(folder)
+    assert done.exit_code == 2
+    assert "the labs share 30 genes, min-shared-genes = 100" in done.output
+    assert "union" not in done.output  # which would be refused too
+    done = run(folder, "--min-shared-genes", "30")
+    assert done.exit_code == 0, done.output
+    done = run(folder, "--min-shared-genes", "30", "--min-cells", "47")
+    assert done.exit_code == 2
+    assert f"{folder / 'B.h5ad'}: cannot be used" in done.output
+    assert "46 cells are fewer than min-cells = 47" in done.output
+    assert "1 of 2 can be used" in done.output
+
+
+def test_a_union_that_a_run_takes_is_advised(folder):
+    whole = anndata.read_h5ad(folder / "A.h5ad")
+    whole[:, :25].copy().write_h5ad(folder / "C.h5ad")
+    done = run(folder, "--min-shared-genes", "20")
+    assert done.exit_code == 0, done.output
+    together = " ".join(done.output.split())
+    assert (
+        "genes = union: only 5 genes are in all labs, fewer than min-shared-genes = 20" in together
+    )
 
 
 @pytest.mark.parametrize(
