@@ -103,6 +103,26 @@ def make_folder(path: Path, mode: int = 0o777) -> Path:
     return path
 
 
+@contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; an error leaves no new one that is empty.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made, saying why.
+    """
+    new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+        raise
+
+
 def identity(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Name the content of a file, or of a folder's files: it differs once one has changed.
 

@@ -2,9 +2,11 @@
 
 import errno
 import sys
+from typing import Annotated
 
 import typer
 
+import fedsc
 from fedsc.errors import ConfigError, DataError, FedscError
 
 app = typer.Typer(
@@ -15,6 +17,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.suggest_commands = False  # click does it: not twice
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(fedsc.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _any_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version."),
+    ] = False,
+) -> None:
+    pass
 
 
 def _register() -> None:

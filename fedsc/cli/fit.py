@@ -13,7 +13,7 @@ from fedsc.baselines import METHODS
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.errors import ConfigError, RunError
-from fedsc.files import make_folder, replace, replacing
+from fedsc.files import filling, replace, replacing
 
 if TYPE_CHECKING:
     from fedsc.baselines.method import Fitted, Progress
@@ -99,9 +99,8 @@ def fit(
         _already_there(output, request, console)
         return
     expression = read(file, layer=layer, label_key=label_key)
-    make_folder(output)
     try:
-        with Bars(console) as bars:
+        with filling(output), Bars(console) as bars:
             settings = Settings(
                 resolution=resolution,
                 seed=seed,
