@@ -280,9 +280,11 @@ def _quantiles(sums: np.ndarray) -> str:
 
 
 def _tally(labels: np.ndarray) -> str:
-    counts = pd.Series(labels).value_counts()
+    counts = pd.Series(labels[labels != ""]).value_counts()
     shown = [f"{label} {count}" for label, count in counts.head(50).items()]
-    return ", ".join(shown) + (f", … ({len(counts)} in all)" if len(counts) > 50 else "")
+    shown += [f"… ({len(counts)} in all)"] if len(counts) > 50 else []
+    unlabelled = len(labels) - int(counts.sum())
+    return ", ".join(shown) + (f"; no label: {unlabelled}" if unlabelled else "")
 
 
 def _columns(obs: pd.DataFrame, columns: list[str]) -> str:
