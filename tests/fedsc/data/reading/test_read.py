@@ -130,8 +130,8 @@ def test_scaled_x_is_refused_with_a_way_out():
     with pytest.raises(DataError) as caught:
         read(pbmc68k())
     assert str(caught.value).endswith(
-        "X holds scaled values (negative, down to -2.032) (first: cell 'AAAGCCTGGCTAAC-1', gene 'HES4'); "
-        "adata.raw holds log-normalised values: use --layer raw"
+        "X holds scaled values (negative, down to -2.032) (first: cell 'AAAGCCTGGCTAAC-1', "
+        "gene 'HES4'); adata.raw holds log-normalised values: use --layer raw"
     )
 
 
