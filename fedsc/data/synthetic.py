@@ -229,7 +229,6 @@ def write_synthetic(
             )
             with h5py.File(partial, "r+") as file:
                 if start == 0:
-                    file.pop("X", None)
                     # The pointers of a million cells pass 2³¹ non-zeros.
                     options = {"indptr_dtype": np.int64, "compression": "gzip"}
                     options |= {"compression_opts": 1, "shuffle": True}

@@ -38,7 +38,10 @@ _COMMANDS = {
     ),
     "concat": ("concat", "{run}", "-o", "{output}/a.h5ad"),
     "report": ("report", "{run}", "-o", "{output}/a.html"),
-    "check --plot": ("check", "{labs}", "--plot", "{output}/a.png"),
+    "check --plot": (
+        *("check", "{labs}", "--min-shared-genes", "20"),
+        *("--plot", "{output}/a.png"),
+    ),
     "synthesize": ("synthesize", "{output}/a.h5ad", "--cells", "40", "--labs", "2"),
     "split": ("split", "{cells}", "-o", "{output}/a", "--label-key", "cell_type"),
 }

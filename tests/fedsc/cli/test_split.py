@@ -173,6 +173,16 @@ def test_force_spares_files_of_others_and_the_input(tmp_path):
         run(tmp_path / "lab-0.h5ad", "-o", tmp_path / "split.csv", "--partition", "iid")
 
 
+def test_a_synthetic_file_is_split_and_a_lab_again(fedsc, tmp_path):
+    whole, labs = tmp_path / "all.h5ad", tmp_path / "labs"
+    sizes = ("--cells", "60", "--genes", "80", "--types", "2", "--markers", "5", "--labs", "2")
+    assert fedsc("synthesize", whole, *sizes)[0] == 0
+    for source, output in ((whole, labs), (labs / "lab-0.h5ad", tmp_path / "again")):
+        code, _, err = fedsc("split", source, "-o", output, "--partition", "iid", "--labs", 2)
+        assert code == 0, err
+    assert anndata.read_h5ad(tmp_path / "again" / "lab-1.h5ad").n_obs == 15
+
+
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     make(tmp_path / "all.h5ad")
     out = tmp_path / "labs"
