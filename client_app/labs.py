@@ -270,7 +270,7 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         file = LabFile(
             path,
             str(own.get("layer") or config.data.layer),
-            str(own.get("label_key") or config.data.label_key),
+            str(own.get("label_key", config.data.label_key)),
             str(own.get("symbols") or config.data.symbols),
             own.get("make_unique", config.data.make_unique) in (True, 1),
             config.data.fold_case,

@@ -26,6 +26,7 @@ from client_app.state import (
     save_private,
 )
 from fedsc.config import Config
+from fedsc.errors import FedscError
 from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from fedsc.threads import one_blas_thread
@@ -161,7 +162,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         save_private(round_, private)
     except Exception as error:  # no update is sent whose private side is lost
-        log(ERROR, "the private state of round %d is not kept", round_, exc_info=True)
+        _log(error, "the private state of round %d is not kept", round_)
         reply = Message(RecordDict({"error": _error(error, context)}), reply_to=message)
     return reply
 
@@ -182,20 +183,25 @@ def _for_each_lab(
         labs = [lab.filtered(cell_filter) for lab in hosted if is_for(message.content, lab.name)]
         first(labs, config)
     except Exception as error:
-        log(ERROR, "this node failed in %s", kind, exc_info=True)
+        _log(error, "this node failed in %s", kind)
         reply["error"] = _error(error, context)
         return Message(reply, reply_to=message)
     for lab in labs:
         try:
             reply.update(handle(lab, config))
         except Exception as error:
-            log(ERROR, "lab %s failed in %s", lab.name, kind, exc_info=True)
+            _log(error, "lab %s failed in %s", lab.name, kind)
             reply[key("error", lab.name)] = _error(error, context)
     return Message(reply, reply_to=message)
 
 
 def _error(error: Exception, context: Context) -> ConfigRecord:
     return pack_error(error, is_simulated(context.node_config))
+
+
+def _log(error: Exception, what: str, *names: object) -> None:
+    """Log what has failed and why; of an error that is none of ours, where it arose too."""
+    log(ERROR, f"{what}: %s", *names, error, exc_info=not isinstance(error, FedscError))
 
 
 def _folder(lab: Lab, content: RecordDict) -> Path:

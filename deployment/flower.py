@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ SETTINGS = {
 # server's has one message a run to look for, and asking is not free for the SuperLink.
 LAB_EXECUTOR = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 _SECONDS = 120
+_PROBE = 5  # seconds for a port of this machine to answer
 
 
 def environment(home: Path | None = None) -> dict[str, str]:
@@ -33,6 +36,58 @@ def environment(home: Path | None = None) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     own = {} if home is None else {"FLWR_HOME": str(home)}
     return {**os.environ, **SETTINGS, **own, "PATH": path}
+
+
+def superlink(name: str, home: Path) -> str:
+    """Find which SuperLink ``flwr`` would ask, and that asking does not start one.
+
+    ``flwr`` starts a SuperLink of its own on this machine where its configuration says ``:local:``,
+    as the one it writes where there is none does.
+
+    Parameters
+    ----------
+    name
+        Flower's name of it; empty = its default.
+    home
+        ``FLWR_HOME``.
+
+    Returns
+    -------
+    str
+        Its name and address.
+
+    Raises
+    ------
+    RunError
+        If the configuration names no such SuperLink, or one on this machine that does not run.
+    """
+    path = home / "config.toml"
+    advice = (
+        "set FLWR_HOME as README.txt of the deployment says; a run of `fedsc run` is in its own "
+        "folder (run.log, report.html)"
+    )
+    try:
+        known = tomllib.loads(path.read_text(encoding="utf-8")).get("superlink", {})
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): {advice}") from None
+    name = name or str(known.get("default", ""))
+    found = known.get(name)
+    if not isinstance(found, dict):
+        names = ", ".join(key for key, value in known.items() if isinstance(value, dict))
+        raise RunError(f"{path} names no SuperLink '{name}'; it names: {names or 'none'}; {advice}")
+    address = str(found.get("address", ""))
+    if not address or address.startswith(":local"):
+        from flwr.cli.constant import LOCAL_SUPERLINK_HTTP_API_PORT as PORT
+
+        address = f"127.0.0.1:{PORT}"
+        try:
+            socket.create_connection(("127.0.0.1", int(PORT)), timeout=_PROBE).close()
+        except OSError:
+            raise RunError(
+                f"SuperLink '{name}' of {path} is one of this machine ({address}) and does not "
+                f"run: {advice}"
+            ) from None
+    return f"{name} ({address})"
 
 
 def ask(*arguments: str, home: Path | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from deployment import certificates, compose
 from deployment.certificates import Pair
 from deployment.layout import LAB_FACTS, Deployment, checked, write
 from fedsc.errors import ConfigError
+from fedsc.files import make_folder
 
 SECRET = 0o600
 _NAMES_INSIDE = ("superlink", "gate")
@@ -42,7 +43,7 @@ def create(root: Path, labs: list[str], **facts: object) -> Deployment:
         deployment.server / "runs",
         deployment.flwr_home,
     ):
-        folder.mkdir(parents=True, mode=0o700)
+        make_folder(folder, 0o700)
     write(
         deployment.root / ".gitignore",
         "# Keys, certificates and results do not belong in git.\n*\n",
@@ -103,7 +104,7 @@ def _write_server_certificate(deployment: Deployment, ca: Pair) -> None:
 def _make_lab(deployment: Deployment, lab: str, ca: Pair) -> None:
     folder = deployment.lab(lab)
     for inner in ("data", "state"):
-        (folder / inner).mkdir(parents=True, mode=0o700)
+        make_folder(folder / inner, 0o700)
     private, public = certificates.make_supernode_key()
     runtime = certificates.issue(ca, ["supernode"], days=certificates.CA_DAYS)
     write(folder / "ca.crt", ca.certificate)

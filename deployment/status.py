@@ -110,6 +110,8 @@ class Status:
         What its log says.
     labs
         All labs the server knows.
+    server
+        Flower's name of the server, and its address.
     """
 
     run_id: str
@@ -119,6 +121,7 @@ class Status:
     seconds_left: float | None
     progress: Progress
     labs: tuple[LabState, ...]
+    server: str
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values; times as ISO 8601."""
@@ -129,7 +132,7 @@ class Status:
 
 
 def read_status(
-    connection: str = "", run_id: str = "", home: Path | None = None, now: datetime | None = None
+    connection: str = "", run_id: str = "", *, home: Path, now: datetime | None = None
 ) -> Status:
     """Ask a SuperLink how its newest run stands, or a certain one.
 
@@ -147,18 +150,18 @@ def read_status(
     Raises
     ------
     RunError
-        If the SuperLink does not answer or knows no such run.
+        If there is no such SuperLink, it does not answer or knows no such run. None is started.
     """
+    server = flower.superlink(connection, home)
     where = [connection] if connection else []
     which = ["--run-id", run_id] if run_id else []
     runs = flower.ask("ls", *where, *which, home=home)["runs"]
     if run_id and not runs:
         raise RunError(f"no run {run_id} is known there; flwr ls lists them")
     listed = flower.ask("supernode", "list", *where, home=home)["nodes"]
-    names = {} if home is None else read_nodes(home)
-    labs = lab_states(listed, names, now or datetime.now(UTC))
+    labs = lab_states(listed, read_nodes(home), now or datetime.now(UTC))
     if not runs:
-        return Status("", "no run", "", 0.0, None, Progress(), labs)
+        return Status("", "no run", "", 0.0, None, Progress(), labs, server)
     run = max(runs, key=lambda run: str(run["pending-at"]))
     progress = _progress(str(run["run-id"]), where, home)
     elapsed = float(run["elapsed"])
@@ -171,12 +174,13 @@ def read_status(
         seconds_left=seconds_left(progress, elapsed) if running else None,
         progress=progress,
         labs=labs,
+        server=server,
     )
 
 
-def _progress(run_id: str, where: list[str], home: Path | None) -> Progress:
+def _progress(run_id: str, where: list[str], home: Path) -> Progress:
     """Read ``log.jsonl``: of the deployment that ``home`` lies in, or where ``flwr log`` says."""
-    runs = [] if home is None else home.parent.glob("server/runs/*/log.jsonl")
+    runs = home.parent.glob("server/runs/*/log.jsonl")
     for path in sorted(runs, key=_changed, reverse=True):
         if (found := read_json_log(path, run_id)) is not None:
             return found

@@ -117,7 +117,16 @@ def run(
         if batch_key:
             given |= {"batch_key": batch_key} if several else _by_column(batch_key)
         config = Config.of(dataset=dataset, **given)
-        known = resolve(dataset).subtypes_per_lab
+        source = resolve(dataset)
+        by_type = not several and config.split.scheme in ("subtypes", "dirichlet")
+        no_types = source.path.suffix == ".h5ad" and not (label_key or source.label_key)
+        if by_type and no_types:  # of other formats the file says
+            raise ConfigError(
+                "data: one set of cells is split into labs by cell type; give label_key=, the "
+                "column of obs with cell types, or batch_key=, the column that names the labs, or "
+                'partition="iid"'
+            )
+        known = source.subtypes_per_lab
         if known is not None and "subtypes_per_lab" not in options:
             config = config.replace(subtypes_per_lab=known)
         config = config.replace(run_name=run_name or new_name(config))

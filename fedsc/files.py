@@ -11,6 +11,21 @@ from fedsc.errors import RunError
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make an error of the system, while ``path`` is being written, a sentence that names it.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written, saying why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a partial file to write; it takes the place of ``path`` when the block ends well.
 
@@ -28,14 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise _cannot("write", path, error) from error
+        with writing(path):
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # none is there, or the file system takes no changes
+            partial.unlink()
 
 
 def replace(path: Path, *content: bytes | memoryview) -> None:
@@ -61,7 +76,7 @@ def link(path: Path, name: Path) -> None:
         If it cannot be, saying why.
     """
     spare = name.with_name(f".{name.name}.partial")
-    try:
+    with writing(name):
         with suppress(OSError):  # nothing stands there, as a rule
             os.link(path, name)
             return
@@ -71,12 +86,10 @@ def link(path: Path, name: Path) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(path, spare)
         os.replace(spare, name)
-    except OSError as error:
-        raise _cannot("write", name, error) from error
 
 
-def make_folder(path: Path) -> Path:
-    """Make a folder where there is none, and give it.
+def make_folder(path: Path, mode: int = 0o777) -> Path:
+    """Make a folder where there is none, and give it; ``mode`` says who may use a new one.
 
     Raises
     ------
@@ -84,10 +97,30 @@ def make_folder(path: Path) -> Path:
         If it cannot be made, saying why.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot("make the folder", path, error) from error
     return path
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; an error leaves no new one that is empty.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made, saying why.
+    """
+    new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+        raise
 
 
 def identity(path: Path) -> tuple[tuple[str, int, int], ...]:

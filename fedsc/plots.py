@@ -1,8 +1,11 @@
-"""Figures, as matplotlib ``Figure`` objects: nothing is shown, saved or kept in global state."""
+"""Figures, as matplotlib ``Figure`` objects: nothing is shown or kept in global state."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fedsc.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +151,18 @@ def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float |
         )
     elif labs:
         panels[0].legend(fontsize="small", frameon=False)
+
+
+def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
+    """Save a figure, in the format that the file's ending names, whole or not at all.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=dpi)
 
 
 def embedding_map(places: np.ndarray, groups: dict[str, np.ndarray]) -> "Figure":

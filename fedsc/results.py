@@ -51,8 +51,9 @@ class Labs(Mapping[str, "anndata.AnnData"]):
     def __getitem__(self, lab: str) -> "anndata.AnnData":
         import anndata
 
-        with explained(), open_hdf5(self.path(lab)):
-            return anndata.read_h5ad(self.path(lab))
+        path = self.path(lab)
+        with explained(), open_hdf5(path):
+            return anndata.read_h5ad(path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -69,8 +70,11 @@ class Labs(Mapping[str, "anndata.AnnData"]):
         Raises
         ------
         KeyError
-            If the run folder has none of that name.
+            If the run folder has none of that name, saying which there are.
         """
+        if lab not in self._files:
+            there = ", ".join(self._files) or "none: the run was made without, or its labs are real"
+            raise KeyError(f"there is no file of lab '{lab}'; there are {there}")
         return self._files[lab]
 
 

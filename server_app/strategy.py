@@ -7,7 +7,7 @@ in the middle.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
@@ -171,15 +171,27 @@ def train(
         _log_failures(result)
         needed = federation.needed(len(starts))
         if len(result.updates) < needed:
-            reasons = "; ".join(f"{lab}: {why}" for lab, why in result.failures.items())
+            left = (
+                f"the checkpoint of round {round_ - 1} is intact"
+                if round_ > 1
+                else "no round is done"
+            )
             raise RunError(
                 f"round {round_}: {len(result.updates)} valid updates, {needed} needed "
-                f"({reasons}); the checkpoint of round {round_ - 1} is intact"
+                f"({_reasons(result.failures)}); {left}"
             )
         state = aggregate(state, result, config.federation)
         after_round(state, result)
         _log_round(result, rounds, federation.traffic)
     return state
+
+
+def _reasons(failures: Mapping[str, str]) -> str:
+    """Say why labs failed, each reason once."""
+    labs_of: dict[str, list[str]] = {}
+    for lab, why in failures.items():
+        labs_of.setdefault(why, []).append(lab)
+    return "; ".join(f"{', '.join(labs)}: {why}" for why, labs in labs_of.items())
 
 
 def participants(labs: list[str], fraction: float, seed: int, round_: int) -> list[str]:

@@ -227,6 +227,14 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture
+def read_only_disk(full_disk: Path) -> Path:
+    """Give a file system that takes no changes, or skip the test where none can be mounted."""
+    command = ["mount", "-o", "remount,ro", str(full_disk)]
+    subprocess.run(command, capture_output=True, check=True)
+    return full_disk
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put first the file that mostly waits for Ray, so that another process works meanwhile.
 

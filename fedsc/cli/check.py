@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedsc.cli.output import Force, check_plot
+from fedsc.config import Config
 from fedsc.errors import ConfigError
 
 
@@ -25,15 +27,24 @@ def check(
     fold_case: Annotated[
         bool, typer.Option(help="Case of gene names does not count: spell them in capitals.")
     ] = False,
+    min_cells: Annotated[
+        int,
+        typer.Option(min=1, help="Of a folder: fewest cells of a lab, as the run will have it."),
+    ] = Config().split.min_cells,
+    min_shared_genes: Annotated[
+        int, typer.Option(min=1, help="Of a folder: fewest genes labs share, as the run will.")
+    ] = Config().data.min_shared_genes,
     plot: Annotated[
         Path | None,
         typer.Option(help="Of a folder: also draw how many genes labs share (.png, .svg, .pdf)."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Say whether a file can be used, if not why, and what it holds. The file is only read.
 
     Of a folder with one .h5ad per lab it says this of every lab, and whether they can be joined:
-    shared genes, kinds of values, cell types. A file labs.toml there may name columns of each lab.
+    shared genes, kinds of values, cell types, by the limits of a run. A file labs.toml there may
+    name columns of each lab.
     --symbols, --make-unique and --fold-case repair names; `fedsc run --set symbols=…` (or
     make-unique=true, fold-case=true) does the same in a run.
 
@@ -58,8 +69,10 @@ def check(
         "make_unique": make_unique,
         "fold_case": fold_case,
     }
+    if plot is not None:
+        check_plot(plot, force=force)
     if path.is_dir() and next(path.glob("*.h5ad"), None) is not None:
-        fine = check_folder(path, how, plot)
+        fine = check_folder(path, how, min_cells, min_shared_genes, plot)
     elif plot is not None:
         raise ConfigError("--plot is for a folder with one .h5ad per lab")
     else:

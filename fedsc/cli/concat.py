@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fedsc.cli.output import Force, check_output
 from fedsc.errors import ConfigError
 
 
@@ -14,6 +15,7 @@ def concat(
         typer.Argument(help="Folder of a simulated run, or labs' files with results of one run."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the cells go (.h5ad).")],
+    force: Force = False,
 ) -> None:
     """Join labs' files with results into one .h5ad. They may be larger than memory.
 
@@ -38,5 +40,6 @@ def concat(
             raise ConfigError("two files have one name, which is to be the lab's: rename one")
     if output.exists() and any(output.samefile(file) for file in files.values()):
         raise ConfigError(f"{output} is one of the labs' files: name another output")
+    check_output(output, force=force)
     n_cells = write_joined(files, output)
     typer.echo(f"{n_cells} cells of {len(files)} labs: {output}")

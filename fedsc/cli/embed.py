@@ -1,14 +1,13 @@
 """``fedsc embed``: embed and cluster a new file with the model of a run."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from fedsc.cli.output import Force, check_output, check_plot
 from fedsc.errors import DataError
-from fedsc.files import replace
 
 
 def embed(
@@ -52,6 +51,7 @@ def embed(
     colour: Annotated[
         list[str] | None, typer.Option(help="Columns of obs to colour the map by.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Embed a file with a trained encoder and cluster it. Nothing leaves this machine.
 
@@ -79,8 +79,9 @@ def embed(
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
         raise DataError(f"{output} is the input file; name another output")
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise DataError(f"--plot {plot}: should end in .png, .svg or .pdf")
+    check_output(output, force=force)
+    if plot is not None:
+        check_plot(plot, force=force)
     cells = read_or_open(file, layer=layer, symbols=symbols, fold_case=fold_case)
     if colour and not isinstance(cells, Expression):
         raise DataError(f"--colour: {file} does not fit in memory, so only clusters can be shown")
@@ -119,14 +120,12 @@ def embed(
         soft_wrap=True,
     )
     if plot is not None:
-        from fedsc.plots import embedding_map, tsne
+        from fedsc.plots import embedding_map, save, tsne
 
         groups = {name: obs[name].astype(str).to_numpy() for name in colour or []}
         groups["fedsc_cluster"] = found.clusters.astype(str)
         if len(found.types):
             groups["fedsc_type"] = np.array(found.types, dtype=object)[found.clusters].astype(str)
         places = tsne(found.embedding, seed) if found.places is None else found.places
-        image = io.BytesIO()
-        embedding_map(places, groups).savefig(image, format=plot.suffix.removeprefix("."), dpi=150)
-        replace(plot, image.getvalue())
+        save(embedding_map(places, groups), plot)
         console.print(f"map: {plot}", highlight=False)

@@ -1,6 +1,5 @@
 """What ``fedsc check`` says of a file, and of the labs of a folder."""
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,12 +10,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from fedsc.data.genes import agree, case_note
+from fedsc.data.genes import How, agree, case_note
 from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.data.reading.read import Examination, examine
 from fedsc.errors import DataError
 from fedsc.federated.annotation import alike
-from fedsc.files import replace as write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +46,9 @@ def check_file(file: Path, how: Mapping[str, Any]) -> bool:
     return not examination.problems
 
 
-def check_folder(folder: Path, how: Mapping[str, Any], plot: Path | None) -> bool:
+def check_folder(
+    folder: Path, how: Mapping[str, Any], min_cells: int, min_shared: int, plot: Path | None
+) -> bool:
     """Say what is in every lab's file of a folder and whether they can be joined.
 
     Parameters
@@ -57,6 +57,8 @@ def check_folder(folder: Path, how: Mapping[str, Any], plot: Path | None) -> boo
         With one ``.h5ad`` per lab.
     how
         Options of :func:`fedsc.data.reading.read.examine`.
+    min_cells, min_shared
+        Fewest cells of a lab, and genes that labs share, as the run will want them.
     plot
         File to draw the overlap of genes to.
 
@@ -74,33 +76,41 @@ def check_folder(folder: Path, how: Mapping[str, Any], plot: Path | None) -> boo
     for lab, file in files.items():
         own = {name: v for name, v in columns[lab].items() if name != "batch_key"}
         found = examine(file, **{**how, **own})
-        for line in describe(file, found):
-            typer.echo(line)
+        problems = []
         batch_key = columns[lab].get("batch_key", "")
         if batch_key and (found.obs is None or batch_key not in found.obs):
-            typer.echo(f"  {'problem':<14} labs.toml: there is no batch column '{batch_key}'")
-            found = replace(found, problems=(*found.problems, "batch-key"), expression=None)
+            problems.append(f"labs.toml: there is no batch column '{batch_key}'")
+        if found.shape is not None and found.shape[0] < min_cells:
+            problems.append(f"{found.shape[0]} cells are fewer than min-cells = {min_cells}")
+        if problems:
+            found = replace(found, problems=(*found.problems, *problems), expression=None)
+        for line in describe(file, found):
+            typer.echo(line)
         labs[lab] = found
-    fine, lines = describe_together(labs)
+    fine, lines = describe_together(labs, min_shared)
     typer.echo("together")
     for name, value in lines:
         typer.echo(f"  {name:<14} {value}")
     genes = {lab: set(map(str, e.expression.genes)) for lab, e in labs.items() if e.expression}
     if plot is not None and genes:
-        image = io.BytesIO()
-        overlap_figure(genes).savefig(image, format=plot.suffix.removeprefix(".") or "png", dpi=150)
-        write(plot, image.getvalue())
+        from fedsc.plots import save
+
+        save(overlap_figure(genes), plot)
         typer.echo(f"  {'picture':<14} {plot}")
     return fine
 
 
-def describe_together(labs: Mapping[str, Examination]) -> tuple[bool, list[tuple[str, str]]]:
+def describe_together(
+    labs: Mapping[str, Examination], min_shared: int
+) -> tuple[bool, list[tuple[str, str]]]:
     """Say whether labs can be joined, and how.
 
     Parameters
     ----------
     labs
         What was found in each lab's file.
+    min_shared
+        Fewest genes that labs share.
 
     Returns
     -------
@@ -123,15 +133,17 @@ def describe_together(labs: Mapping[str, Examination]) -> tuple[bool, list[tuple
         lines.append(("problem", "labs bring different kinds of values: bring all to one kind"))
     genes = {lab: own.genes for lab, own in usable.items()}
     lines.append(("genes", _by_lab({lab: len(names) for lab, names in genes.items()})))
-    try:
-        shared = len(agree(genes, "intersection", None, min_shared=0))
-        every = len(agree(genes, "union", None, min_shared=0))
-    except DataError as error:
-        return False, [*lines, ("problem", str(error))]
+    shared, refusal = _agreed(genes, "intersection", min_shared)
+    every, hopeless = _agreed(genes, "union", min_shared)
+    if hopeless:
+        return False, [*lines, ("problem", refusal)]
+    if refusal:
+        shared, _ = _agreed(genes, "intersection", 0)
     lines.append(("shared", f"{shared:,} genes in all labs, {every:,} in any"))
     if note := case_note(genes):
         lines.append(("note", note))
-    lines.append(("advice", _advice(shared, every, {lab: len(g) for lab, g in genes.items()})))
+    least = min(map(len, genes.values()))
+    lines.append(("advice", _advice(shared, every, least, min_shared if refusal else 0)))
     types = {lab: set(own.labels) - {""} for lab, own in usable.items() if own.labels is not None}
     if types:
         everywhere = set.intersection(*types.values())
@@ -148,15 +160,34 @@ _FEW_SHARED = 2000
 """With fewer genes in all labs, the usual 2000 highly variable ones cannot be chosen."""
 
 
-def _advice(shared: int, every: int, sizes: Mapping[str, int]) -> str:
-    """Say whether to take the genes of all labs or of any."""
+def _agreed(genes: Mapping[str, np.ndarray], how: How, min_shared: int) -> tuple[int, str]:
+    """Count the genes that labs agree on; where they do not, say why."""
+    try:
+        return len(agree(genes, how, None, min_shared)), ""
+    except DataError as error:
+        return 0, str(error)
+
+
+def _advice(shared: int, every: int, least: int, refused: int) -> str:
+    """Say whether to take the genes of all labs or of any.
+
+    Parameters
+    ----------
+    shared, every
+        Genes in all labs, in any.
+    least
+        Genes of the lab with the fewest.
+    refused
+        Genes that all labs should share, where they share fewer; else 0.
+    """
     if shared == every:
         return "all labs have the same genes: leave genes = intersection"
-    if shared >= _FEW_SHARED or shared >= 0.8 * min(sizes.values()):
+    if not refused and (shared >= _FEW_SHARED or shared >= 0.8 * least):
         return "genes = intersection: enough genes are shared, and each is measured everywhere"
+    limit = f", fewer than min-shared-genes = {refused}" if refused else ""
     return (
-        f"genes = union: only {shared:,} genes are in all labs. A gene that a lab did not measure "
-        "counts as average there; a lab with few of the chosen genes is told in the report"
+        f"genes = union: only {shared:,} genes are in all labs{limit}. A gene that a lab did not "
+        "measure counts as average there; a lab with few of the chosen genes is told in the report"
     )
 
 
@@ -249,9 +280,11 @@ def _quantiles(sums: np.ndarray) -> str:
 
 
 def _tally(labels: np.ndarray) -> str:
-    counts = pd.Series(labels).value_counts()
+    counts = pd.Series(labels[labels != ""]).value_counts()
     shown = [f"{label} {count}" for label, count in counts.head(50).items()]
-    return ", ".join(shown) + (f", … ({len(counts)} in all)" if len(counts) > 50 else "")
+    shown += [f"… ({len(counts)} in all)"] if len(counts) > 50 else []
+    unlabelled = len(labels) - int(counts.sum())
+    return ", ".join(shown) + (f"; no label: {unlabelled}" if unlabelled else "")
 
 
 def _columns(obs: pd.DataFrame, columns: list[str]) -> str:

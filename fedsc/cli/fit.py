@@ -13,7 +13,7 @@ from fedsc.baselines import METHODS
 from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.errors import ConfigError, RunError
-from fedsc.files import make_folder, replace, replacing
+from fedsc.files import filling, replace, replacing
 
 if TYPE_CHECKING:
     from fedsc.baselines.method import Fitted, Progress
@@ -99,9 +99,8 @@ def fit(
         _already_there(output, request, console)
         return
     expression = read(file, layer=layer, label_key=label_key)
-    make_folder(output)
     try:
-        with Bars(console) as bars:
+        with filling(output), Bars(console) as bars:
             settings = Settings(
                 resolution=resolution,
                 seed=seed,
@@ -179,7 +178,7 @@ def _write(
 
 def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> None:
     """Draw where mask-sc looks (its Fig. 5), by cell type where known, else by cluster."""
-    from fedsc.plots import attention_map
+    from fedsc.plots import attention_map, save
 
     known = expression.labels
     figure = attention_map(
@@ -188,7 +187,7 @@ def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> N
         int(fitted.record["preset"]["side"]),
         fitted.clusters.astype(str) if known is None else known,
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

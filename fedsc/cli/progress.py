@@ -19,6 +19,8 @@ from rich.progress import (
 )
 
 _EVERY = 0.5  # seconds
+# Two lines for each lab, of which the end says the sum; they stay in run.log.
+_OF_EVERY_LAB = (": results are in ", " has its results in a copy of its own file: ")
 
 
 class Bars:
@@ -109,7 +111,8 @@ class RunProgress:
 
     def _show(self) -> None:
         for line in self._log.lines():
-            if self._plain or ": loss " not in line:  # the bar says it
+            said = ": loss " in line and not self._plain  # by the bar
+            if not said and not any(words in line for words in _OF_EVERY_LAB):
                 self._bars.print(line)
         rows = [json.loads(line) for line in self._metrics.lines()]
         if not rows:

@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
+from fedsc.cli.output import Force, check_output
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: report.html in the folder.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write the report of a run: one HTML page that asks nothing of any other.
 
-    Every run writes it at its end, unless it was told to leave files out.
+    Every run writes it at its end, unless it was told to leave files out; report.html in the
+    folder is made anew.
 
     **Examples**
 
@@ -24,4 +28,6 @@ def report(
     """
     from fedsc.report.run import write_report
 
+    if output is not None:
+        check_output(output, force=force)
     typer.echo(f"report: {write_report(run, output).resolve()}")

@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from fedsc.cli.output import Force
 from fedsc.config import Config
 from fedsc.data.registry import resolve
 from fedsc.errors import DataError
+from fedsc.files import make_folder, writing
 
 if TYPE_CHECKING:
     import anndata
@@ -45,7 +47,7 @@ def split(
     ] = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs with cell types.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
+    force: Force = False,
 ) -> None:
     """Split one data set into one .h5ad per lab, to rehearse a federation.
 
@@ -171,16 +173,20 @@ def _write(
     plot: "Callable[[pd.DataFrame, Path], None]",
 ) -> None:
     """Write everything beside its place first, so that a full disk leaves what was there."""
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".split-") as name:
+    from fedsc.data.annotated import pack
+
+    with (
+        writing(make_folder(output)),
+        tempfile.TemporaryDirectory(dir=output, prefix=".split-") as name,
+    ):
         folder = Path(name)
         for lab, rows in track(
             parts.items(), "writing", console=Console(stderr=True), transient=True
         ):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                part = cells[rows].to_memory()
-                part.write_h5ad(folder / f"{lab}.h5ad", compression="gzip")
+                part = pack(cells[rows].to_memory())
+            (folder / f"{lab}.h5ad").write_bytes(part)
         counts.to_csv(folder / _TABLE)
         plot(counts, folder / _FIGURE)
         for path in stale:

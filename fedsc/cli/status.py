@@ -25,7 +25,8 @@ def status(
 
     Set FLWR_HOME as README.txt of the deployment says; the server's address is read from there.
     What the run does comes from log.jsonl in its folder. Where that is on another machine, it comes
-    from `flwr log`, and the command says so.
+    from `flwr log`, and the command says so. It starts nothing. A run of `fedsc run` in its own
+    process is not shown: look into its folder.
 
     **Examples**
 
@@ -34,7 +35,7 @@ def status(
     `FLWR_HOME=federation/flwr fedsc status fedsc --json`
     """
     home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
-    found = read_status(connection, run_id, home)
+    found = read_status(connection, run_id, home=home)
     if json_:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         return
@@ -42,7 +43,9 @@ def status(
     for name, value in describe(found):
         line = f"[bold]{name:<10}[/] {escape(value)}"
         console.print(line, highlight=False, soft_wrap=True)
-    table = Table("lab", "", "last seen")
+    if not found.labs:
+        return
+    table = Table("lab", "state", "last seen")
     now = datetime.now(UTC)
     for lab in found.labs:
         ago = "never" if lab.last_seen is None else f"{_duration(now - lab.last_seen)} ago"
@@ -54,7 +57,7 @@ def status(
 def describe(status: Status) -> list[tuple[str, str]]:
     """Put a status into pairs of a name and a value."""
     progress = status.progress
-    rows = [("run", f"{status.run_id or 'none yet'}: {status.state}")]
+    rows = [("server", status.server), ("run", f"{status.run_id or 'none yet'}: {status.state}")]
     if status.details:
         rows.append(("why", status.details))
     if progress.phase and not status.state.startswith("finished"):

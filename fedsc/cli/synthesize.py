@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedsc.cli.output import Force, check_output
 from fedsc.cli.progress import Bars
 from fedsc.data.synthetic import Biology, write_synthetic
 from fedsc.errors import DataError
@@ -32,7 +33,7 @@ def synthesize(
     batch: Annotated[
         float, typer.Option(help="Difference between labs, SD of log expression.")
     ] = _DEFAULT.batch,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a synthetic .h5ad: gamma-Poisson counts with types, marker genes and lab effects.
 
@@ -50,10 +51,7 @@ def synthesize(
     """
     if path.suffix != ".h5ad":
         raise DataError(f"'{path}': the name should end in .h5ad")
-    if path.exists() and not force:
-        raise DataError(f"'{path}' exists: choose another name or add --force")
-    if not path.parent.is_dir():
-        raise DataError(f"'{path}': there is no folder '{path.parent}'; make it first")
+    check_output(path, force=force)
     biology = Biology(
         markers=markers,
         fold=fold,

@@ -246,6 +246,9 @@ def pack(cells: "anndata.AnnData") -> bytes:
     options = {"driver": "core", "backing_store": False, "block_size": 2**24}
     with h5py.File("memory.h5ad", "w", **options) as file:
         write_elem(file, "/", cells, dataset_kwargs={"compression": "gzip"})
+        for name in ("X", "raw"):  # where there is none, an empty one, which cannot be opened
+            if getattr(cells, name) is None:
+                file.pop(name, None)
         file.flush()
         content: bytes = file.id.get_file_image()
     return content

@@ -282,7 +282,8 @@ def _refuse_unlike_names(lists: Mapping[str, tuple[str, ...]]) -> None:
         raise DataError(
             f"genes are named differently: {_some(stable)} by stable ids "
             f"({lists[stable[0]][0]}), {_some(symbols)} by symbols ({lists[symbols[0]][0]}); "
-            "bring all to one kind of name"
+            "bring all to one kind of name: option symbols (--symbols of fedsc check) says which "
+            "column of var has them, in labs.toml that of a single lab"
         )
 
 
@@ -320,10 +321,13 @@ def _refuse_few(
             "or give a reference that fits them"
         )
     if how == "union":
+        advice = "leave these labs out or name their genes as the others do"
+        if len(short) == len(labs):
+            advice = "name the genes of all labs alike"
         raise DataError(
             f"{_some(f'{lab} shares {shared[lab]}' for lab in short)} genes with other labs, "
-            f"min-shared-genes = {min_shared}; measured were {measured}; leave these labs out or "
-            "name their genes as the others do" + (f"; {note}" if note else "")
+            f"min-shared-genes = {min_shared}; measured were {measured}; {advice}"
+            + (f"; {note}" if note else "")
         )
     nearly = Counter(
         next(lab for lab in labs if gene not in labs[lab])
@@ -331,14 +335,16 @@ def _refuse_few(
         if count == len(labs) - 1
     )
     worst = max(labs, key=lambda lab: (nearly[lab], lab))
-    advice = (
-        f"leave out {worst} (the others share {len(kept) + nearly[worst]}) or "
-        if len(labs) > 2
-        else ""
-    )
+    others = len(kept) + nearly[worst]
+    helps = []
+    if len(labs) > 2 and others >= needed:
+        helps.append(f"leave out {worst} (the others share {others})")
+    if all(sum(seen[gene] > 1 for gene in found) >= needed for found in labs.values()):
+        helps.append("set genes = 'union'")
+    advice = " or ".join(helps) or "name the genes of all labs alike"
     raise DataError(
         f"the labs share {len(kept)} genes, min-shared-genes = {min_shared}; measured were "
-        f"{measured}; {advice}set genes = 'union'" + (f"; {note}" if note else "")
+        f"{measured}; {advice}" + (f"; {note}" if note else "")
     )
 
 

@@ -96,8 +96,6 @@ def write_joined(files: Mapping[str, Path], output: Path) -> int:
             partial.write_bytes(pack(joined))
             reserve(partial, sum(matrix.n_bytes for matrix in matrices))
             with h5py.File(partial, "r+") as file:
-                for name in ("X", "raw"):  # as nothing
-                    file.pop(name, None)
                 if raw_var is not None:
                     raw = file.create_group("raw")
                     raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})

@@ -6,7 +6,6 @@ in how they measure every gene. Cells are drawn in groups of a fixed size, each 
 generator, so a file can be written piece by piece and has the same values however it is cut.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsc.data.annotated import pack, reserve
 from fedsc.errors import ConfigError
+from fedsc.files import replacing
 from fedsc.rng import numpy_generator
 
 if TYPE_CHECKING:
@@ -204,6 +205,13 @@ def write_synthetic(
         Cells written at a time; has no influence on the content.
     written
         Called after every block with the cells written so far.
+
+    Raises
+    ------
+    ConfigError
+        If a number makes no set.
+    RunError
+        If the file cannot be written.
     """
     import anndata
     import h5py
@@ -211,27 +219,24 @@ def write_synthetic(
 
     truth = draw_truth(cells, genes, types, labs, seed, biology)
     obs, var = _annotation(truth)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        anndata.AnnData(obs=obs, var=var).write_h5ad(partial)
-        with h5py.File(partial, "r+") as file:
-            if "X" in file:
-                del file["X"]
-            start = 0
-            for rows in _blocks(truth, block):
+    with replacing(path) as partial:
+        partial.write_bytes(pack(anndata.AnnData(obs=obs, var=var)))
+        start = 0
+        for rows in _blocks(truth, block):
+            # HDF5 dies on a full disk, so it gets its room before it opens the file.
+            reserve(
+                partial, 2 * sum(part.nbytes for part in (rows.data, rows.indices, rows.indptr))
+            )
+            with h5py.File(partial, "r+") as file:
                 if start == 0:
                     # The pointers of a million cells pass 2³¹ non-zeros.
                     options = {"indptr_dtype": np.int64, "compression": "gzip"}
                     options |= {"compression_opts": 1, "shuffle": True}
                     write_elem(file, "X", rows, dataset_kwargs=options)
-                    matrix = sparse_dataset(file["X"])
                 else:
-                    matrix.append(rows)
-                start += rows.shape[0]
-                written(start)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                    sparse_dataset(file["X"]).append(rows)
+            start += rows.shape[0]
+            written(start)
 
 
 def _blocks(truth: Truth, block: int) -> "Iterator[csr_matrix]":

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedsc.data.expression import Expression
 from fedsc.options import SplitOptions
-from fedsc.plots import COLOURS, LINES, attention_map, scatter_groups, tsne
+from fedsc.plots import COLOURS, LINES, attention_map, save, scatter_groups, tsne
 from simulations.bench.cell import Cell
 from simulations.bench.suite import Place, Suite
 
@@ -46,7 +46,7 @@ def draw(suite: Suite, planned: Planned, rows: pd.DataFrame, cells: Path, into: 
     files = []
     for name, figure in _figures(suite, planned, rows, cells):
         files.append(into / f"{name}.png")
-        figure.savefig(files[-1], dpi=120)
+        save(figure, files[-1], dpi=120)
     if "splits" in suite.figures:
         files += list(_draw_splits(planned, into))
     return files

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedsc.files import replace, replacing
+from fedsc.files import make_folder, replace, replacing
 from simulations.bench.cell import Cell, Row
 from simulations.bench.figures import draw
 from simulations.bench.suite import Place, Suite
@@ -35,7 +35,7 @@ def write_report(
     list of Path
         The files written.
     """
-    into.mkdir(parents=True, exist_ok=True)
+    make_folder(into)
     table = frame(suite, planned, rows)
     parquet, page = into / "rows.parquet", into / "table.md"
     with replacing(parquet) as partial:

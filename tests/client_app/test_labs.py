@@ -51,6 +51,9 @@ def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_s
     )
     (b,) = hosted_labs({"lab": "B", **node}, tiny)
     assert (b.source.label_key, b.batch_key, b.source.make_unique) == ("cell_type", "", False)
+    (tmp_path / "labs.toml").write_text("[A]\nlabel-key = ''\n")
+    (a,) = hosted_labs({"lab": "A", **node}, tiny)
+    assert a.source.label_key == ""  # it has none
     (tmp_path / "labs.toml").write_text("[A]\nlabels = 'donor'\n")
     with pytest.raises(ConfigError, match=r"labs\.toml: A: labels = 'donor'; known are label-key"):
         hosted_labs({"lab": "A", **node}, tiny)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -164,7 +163,14 @@ def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
         return log
 
     monkeypatch.setattr(status.flower, "text", text)
+    homes = tmp_path, tmp_path / "flwr", tmp_path / "none" / "flwr"
+    for home in homes:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "config.toml").write_text(
+            '[superlink]\ndefault = "there"\n[superlink.there]\naddress = "host:1"\n'
+        )
     newest = status.read_status("there", home=tmp_path, now=_NOW)
+    assert newest.server == "there (host:1)"
     assert (newest.run_id, newest.state, newest.seconds_left) == ("2", "running", 36.0)
     assert asked[0] == ("ls", "there")
     named = status.read_status(run_id="1", home=tmp_path, now=_NOW)
@@ -174,7 +180,7 @@ def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
     assert (len(texts), named.progress.source) == (2, "")
 
     # log.jsonl in the deployment that FLWR_HOME lies in goes before the words of `flwr log`.
-    home, folder = tmp_path / "flwr", tmp_path / "server" / "runs" / "x"
+    home, folder = homes[1], tmp_path / "server" / "runs" / "x"
     folder.mkdir(parents=True)
     time = {"time": "2026-01-02T10:00:00"}
     lines = [
@@ -191,7 +197,7 @@ def test_the_newest_run_is_meant_unless_one_is_named(monkeypatch, tmp_path):
     assert len(texts) == 2
     # Elsewhere it is looked for where the words say the run folder is.
     log = f"run folder: {folder}"
-    assert status.read_status(run_id="2", home=Path("/none/flwr")).progress.phase == "statistics"
+    assert status.read_status(run_id="2", home=homes[2]).progress.phase == "statistics"
     runs.clear()
     assert status.read_status(home=tmp_path).state == "no run"
 

@@ -45,6 +45,9 @@ def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path,
     run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
     assert run.folder.parent == tmp_path
     assert list(run.labs) == ["A", "B"]
+    with pytest.raises(KeyError, match="no file of lab 'C'; there are A, B"):
+        run.labs["C"]
+    assert run.labs.get("C") is None
     a = run.labs["A"]
     assert list(a.obs_names) == list(labs["A"].obs_names)
     assert {"X_pca", "X_fedsc"} <= set(a.obsm)
@@ -100,6 +103,13 @@ def test_one_set_is_split_by_a_column(cells, tmp_path):
     for lab in ("donor0", "donor1", "donor2"):
         assert set(run.labs[lab].obs["donor"]) == {lab}
     assert run.scores["ari"].isna().all()  # no cell type is known
+
+
+@pytest.mark.parametrize("options", [{}, {"partition": "dirichlet"}])
+def test_one_set_without_types_is_told_how_it_can_be_split(cells, tmp_path, options):
+    with pytest.raises(ConfigError, match=r"label_key=.*batch_key=.*partition=\"iid\""):
+        fedsc.run(cells, output=tmp_path, **options, **FEW)
+    assert not list(tmp_path.iterdir())
 
 
 def test_paths_are_labs_and_files_are_left_out_where_nobody_wants_them(tiny_set, tmp_path):

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from fedsc.errors import RunError
-from fedsc.files import make_folder, replace, replacing
+from fedsc.files import make_folder, replace, replacing, writing
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -72,3 +72,22 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     assert make_folder(tmp_path / "a" / "b").is_dir()
     with pytest.raises(RunError, match="cannot make the folder"):
         make_folder(tmp_path / "file" / "b")
+
+
+def test_a_file_system_that_takes_no_changes_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*file: Read-only file system"):
+        replace(tmp_path / "file", b"new")
+    with (
+        pytest.raises(RunError, match=r"cannot write .*folder: Read-only file system"),
+        writing(tmp_path / "folder"),
+    ):
+        (tmp_path / "folder" / "file").open("w")
+
+
+def test_a_new_folder_is_for_whom_it_is_to_be_for(tmp_path):
+    assert make_folder(tmp_path / "own", 0o700).stat().st_mode & 0o777 == 0o700

@@ -248,7 +248,7 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     np.testing.assert_allclose(found.obsm["X_fedsc"], lab.obsm["X_fedsc"], rtol=1e-4, atol=1e-4)
     later.obs["chemistry"] = "C"
     later.write_h5ad(tmp_path / "later.h5ad")
-    done = embed(tmp_path / "later.h5ad", left.folder, tmp_path / "o.h5ad", *more)
+    done = embed(tmp_path / "later.h5ad", left.folder, tmp_path / "p.h5ad", *more)
     assert "the lab had no batch 'C'; it had A, B" in str(done.exception)
 
 

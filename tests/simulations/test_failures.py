@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -190,6 +191,28 @@ def test_a_full_disk_at_a_lab_is_its_failure_in_words(unlabelled, lead, monkeypa
     rows = lead(unlabelled).by_round
     assert "No space left on device" in rows[2, "lab-1"]["failed"]
     assert rows[3, "lab-1"]["loss"] > 0
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_once_and_without_a_traceback(
+    unlabelled, lead, left_by, monkeypatch, caplog
+):
+    original = os.replace
+
+    def replace(source, target):
+        if "private-" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    with caplog.at_level(0, "flwr"), pytest.raises(RunError) as told:
+        lead(unlabelled)
+    assert str(told.value).endswith("; no round is done")
+    reasons = re.findall(r"cannot write \S+: No space left", str(told.value))
+    assert len(reasons) == len(set(reasons))
+    of_labs = [record for record in caplog.records if "is not kept" in record.getMessage()]
+    assert of_labs
+    assert all("No space left" in record.getMessage() for record in of_labs)
+    assert not any(record.exc_info for record in of_labs)
 
 
 def test_below_min_updates_the_run_stops(unlabelled, change, lead):

@@ -67,8 +67,10 @@ def _h5ad(file: h5py.File, layer: str, symbols: str) -> Contents:
         if key in file:
             nodes[name] = file[key]
     if layer not in nodes:
-        known = ", ".join(sorted(layer_name(name) for name in nodes)) or "no matrix at all"
+        known = ", ".join(sorted(layer_name(name) for name in nodes))
         missing = f"there is no layer '{layer}'" if layer else "the file has no X"
+        if not known:
+            raise DataError(f"{missing} and no other matrix: write the expression values into X")
         raise DataError(f"{missing}; it has: {known} (choose one with --layer)")
     obs, var = _annotation(file, layer)
     genes, own, notes = named_genes(var, symbols)

@@ -57,7 +57,7 @@ def expression_of(
         genes, own, _ = folded(genes, own)
     cells = adata.obs_names.to_numpy(dtype=object)
     obs = adata.obs.copy()
-    problems = name_problems(genes, cells) + label_problems(obs, label_key)
+    problems = name_problems(genes, cells) + label_problems(obs, label_key, in_file=False)
     matrix = csr_matrix(values, dtype=np.float32, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()

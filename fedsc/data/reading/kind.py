@@ -29,6 +29,8 @@ class Values:
         Row and column of the first of them.
     negative
         How many are below zero.
+    first_negative
+        Row and column of the first of them.
     smallest, largest
         Of the finite ones; zero when there are none.
     whole
@@ -40,6 +42,7 @@ class Values:
     not_finite: int
     first_not_finite: tuple[int, int] | None
     negative: int
+    first_negative: tuple[int, int] | None
     smallest: float
     largest: float
     whole: bool
@@ -54,7 +57,8 @@ def look_at(matrix: csr_matrix) -> Values:
     matrix
         cells × genes, any number type.
     """
-    not_finite, first, negative, smallest, largest, whole = 0, None, 0, 0.0, 0.0, True
+    not_finite, negative, smallest, largest, whole = 0, 0, 0.0, 0.0, True
+    first, below = None, None
     for start in range(0, matrix.nnz, _BLOCK):
         block = matrix.data[start : start + _BLOCK]
         finite = np.isfinite(block)
@@ -62,7 +66,9 @@ def look_at(matrix: csr_matrix) -> Values:
             if first is None:
                 first = start + int(np.argmin(finite))
             not_finite += int(np.count_nonzero(~finite))
-            block = block[finite]
+        if below is None and (block[finite] < 0).any():
+            below = start + int(np.argmax(finite & (block < 0)))
+        block = block if finite.all() else block[finite]
         if block.size:
             smallest, largest = min(smallest, float(block.min())), max(largest, float(block.max()))
             negative += int(np.count_nonzero(block < 0))
@@ -71,6 +77,7 @@ def look_at(matrix: csr_matrix) -> Values:
         not_finite=not_finite,
         first_not_finite=None if first is None else _position(matrix, first),
         negative=negative,
+        first_negative=None if below is None else _position(matrix, below),
         smallest=smallest,
         largest=largest,
         whole=whole,
@@ -89,14 +96,12 @@ def joined(parts: Iterable[tuple[int, Values]]) -> Values:
     whole = look_at(csr_matrix((0, 0), dtype=np.float32))
     start, unlike = 0, False
     for rows, part in parts:
-        first = whole.first_not_finite
-        if first is None and part.first_not_finite is not None:
-            first = part.first_not_finite[0] + start, part.first_not_finite[1]
         unlike = unlike or not (part.linear or part.whole)
         whole = Values(
             whole.not_finite + part.not_finite,
-            first,
+            whole.first_not_finite or _further_down(part.first_not_finite, start),
             whole.negative + part.negative,
+            whole.first_negative or _further_down(part.first_negative, start),
             min(whole.smallest, part.smallest),
             max(whole.largest, part.largest),
             whole.whole and part.whole,
@@ -104,6 +109,10 @@ def joined(parts: Iterable[tuple[int, Values]]) -> Values:
         )
         start += rows
     return whole
+
+
+def _further_down(place: tuple[int, int] | None, rows: int) -> tuple[int, int] | None:
+    return None if place is None else (place[0] + rows, place[1])
 
 
 def judge(values: Values) -> tuple[Kind | None, list[str]]:
@@ -121,7 +130,12 @@ def judge(values: Values) -> tuple[Kind | None, list[str]]:
     problems = []
     if values.not_finite:
         problems.append(f"holds {count(values.not_finite, 'value')} that are NaN or infinite")
-    if values.negative:
+    if values.negative and values.whole:
+        problems.append(
+            f"holds {count(values.negative, 'negative value')}, down to {values.smallest:.4g}, and "
+            "no count is below zero"
+        )
+    elif values.negative:
         problems.append(f"holds scaled values (negative, down to {values.smallest:.4g})")
     elif not values.largest and not values.not_finite:
         problems.append("holds only zeros")

@@ -90,8 +90,8 @@ def _matrix_file(path: Path) -> Path:
         raise DataError(f"the folder holds several matrices ({names}): name the one to read")
     names = ", ".join(sorted(file.name for file in path.iterdir())[:4]) or "nothing"
     raise DataError(
-        f"the folder holds no matrix.mtx or matrix.mtx.gz but {names}: name a file, or a folder "
-        "as Cell Ranger writes it"
+        f"the folder holds no .h5ad file and no matrix.mtx or matrix.mtx.gz but {names}: name a "
+        "file, a folder with one .h5ad per lab, or one as Cell Ranger writes it"
     )
 
 

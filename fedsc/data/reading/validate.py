@@ -65,9 +65,9 @@ def judged(
     """Judge a matrix by what its values look like, as :func:`value_problems`."""
     kind, problems = judge(values)
     sentences = [f"{name} {problem}" for problem in problems]
-    if values.first_not_finite is not None:
-        row, column = values.first_not_finite
-        sentences[0] += f" (first: cell '{cells[row]}', gene '{genes[column]}')"
+    firsts = [place for place in (values.first_not_finite, values.first_negative) if place]
+    for i, (row, column) in enumerate(firsts):  # these come first, in this order
+        sentences[i] += f" (first: cell '{cells[row]}', gene '{genes[column]}')"
     if kind is None:
         better = [
             f"{layer_name(layer)} holds {KIND_NAMES[usable]}: "
@@ -120,7 +120,7 @@ def name_problems(genes: np.ndarray, cells: np.ndarray) -> list[str]:
     return problems
 
 
-def label_problems(obs: pd.DataFrame, label_key: str) -> list[str]:
+def label_problems(obs: pd.DataFrame, label_key: str, *, in_file: bool = True) -> list[str]:
     """Find what is wrong with the label column that was asked for, if one was."""
     if not label_key:
         return []
@@ -129,7 +129,11 @@ def label_problems(obs: pd.DataFrame, label_key: str) -> list[str]:
         close = difflib.get_close_matches(label_key, columns, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
         known = f"columns are: {', '.join(columns)}" if columns else "no column describes the cells"
-        return [f"there is no label column '{label_key}'{hint}; {known}"]
+        advice = (
+            "; if the file is one lab's, labs.toml beside it can name another column for this lab, "
+            "or '' for none (label-key)"
+        )
+        return [f"there is no label column '{label_key}'{hint}; {known}{advice if in_file else ''}"]
     labels = obs[label_key]
     if len(labels) and labels.isna().all():
         return [f"label column '{label_key}' is empty"]

@@ -127,7 +127,21 @@ def two_problems(path: Path) -> Path:
 CSV = "cell," + ",".join(GENES) + "\n"
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
-    "scaled": (lambda d: h5ad(d / "a.h5ad", one_value(-1.5)), ["X holds scaled values (negative"]),
+    "scaled": (
+        lambda d: h5ad(d / "a.h5ad", one_value(-1.5)),
+        ["X holds scaled values (negative, down to -1.5) (first: cell 'AAACCGTGCT-1', gene 'MALA"],
+    ),
+    "a negative count": (
+        lambda d: h5ad(d / "a.h5ad", one_value(-2)),
+        [
+            "X holds 1 negative value, down to -2, and no count is below zero "
+            "(first: cell 'AAACCGTGCT-1', gene 'MALAT1')"
+        ],
+    ),
+    "no X": (
+        lambda d: edited(h5ad(d / "a.h5ad"), lambda file: file.pop("X")),
+        ["the file has no X and no other matrix: write"],
+    ),
     "not a number": (
         lambda d: h5ad(d / "a.h5ad", one_value(np.nan)),
         ["1 value that are NaN or infinite (first: cell 'AAACCGTGCT-1', gene 'MALAT1')"],
@@ -197,7 +211,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "two genomes": (lambda d: two_genomes(d / "a.h5"), ["matrices of 2 genomes (hg19, mm10)"]),
     "R object": (lambda d: table(d / "a.rds", "X\n"), ["is an R object: write it as .h5ad"]),
     "packed h5ad": (lambda d: table(d / "a.h5ad.gz", "x"), ["unpack it first (gunzip)"]),
-    "empty folder": (lambda d: d, ["holds no matrix.mtx or matrix.mtx.gz but nothing"]),
+    "empty folder": (
+        lambda d: d,
+        ["holds no .h5ad file and no matrix.mtx or matrix.mtx.gz but nothing"],
+    ),
     "10x without barcodes": (
         lambda d: tenx(d / "m", drop="barcodes.tsv"),
         ["matrix.mtx.gz has no barcodes.tsv[.gz] beside it"],
@@ -289,6 +306,9 @@ def test_a_good_file_is_described(tmp_path):
     x = np.vstack([COUNTS, np.zeros((1, 5), int)])
     x[:, 3] = 0
     file = h5ad(tmp_path / "a.h5ad", x, cells=[*BARCODES, "TTTTTTTTTT-1"])
+    cells = anndata.read_h5ad(file)
+    cells.obs.loc["TTTTTTTTTT-1", "cell_type"] = np.nan
+    cells.write_h5ad(file)
     result = run(file, "--label-key", "cell_type")
     sizes = np.quantile(x.sum(axis=1), (0, 0.05, 0.5, 0.95, 1))
     assert result.exit_code == 0
@@ -300,11 +320,12 @@ def test_a_good_file_is_described(tmp_path):
         "  library size   min {:.0f}, 5 % {:.0f}, median {:.0f}, 95 % {:.0f}, max {:.0f}".format(
             *sizes
         ),
-        "  labels         cell_type: B 3, T 2",
+        "  labels         cell_type: B 2, T 2; no label: 1",
         "  label columns  cell_type (2)",
         "  batch columns  none found",
         "  note           1 cell without any count",
         "  note           1 gene never detected",
+        "  note           1 cell without a label in 'cell_type'",
     ]
 
 
@@ -352,7 +373,7 @@ def test_a_folder_is_told_lab_by_lab_and_together(folder, tmp_path):
     (folder / "labs.toml").write_text(
         '[A]\nlabel-key = "cell_type"\n[B]\nlabel-key = "annotation"\nbatch-key = "donor"\n'
     )
-    done = run(folder, "--plot", tmp_path / "overlap.png")
+    done = run(folder, "--plot", tmp_path / "overlap.png", "--min-shared-genes", "20")
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert f"{folder / 'A.h5ad'}: can be used" in lines
@@ -362,7 +383,7 @@ def test_a_folder_is_told_lab_by_lab_and_together(folder, tmp_path):
         "cells 96: A 50, B 46",
         "kinds raw counts: A, B",
         "shared 30 genes in all labs, 60 in any",
-        "advice genes = union: only 30 genes",
+        "advice genes = union: only 30 genes are in all labs. A gene",
         "cell types 4 in 2 labs",
         "type0, type1, type2, type3",
     ):
@@ -381,6 +402,32 @@ def test_a_folder_whose_labs_cannot_be_joined_is_told_why(folder):
     done = run(folder)
     assert done.exit_code == 2
     assert "1 of 2 can be used" in done.output
+
+
+def test_what_a_run_would_refuse_is_a_problem(folder):
+    """By the limits of a run; 30 genes are shared."""
+    done = run(folder)
+    assert done.exit_code == 2
+    assert "the labs share 30 genes, min-shared-genes = 100" in done.output
+    assert "union" not in done.output  # which would be refused too
+    done = run(folder, "--min-shared-genes", "30")
+    assert done.exit_code == 0, done.output
+    done = run(folder, "--min-shared-genes", "30", "--min-cells", "47")
+    assert done.exit_code == 2
+    assert f"{folder / 'B.h5ad'}: cannot be used" in done.output
+    assert "46 cells are fewer than min-cells = 47" in done.output
+    assert "1 of 2 can be used" in done.output
+
+
+def test_a_union_that_a_run_takes_is_advised(folder):
+    whole = anndata.read_h5ad(folder / "A.h5ad")
+    whole[:, :25].copy().write_h5ad(folder / "C.h5ad")
+    done = run(folder, "--min-shared-genes", "20")
+    assert done.exit_code == 0, done.output
+    together = " ".join(done.output.split())
+    assert (
+        "genes = union: only 5 genes are in all labs, fewer than min-shared-genes = 20" in together
+    )
 
 
 @pytest.mark.parametrize(

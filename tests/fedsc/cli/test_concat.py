@@ -45,7 +45,7 @@ def test_cells_of_one_name_are_told_apart_and_files_of_two_runs_are_not_joined(
     assert {name.split("-")[-1] for name in names} == {"x", "y"}
     part.uns["fedsc"]["model"] = "another"
     part.write_h5ad(other)
-    code, _, err = fedsc("concat", one, other, "-o", tmp_path / "all.h5ad")
+    code, _, err = fedsc("concat", one, other, "-o", tmp_path / "all.h5ad", "--force")
     assert (code, "of different runs" in err) == (2, True)
     code, _, err = fedsc("concat", one, other, "-o", one)
     assert (code, "is one of the labs' files" in err) == (2, True)

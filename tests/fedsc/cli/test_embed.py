@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from fedsc import tensors
 from fedsc.cli.embed import embed
 from fedsc.clusters import load_clusters
-from fedsc.errors import DataError
+from fedsc.errors import ConfigError, DataError
 from fedsc.model import MODEL, load_model
 from partitioning.simulation import simulated_labs
 from simulations.inprocess import run_inprocess
@@ -124,6 +124,7 @@ def test_it_equals_what_the_labs_embedded(unlabelled, change, tmp_path, scale, n
             cells.matrix, obs=pd.DataFrame(index=cells.cells), var=pd.DataFrame(index=cells.genes)
         ).write_h5ad(tmp_path / "lab.h5ad")
         arguments = (tmp_path / "lab.h5ad", "--model", folder, "-o", tmp_path / "out.h5ad")
+        arguments = (*arguments, "--force")
         done = _invoke(*arguments)
         if local_norm and norm != "none":
             assert "stayed in the labs" in str(done.exception)
@@ -185,7 +186,7 @@ def test_clusters_of_another_model_are_refused(run, tiny_set, tmp_path):
 
 def test_a_map_of_an_unknown_kind_is_refused_before_any_work(run, tiny_set, tmp_path):
     done = _invoke(tiny_set, "--model", run, "-o", tmp_path / "o.h5ad", "--plot", "map.xyz")
-    assert isinstance(done.exception, DataError)
+    assert isinstance(done.exception, ConfigError)
     assert not (tmp_path / "o.h5ad").exists()
 
 
@@ -218,7 +219,7 @@ def test_a_file_larger_than_memory_is_read_in_blocks_with_the_same_result(
     done = _invoke(tiny_set, "--model", run, "-o", parts)
     assert done.exit_code == 0, done.output
     assert "larger than memory" in done.output
-    refused = _invoke(tiny_set, "--model", run, "-o", parts, "--colour", "cell_type")
+    refused = _invoke(tiny_set, "--model", run, "-o", parts, "--force", "--colour", "cell_type")
     assert "does not fit in memory" in str(refused.exception)
     monkeypatch.undo()
     one, other = anndata.read_h5ad(whole), anndata.read_h5ad(parts)
@@ -256,10 +257,10 @@ def test_genes_are_named_by_a_column_where_it_is_asked_for(run, tiny_set, tmp_pa
     lower = anndata.read_h5ad(path)
     lower.var_names = [name.lower() for name in lower.var["symbol"].astype(str)]
     lower.write_h5ad(path)
-    refused = _invoke(path, "--model", run, "-o", one)
+    refused = _invoke(path, "--model", run, "-o", one, "--force")
     assert "differ in case only" in str(refused.exception)
     assert "set fold-case" in str(refused.exception)
-    assert _invoke(path, "--model", run, "-o", one, "--fold-case").exit_code == 0
+    assert _invoke(path, "--model", run, "-o", one, "--force", "--fold-case").exit_code == 0
     folded = anndata.read_h5ad(one)
     np.testing.assert_array_equal(folded.obsm["X_fedsc"], named.obsm["X_fedsc"])
     assert folded.uns["fedsc"]["fold-case"]

@@ -94,6 +94,15 @@ def test_another_fit_in_the_same_folder_is_refused(file, tmp_path):
         call("pca", file, "--k", "4", "--output", out)
 
 
+def test_a_fit_that_fails_leaves_no_empty_folder(file, tmp_path):
+    for out in (tmp_path / "new", tmp_path / "mine"):
+        if out.name == "mine":
+            out.mkdir()
+        with pytest.raises(DataError, match="none are known"):
+            call("pca", file, "--k", "true", "--output", out)
+        assert out.exists() == (out.name == "mine")
+
+
 def test_overrides_preset_and_seed_reach_the_method(file, tmp_path):
     out = tmp_path / "out"
     call(

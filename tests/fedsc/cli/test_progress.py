@@ -12,6 +12,12 @@ ROWS = [
 ]
 LOG = ["10:00 INFO lab A: 10 cells", "10:01 INFO round 1/2: loss 2.5, 2 of 2 labs"]
 
+# As client_app/main.py and server_app/finish.py write them.
+OF_EVERY_LAB = [
+    "10:02 INFO lab A: results are in /runs/x/labs/A.h5ad",
+    "10:02 INFO lab A has its results in a copy of its own file: A.h5ad",
+]
+
 
 @pytest.fixture
 def show(tmp_path):
@@ -23,7 +29,8 @@ def show(tmp_path):
         console = Console(file=screen, force_terminal=terminal, width=30, color_system=None)
         with RunProgress(tmp_path, 2, console):
             with (tmp_path / "run.log").open("a") as log:
-                log.write("".join(f"{line}\n" for line in LOG) + "10:02 INFO half a li")
+                lines = [*LOG, *OF_EVERY_LAB]
+                log.write("".join(f"{line}\n" for line in lines) + "10:02 INFO half a li")
             rows = "".join(json.dumps(row) + "\n" for row in ROWS)
             (tmp_path / "metrics.jsonl").write_text(rows)
         return screen.getvalue()
@@ -35,6 +42,7 @@ def test_a_terminal_has_a_bar_and_the_log_but_for_the_rounds(show):
     screen = show(terminal=True)
     assert screen.count(LOG[0]) == 1
     assert LOG[1] not in screen
+    assert "results" not in screen
     assert "1/2" in screen
 
 

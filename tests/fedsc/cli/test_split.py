@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, identity
 from typer.testing import CliRunner
 
 from fedsc.cli.split import split
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError, DataError, RunError
 
 app = typer.Typer()
 app.command()(split)
@@ -173,6 +173,16 @@ def test_force_spares_files_of_others_and_the_input(tmp_path):
         run(tmp_path / "lab-0.h5ad", "-o", tmp_path / "split.csv", "--partition", "iid")
 
 
+def test_a_synthetic_file_is_split_and_a_lab_again(fedsc, tmp_path):
+    whole, labs = tmp_path / "all.h5ad", tmp_path / "labs"
+    sizes = ("--cells", "60", "--genes", "80", "--types", "2", "--markers", "5", "--labs", "2")
+    assert fedsc("synthesize", whole, *sizes)[0] == 0
+    for source, output in ((whole, labs), (labs / "lab-0.h5ad", tmp_path / "again")):
+        code, _, err = fedsc("split", source, "-o", output, "--partition", "iid", "--labs", 2)
+        assert code == 0, err
+    assert anndata.read_h5ad(tmp_path / "again" / "lab-1.h5ad").n_obs == 15
+
+
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     make(tmp_path / "all.h5ad")
     out = tmp_path / "labs"
@@ -182,8 +192,8 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("fedsc.data.annotated.pack", full)
+    with pytest.raises(RunError, match="No space left"):
         run(tmp_path / "all.h5ad", "-o", out, "--partition", "iid", "--labs", 2, "--force")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -23,8 +23,9 @@ _RUNNING = Status(
     seconds_left=510.0,
     progress=Progress(3, 20, 1, 0.12345, (1, 2), {"B": "did not [answer]"}, "/runs/x"),
     labs=(LabState("A", True, datetime.now(UTC)), LabState("B", False, _SEEN)),
+    server="fedsc (localhost:8444)",
 )
-_NOTHING = Status("", "no run", "", 0.0, None, Progress(), (LabState("node 5", False, None),))
+_NOTHING = Status("", "no run", "", 0.0, None, Progress(), (LabState("node 5", False, None),), "")
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def said(monkeypatch, tmp_path):
     asked = []
 
     def call(found, *arguments):
-        def read(*given):
-            asked.append(given)
+        def read(*given, home):
+            asked.append((*given, home))
             return found
 
         monkeypatch.setattr(command, "read_status", read)
@@ -56,6 +57,7 @@ def test_a_person_is_told_how_far_the_clustering_is(said):
 def test_a_person_is_told_round_loss_time_left_and_labs(said, tmp_path):
     told = " ".join(said(_RUNNING, "there").split())
     for phrase in (
+        "server fedsc (localhost:8444)",
         "run 77: running",
         "round 3 of 20, 1 of 2 labs",
         "loss 0.1235",
@@ -80,10 +82,11 @@ def test_before_the_first_run_the_labs_are_told(said):
 
 
 def test_why_a_run_failed_is_told(said):
-    failed = Status("7", "finished:failed", "it broke", 1.0, None, Progress(), ())
+    failed = Status("7", "finished:failed", "it broke", 1.0, None, Progress(), (), "")
     told = " ".join(said(failed, "--run-id", "7").split())
     assert "run 7: finished:failed why it broke" in told
     assert "time left" not in told
+    assert "last seen" not in told  # a table of no labs
     assert said.asked[0][:2] == ("", "7")
 
 

@@ -32,11 +32,11 @@ def test_writes_what_was_asked_for(tmp_path):
 def test_refuses(tmp_path):
     path = tmp_path / "toy.h5ad"
     path.touch()
-    with pytest.raises(DataError, match=r"toy.h5ad' exists.*--force"):
+    with pytest.raises(ConfigError, match=r"toy.h5ad exists.*--force"):
         run(path)
     with pytest.raises(DataError, match=r"should end in .h5ad"):
         run(tmp_path / "toy.csv")
-    with pytest.raises(DataError, match=r"there is no folder"):
+    with pytest.raises(ConfigError, match=r"there is no folder"):
         run(tmp_path / "no" / "toy.h5ad")
     with pytest.raises(ConfigError, match="genes = 10: types = 8"):
         run(path, "--genes", 10, "--force")

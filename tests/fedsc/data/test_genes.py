@@ -121,7 +121,10 @@ def test_what_is_agreed_on_is_found_again(lists, how):
 
 def test_symbols_and_ids_are_not_mixed():
     labs = {"a": ["ACTB", "CD3D"], "b": ["ENSG00000000003", "ENSG00000000419"], "c": ["ACTB"]}
-    with pytest.raises(DataError, match=r"b by stable ids \(ENSG00000000003\), a, c by symbols"):
+    with pytest.raises(
+        DataError,
+        match=r"b by stable ids \(ENSG00000000003\), a, c by symbols.*--symbols.*labs.toml",
+    ):
         agree(labs, "union", None, 1)
     with pytest.raises(DataError, match="the reference by symbols"):
         agree({"b": labs["b"]}, "reference", ["ACTB"], 1)
@@ -154,7 +157,7 @@ def test_too_few_shared_genes_say_which_labs_and_what_to_do():
         agree(labs, "intersection", None, 2)
     assert str(raised.value) == (
         "the labs share 1 genes, min-shared-genes = 2; measured were a: 4, b: 4, c: 2; "
-        "leave out c (the others share 3) or set genes = 'union'"
+        "leave out c (the others share 3)"
     )
     with pytest.raises(DataError, match=r"c shares 1 genes with other labs, min-shared-genes = 2"):
         agree(labs, "union", None, 2)
@@ -162,6 +165,26 @@ def test_too_few_shared_genes_say_which_labs_and_what_to_do():
         agree(labs, "reference", A[2:], 1)
     with pytest.raises(DataError, match="the labs share 0 genes"):
         agree({"a": ["ACTB"], "b": ["CD3D"]}, "intersection", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("labs", "how", "advice"),
+    [
+        (
+            {"a": "VWX", "b": "WXY", "c": "XVY"},
+            "intersection",
+            "leave out c (the others share 2) or",
+        ),
+        ({"a": "VWX", "b": "WXY", "c": "XVY"}, "intersection", " or set genes = 'union'"),
+        ({"a": "VW", "b": "WX"}, "intersection", "; name the genes of all labs alike"),
+        ({"a": "VW", "b": "WX"}, "union", "; name the genes of all labs alike"),
+        ({"a": "VW", "b": "WX", "c": "XV"}, "intersection", "; set genes = 'union'"),
+    ],
+)
+def test_no_advice_leads_to_the_next_refusal(labs, how, advice):
+    with pytest.raises(DataError) as raised:
+        agree({lab: list(names) for lab, names in labs.items()}, how, None, 2)
+    assert advice in str(raised.value)
 
 
 def test_a_lab_alone_needs_no_company():

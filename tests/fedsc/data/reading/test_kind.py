@@ -66,7 +66,7 @@ def test_large_linear_values_that_are_no_multiples_are_refused():
     ("bad", "sentence"),
     [
         (-0.5, "scaled values"),
-        (-3, "scaled values"),
+        (-3, "1 negative value, down to -3, and no count"),
         (np.nan, "1 value that are NaN or infinite"),
         (np.inf, "NaN or infinite"),
         (-np.inf, "NaN or infinite"),
@@ -83,7 +83,7 @@ def test_a_single_bad_value_among_counts_is_found(bad, sentence):
 def test_every_reason_is_given():
     values = counts()
     values[0, 0], values[1, 1] = np.nan, -1
-    with pytest.raises(DataError, match="NaN or infinite and holds scaled"):
+    with pytest.raises(DataError, match="NaN or infinite and holds 1 negative value"):
         expression_kind(csr_matrix(values))
 
 
@@ -118,6 +118,8 @@ def test_blocks_sum_up_to_the_obvious_reference(seed, block, scale, bad):
     finite = dense[np.isfinite(dense)]
     assert values.not_finite == np.isnan(dense).sum()
     assert values.negative == (finite < 0).sum()
+    below = [tuple(place) for place in np.argwhere(dense < 0)]
+    assert values.first_negative == (below[0] if below else None)
     assert (values.smallest, values.largest) == (finite.min(), finite.max())
     assert values.whole
     if values.not_finite:

@@ -124,7 +124,7 @@ def test_faults_of_names_and_values_are_told_together(tiny_set, tmp_path):
     path, cells = tmp_path / "cells.h5ad", anndata.read_h5ad(tiny_set)
     cells.X.data[5] = -1
     cells.write_h5ad(path)
-    with pytest.raises(DataError, match=r"no label column 'kind'(.|\n)*scaled values"):
+    with pytest.raises(DataError, match=r"no label column 'kind'(.|\n)*negative value.*cell"):
         kept(path, tmp_path, label_key="kind")
 
 

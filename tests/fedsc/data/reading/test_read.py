@@ -130,8 +130,8 @@ def test_scaled_x_is_refused_with_a_way_out():
     with pytest.raises(DataError) as caught:
         read(pbmc68k())
     assert str(caught.value).endswith(
-        "X holds scaled values (negative, down to -2.032); adata.raw holds log-normalised values: "
-        "use --layer raw"
+        "X holds scaled values (negative, down to -2.032) (first: cell 'AAAGCCTGGCTAAC-1', "
+        "gene 'HES4'); adata.raw holds log-normalised values: use --layer raw"
     )
 
 
@@ -358,7 +358,7 @@ def test_all_problems_come_at_once_each_on_a_line_with_the_file(tmp_path, x):
         read(tmp_path / "a.h5ad", label_key="celltype")
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{tmp_path / 'a.h5ad'}: ") for line in lines)
-    parts = ["gene names must", "barcodes must", "did you mean 'cell_type'?", "NaN", "scaled"]
+    parts = ["gene names must", "barcodes must", "did you mean 'cell_type'?", "NaN", "negative"]
     assert [part in line for part, line in zip(parts, lines, strict=True)] == [True] * 5
 
 

@@ -78,11 +78,16 @@ OBS = pd.DataFrame(
     ],
 )
 def test_label_columns(key, problem):
-    assert label_problems(OBS, key) == ([] if problem is None else [problem])
+    assert label_problems(OBS, key, in_file=False) == ([] if problem is None else [problem])
+
+
+def test_a_lab_with_another_column_or_none_is_told_where_to_say_so():
+    (problem,) = label_problems(OBS, "zzz")
+    assert "labs.toml beside it can name another column for this lab, or '' for none" in problem
 
 
 def test_a_missing_label_column_where_there_is_none_at_all():
-    (problem,) = label_problems(pd.DataFrame(index=["a"]), "cell_type")
+    (problem,) = label_problems(pd.DataFrame(index=["a"]), "cell_type", in_file=False)
     assert problem == "there is no label column 'cell_type'; no column describes the cells"
 
 
