@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsc.data.annotated import pack, reserve
 from fedsc.errors import ConfigError
 from fedsc.files import replacing
 from fedsc.rng import numpy_generator
@@ -216,6 +215,8 @@ def write_synthetic(
     import anndata
     import h5py
     from anndata.io import sparse_dataset, write_elem
+
+    from fedsc.data.annotated import pack, reserve
 
     truth = draw_truth(cells, genes, types, labs, seed, biology)
     obs, var = _annotation(truth)
