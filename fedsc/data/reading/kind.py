@@ -60,18 +60,20 @@ def look_at(matrix: csr_matrix) -> Values:
     not_finite, negative, smallest, largest, whole = 0, 0, 0.0, 0.0, True
     first, below = None, None
     for start in range(0, matrix.nnz, _BLOCK):
-        block = matrix.data[start : start + _BLOCK]
-        finite = np.isfinite(block)
-        if not finite.all():
+        stored = matrix.data[start : start + _BLOCK]
+        finite = np.isfinite(stored)
+        block = stored if finite.all() else stored[finite]
+        if len(block) < len(stored):
             if first is None:
                 first = start + int(np.argmin(finite))
-            not_finite += int(np.count_nonzero(~finite))
-        if below is None and (block[finite] < 0).any():
-            below = start + int(np.argmax(finite & (block < 0)))
-        block = block if finite.all() else block[finite]
+            not_finite += len(stored) - len(block)
         if block.size:
-            smallest, largest = min(smallest, float(block.min())), max(largest, float(block.max()))
-            negative += int(np.count_nonzero(block < 0))
+            least, most = float(block.min()), float(block.max())
+            smallest, largest = min(smallest, least), max(largest, most)
+            if least < 0:
+                if below is None:
+                    below = start + int(np.argmax(finite & (stored < 0)))
+                negative += int(np.count_nonzero(block < 0))
             whole = whole and bool((np.rint(block) == block).all())
     return Values(
         not_finite=not_finite,
