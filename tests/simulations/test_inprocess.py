@@ -145,7 +145,8 @@ def test_per_lab_statistics_on_a_label_made_split_are_marked(tiny, change, lead,
     assert "leak" in left.scores["warnings"][0]
     assert "leak" in left.log
     by_donor = {"partition": "column", "partition_key": "donor", "run_name": "donors"}
-    assert lead(change(tiny, rounds=1, **options, **by_donor)).scores["warnings"] == []
+    warnings = lead(change(tiny, rounds=1, **options, **by_donor)).scores["warnings"]
+    assert not any("leak" in warning for warning in warnings)
 
 
 def test_encoders_of_their_own_are_scored_in_the_labs_alone(tiny, change, lead):
