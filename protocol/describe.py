@@ -55,6 +55,8 @@ class About:
 
     def same_cells(self, other: "About") -> bool:
         """Say whether two descriptions are of the same cells, as far as they tell."""
+        if self is other:  # as a rule: to compare all names takes half a millisecond
+            return True
         return np.array_equal(self.genes, other.genes) and all(
             getattr(self, name) == getattr(other, name)
             for name in ("cells", "kind", "types", "left_out")

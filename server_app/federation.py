@@ -310,10 +310,12 @@ class Federation:
         }
         nodes = {lab: now[lab].node for lab in contents if lab not in changed}
         of_nodes: dict[int, RecordDict] = {}
+        labs_of: dict[int, list[str]] = {}
         for lab, node in nodes.items():
             of_nodes.setdefault(node, RecordDict()).update(contents[lab])
-        for node, content in of_nodes.items():
-            content[ADDRESSEES] = pack_addressees([lab for lab in nodes if nodes[lab] == node])
+            labs_of.setdefault(node, []).append(lab)
+        for node, labs in labs_of.items():
+            of_nodes[node][ADDRESSEES] = pack_addressees(labs)
         replies = self._roster.send(of_nodes, message_type, group, self.options.round_timeout)
         answers = sort_replies(replies, nodes, self._roster.present)
         return answers.updated(Answers({}, changed, frozenset(changed)))
