@@ -107,7 +107,8 @@ class Federation:
     @property
     def connected(self) -> list[str]:
         """Labs that take part and are connected, sorted by name."""
-        return [lab for lab in self._roster.connected if lab in self.labs]
+        taking_part = self.labs
+        return [lab for lab in self._roster.connected if lab in taking_part]
 
     @property
     def absent(self) -> list[str]:
@@ -202,7 +203,8 @@ class Federation:
         told = set(served)
         while True:
             self.begin()
-            late = [n for n in self.connected if n not in told and not self.labs[n].simulated]
+            labs = self.labs
+            late = [lab for lab in self.connected if lab not in told and not labs[lab].simulated]
             free = [lab for lab in late if self._roster.free(lab)]
             if free:
                 told.update(free)

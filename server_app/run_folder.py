@@ -232,9 +232,7 @@ class RunFolder:
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if rows := self._metrics():
             image = io.BytesIO()
             run_curves(rows, alpha).savefig(image, format="png", dpi=120)
             replace(self.path / "curves.png", image.getvalue())
@@ -256,9 +254,13 @@ class RunFolder:
 
     def last_metrics(self) -> list[dict[str, Any]]:
         """Read the lines of the last round; none of a method without rounds."""
-        path = self.path / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = self._metrics()
         return [row for row in rows if row["round"] == rows[-1]["round"]]
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
 
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
