@@ -106,7 +106,7 @@ def pair_self_training(z: Tensor) -> Tensor:
 
     p are the similarities, q ∝ p² the same, sharpened and held fixed, as self-training has it since
     DEC. (The published code lets the gradient through q too, which undoes the clusters it starts
-    from; see ``docs/results-centralised.md``.) Fewer than two cells have none: 0.
+    from; see ``docs/results/centralised-notes.md``.) Fewer than two cells have none: 0.
     """
     if len(z) < 2:
         return z.sum() * 0.0

@@ -42,6 +42,8 @@ class Line(_Strict):
         Which clusters of a federated run are scored.
     harmony
         Whether batches are brought together first; only on sets that have some.
+    reading_of
+        Line of the same published row, which this one reads in another way; ``""`` = none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Line(_Strict):
     options: Options = {}
     clusters: Literal["k-means", "graph"] = "k-means"
     harmony: bool = False
+    reading_of: str = ""
 
     @property
     def federated(self) -> bool:
@@ -135,7 +138,9 @@ class Suite(_Strict):
         names = {line.name for line in self.lines}
         if len(names) < len(self.lines):
             raise ValueError("two lines have the same name")
-        for name in (self.reference, *self.controls, *(row.line for row in self.published)):
+        named = [self.reference, *self.controls, *(row.line for row in self.published)]
+        named += [line.reading_of for line in self.lines if line.reading_of]
+        for name in named:
             if name not in names:
                 raise ValueError(f"'{name}' is not the name of a line")
         uncontrolled = [

@@ -131,8 +131,12 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
 
 
 def tables(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
-    """Write a heading and a table for every set that has a place; before many sets, means."""
+    """Write a heading and a table for every set that has a place.
+
+    Before them stand means, if there are many sets, and how far the papers' figures are.
+    """
     parts = _means(suite, by_place, heading) if len(suite.datasets) > _MANY else []
+    parts += _distances(suite, by_place, heading)
     for data in suite.datasets:
         places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
         if places:
@@ -186,6 +190,37 @@ def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: s
     return parts
 
 
+def _distances(
+    suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str
+) -> list[str]:
+    """Say per line how far its means are from the published figures, over all rows it has.
+
+    Nothing where no line has two: the tables show one row's distance as well.
+    """
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for place, seeds in by_place.items():
+        published = _published(suite, place)
+        if published and seeds:
+            of_seeds = [_PERCENT * float(np.mean(_known(seeds, score))) for score in ("ari", "nmi")]
+            off = tuple(ours - theirs for ours, theirs in zip(of_seeds, published, strict=False))
+            rows.setdefault(place.line, []).append(off)
+    if max(map(len, rows.values()), default=0) < 2:
+        return []
+    head = "| method | rows | ARI − published | its size | NMI − published | its size |"
+    lines = [head, f"|{'---|' * 6}"]
+    for line, off in rows.items():
+        shown = (
+            f"{np.mean(one):+.1f} | {np.mean(np.abs(one)):.1f}" for one in zip(*off, strict=True)
+        )
+        lines.append(f"| {line} | {len(off)} | {' | '.join(shown)} |")
+    words = "Means over the published rows, of the difference and of its size."
+    return [f"{heading} Distance to the published figures", words, "\n".join(lines)]
+
+
+def _known(seeds: Mapping[int, Row], score: str) -> list[float]:
+    return [float(value) for row in seeds.values() if (value := row.get(score)) is not None]
+
+
 def _mean_of_means(sets: Sequence[Sequence[Row]], score: str) -> str:
     values = [[row.get(score) for row in seeds] for seeds in sets]
     known = [[float(v) for v in of_set if v is not None] for of_set in values]
@@ -208,7 +243,7 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
             _k(seeds.values()),
             *(_spread([row.get(score) for row in seeds.values()]) for score in scores),
             _difference(suite, places, place),
-            _published(suite, place),
+            " / ".join(f"{score:.2f}" for score in _published(suite, place)),
             str(len(seeds)),
             _median([row["cpu_seconds"] for row in seeds.values()]),
             _median([_megabytes(row) for row in seeds.values()]),
@@ -258,16 +293,18 @@ def _difference(suite: Suite, places: Mapping[Place, Mapping[int, Row]], place: 
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {found.better}/{found.n}, p {found.p:.2f}"
 
 
-def _published(suite: Suite, place: Place) -> str:
-    at = dict(place.at)
+def _published(suite: Suite, place: Place) -> tuple[float, ...]:
+    """Give what the paper printed for a place; nothing where it printed nothing."""
+    at, read = dict(place.at), {line.name: line.reading_of for line in suite.lines}
     for row in suite.published:
         if (
             not place.control
-            and (row.line, row.dataset) == (place.line, place.dataset)
+            and row.line in (place.line, read[place.line])
+            and row.dataset == place.dataset
             and all(at.get(name) == value for name, value in row.at.items())
         ):
-            return " / ".join(f"{score:.2f}" for score in row.scores)
-    return ""
+            return row.scores
+    return ()
 
 
 def _spread(values: Sequence[Any]) -> str:

@@ -189,6 +189,7 @@ def test_a_set_the_suite_does_not_list_is_added_as_a_known_one(write):
         ("title = 'x'", "reference: Field required"),
         (SUITE + "colour = 'red'", "colour: Extra inputs"),
         (SUITE.replace('reference = "a"', 'reference = "c"'), "'c' is not the name of a line"),
+        (SUITE.replace('name = "a",', 'name = "a", reading_of = "z",'), "'z' is not the name of a"),
         (SUITE.replace('name = "b"', 'name = "a"'), "two lines"),
         (SUITE.replace("seeds = 2", "seeds = 0"), "seeds"),
     ],

@@ -121,6 +121,44 @@ def test_a_suite_of_many_sets_begins_with_means_over_those_that_are_finished():
     assert "| slow | 35.5 | 50.0 | – |" in second
 
 
+def test_the_distance_to_the_published_figures_is_a_mean_over_rows_and_knows_readings():
+    lines = (
+        Line(name="ours", method="pca"),
+        Line(name="other", method="leiden", reading_of="ours"),
+        Line(name="unprinted", method="nmf"),
+    )
+    printed = {"a": (50.0, 60.0, 0.0), "b": (60.0, 60.0, 0.0)}
+    suite = Suite(
+        title="T",
+        about="A",
+        reference="ours",
+        datasets=(Data(name="a"), Data(name="b")),
+        lines=lines,
+        published=tuple(
+            Published(line="ours", dataset=name, scores=scores) for name, scores in printed.items()
+        ),
+    )
+    ari = {("ours", "a"): 0.4, ("ours", "b"): 0.8, ("other", "a"): 0.5, ("unprinted", "a"): 0.1}
+    planned, rows = [], {}
+    for (name, dataset), mean in ari.items():
+        for seed in range(2):
+            method = next(line.method for line in lines if line.name == name)
+            cell = Cell(method=method, dataset=dataset, seed=seed, options={})
+            planned.append((Place(dataset, name), cell))
+            rows[cell.key] = row(cell, ari=mean + (seed - 0.5) / 10, nmi=0.5)
+    page = markdown(suite, planned, rows)
+    distances = page.split("## Distance to the published figures")[1].split("## a")[0]
+    # ours: 40 − 50 and 80 − 60 in ARI, twice 50 − 60 in NMI.
+    assert cells_of(distances, "ours")[1:] == ["2", "+5.0", "15.0", "-10.0", "10.0"]
+    assert cells_of(distances, "other")[1:] == ["1", "+0.0", "0.0", "-10.0", "10.0"]
+    assert "unprinted" not in distances
+    assert cells_of(page.split("## a")[1], "other")[6] == "50.00 / 60.00 / 0.00"
+
+
+def test_one_published_row_a_line_needs_no_table_of_distances(done):
+    assert "Distance" not in markdown(*done)
+
+
 def test_missing_runs_make_a_smaller_table_not_a_wrong_one(done):
     suite, planned, rows = done
     few = {k: r for k, r in rows.items() if r["seed"] == 0 and r["cell"].startswith("fedsc")}
