@@ -202,8 +202,9 @@ def _distances(
         published = _published(suite, place)
         if published and seeds:
             of_seeds = [_PERCENT * float(np.mean(_known(seeds, score))) for score in ("ari", "nmi")]
-            off = tuple(ours - theirs for ours, theirs in zip(of_seeds, published, strict=False))
-            rows.setdefault(place.line, []).append(off)
+            rows.setdefault(place.line, []).append(
+                tuple(ours - theirs for ours, theirs in zip(of_seeds, published, strict=False))
+            )
     if max(map(len, rows.values()), default=0) < 2:
         return []
     head = "| method | rows | ARI − published | its size | NMI − published | its size |"
