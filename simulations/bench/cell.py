@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import resource
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,9 +85,13 @@ class Cell(BaseModel):
     @property
     def name(self) -> str:
         """What is run, whatever the code and the data; short enough for a run's name."""
+        return f"{self.readable}-{self.digest}"
+
+    @property
+    def readable(self) -> str:
+        """The first part of the name, which many cells may have."""
         method = self.method.rpartition(".")[2].replace(":", ".")
-        readable = f"{method}-{Path(self.dataset).stem}-seed{self.seed}"
-        return f"{readable[:_MOST_READABLE]}-{self.digest}"
+        return f"{method}-{Path(self.dataset).stem}-seed{self.seed}"[:_MOST_READABLE]
 
     def config(self, output: Path) -> Config:
         """Give the config of a federated cell.
@@ -139,8 +144,8 @@ def run_cell(cell: Cell, output: Path) -> Row:
     Returns
     -------
     Row
-        Scores, cost and versions. Cost is ``None`` where the cell was killed and went on, since
-        the first part of it is not known.
+        Scores, cost and versions. Cost is ``None`` where the cell was killed and went on, or began
+        with the rounds of another cell, since the first part of it is not known.
 
     Raises
     ------
@@ -153,7 +158,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
         finished = load_row(cell, output)
         if finished is not None:
             return finished
-        resumed = folder.exists()
+        resumed = folder.exists() or _begun_with_shorter(cell, output)
         began, cpu_began = time.monotonic(), time.process_time()
         found = _centralised(cell, folder) if cell.centralised else _federated(cell, output)
         cost: Row = {
@@ -180,6 +185,38 @@ def run_cell(cell: Cell, output: Path) -> Row:
         }
         replace(folder / _ROW, (json.dumps(row, indent=2) + "\n").encode())
         return row
+
+
+def _begun_with_shorter(cell: Cell, output: Path) -> bool:
+    """Let a cell begin with the rounds of a finished one that differs in having fewer, if any.
+
+    A run's first rounds do not depend on how many follow, so a sweep over rounds costs its longest
+    run.
+    """
+    shorter: dict[int, Path] = {}
+    for row in output.glob(f"{glob.escape(cell.readable)}-*/{_ROW}"):
+        rounds = json.loads(json.loads(row.read_text())["options"]).get("rounds")
+        other = cell.model_copy(update={"options": {**cell.options, "rounds": rounds}})
+        if rounds is not None and other.key == row.parent.name and _goes_on(other, cell, output):
+            shorter[int(rounds)] = row.parent
+    if not shorter:
+        return False
+    folder = output / cell.key
+    part = folder.with_name(f"{cell.key}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(shorter[max(shorter)], part, ignore=shutil.ignore_patterns(_ROW))
+    part.rename(folder)
+    return True
+
+
+def _goes_on(shorter: Cell, longer: Cell, output: Path) -> bool:
+    """Say whether one federated cell may be resumed as the other, with more rounds."""
+    if longer.centralised:
+        return False
+    first, then = shorter.config(output), longer.config(output)
+    return first.training.rounds < then.training.rounds and (
+        first.fingerprint() == then.fingerprint()
+    )
 
 
 def _federated(cell: Cell, output: Path) -> Row:

@@ -95,8 +95,9 @@ def test_where_labs_are_batches_a_row_says_how_they_mix(tiny_set, tmp_path):
 def test_every_round_each_lab_gets_and_gives_one_set_of_weights(tiny_set, tmp_path):
     # Many rounds, as the number of questions about clusters is not the same in both runs.
     runs = cell("fedsc", tiny_set), cell("fedsc", tiny_set, rounds=22)
-    rows = [run_cell(run, tmp_path) for run in runs]
-    weights = (tmp_path / runs[0].key / "model.safetensors").stat().st_size
+    # In two folders, or the second would begin with the rounds of the first.
+    rows = [run_cell(run, tmp_path / run.key) for run in runs]
+    weights = (tmp_path / runs[0].key / runs[0].key / "model.safetensors").stat().st_size
     for name in ("bytes_to_labs", "bytes_from_labs"):
         of_twenty_rounds = rows[1][name] - rows[0][name]
         assert of_twenty_rounds == pytest.approx(20 * 4 * weights, rel=0.1)
@@ -151,6 +152,10 @@ def test_a_killed_cell_goes_on_to_the_same_scores_and_does_not_claim_to_know_its
     assert load_row(run, tmp_path / "killed") is None
     resumed = run_cell(run, tmp_path / "killed")
     assert len(saved) == 4
+    assert_same_but_for_its_cost(resumed, whole)
+
+
+def assert_same_but_for_its_cost(resumed, whole):
     cost = {"seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs"} | {
         "questions"
     }
@@ -158,6 +163,40 @@ def test_a_killed_cell_goes_on_to_the_same_scores_and_does_not_claim_to_know_its
     assert resumed["resumed"]
     rest = whole.keys() - cost - {"resumed"}
     assert {name: resumed[name] for name in rest} == {name: whole[name] for name in rest}
+
+
+def test_a_cell_begins_with_the_longest_run_of_fewer_rounds_and_ends_as_from_nothing(
+    tiny_set, tmp_path, monkeypatch
+):
+    longest = cell("fedsc", tiny_set, rounds=4)
+    whole = run_cell(longest, tmp_path / "alone")
+    sweep = tmp_path / "sweep"
+    for rounds in (3, 1):  # the longest is not the last
+        run_cell(cell("fedsc", tiny_set, rounds=rounds), sweep)
+    kept = (sweep / cell("fedsc", tiny_set, rounds=3).key / "scores.json").read_bytes()
+
+    import server_app.main
+
+    save, saved = server_app.main.save_checkpoint, []
+    monkeypatch.setattr(
+        server_app.main, "save_checkpoint", lambda *a: (saved.append(1), save(*a))[1]
+    )
+    assert_same_but_for_its_cost(run_cell(longest, sweep), whole)
+    assert len(saved) == 1
+    assert (sweep / cell("fedsc", tiny_set, rounds=3).key / "scores.json").read_bytes() == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shorter", "longer"),
+    [
+        ({}, {"local-epochs": 2}),
+        ({"schedule": "cosine"}, {"schedule": "cosine"}),  # its rates depend on the rounds to come
+    ],
+)
+def test_a_cell_does_not_begin_with_a_run_that_is_not_its_own(shorter, longer, tiny_set, tmp_path):
+    run_cell(cell("fedsc", tiny_set, rounds=1, **shorter), tmp_path)
+    assert not run_cell(cell("fedsc", tiny_set, rounds=2, **longer), tmp_path)["resumed"]
 
 
 def test_keys_tell_apart_what_decides_a_result_and_nothing_else(tiny_set):
