@@ -156,9 +156,11 @@ def _dataset(
     ConfigError
         If there are no labs, or a name is none.
     """
+    from partitioning.simulation import holds_labs
+
     if isinstance(data, str | Path):
         path = Path(data).expanduser()
-        return (str(path.resolve()) if path.exists() else str(data)), path.is_dir()
+        return (str(path.resolve()) if path.exists() else str(data)), holds_labs(path)
     labs: dict[str, Cells]
     if isinstance(data, Mapping):
         labs = dict(data)

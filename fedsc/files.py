@@ -123,16 +123,29 @@ def filling(path: Path) -> Iterator[None]:
         raise
 
 
-def identity(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name the content of a file, or of a folder's files: it differs once one has changed.
+def identity(*paths: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name the content of files, or of the files in a folder: it differs once one has changed.
+
+    Folders inside a folder do not count.
 
     Returns
     -------
     tuple
-        Path, bytes and time of the last change (ns) of every file, sorted by path.
+        Path, bytes and time of the last change (ns) of every file, sorted by path; -1 and -1 of
+        one that is not there.
     """
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    files: list[Path] = []
+    for path in paths:
+        files += [f for f in path.iterdir() if not f.is_dir()] if path.is_dir() else [path]
+    return tuple(_identity(file) for file in sorted(files))
+
+
+def _identity(file: Path) -> tuple[str, int, int]:
+    try:
+        found = file.stat()
+    except FileNotFoundError:  # or gone since it was listed
+        return str(file.resolve()), -1, -1
+    return str(file.resolve()), found.st_size, found.st_mtime_ns
 
 
 def _cannot(what: str, path: Path, error: OSError) -> RunError:

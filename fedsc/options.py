@@ -79,7 +79,7 @@ class DataOptions(_Group):
 
     dataset: str = _option(
         "10x_pbmc",
-        "Name of a known set, path of a file, or folder with one file per lab.",
+        "Name of a known set, path of a file or 10x folder, or folder with one file per lab.",
         changeable=True,
     )
     layer: str = _option(

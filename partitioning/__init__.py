@@ -86,8 +86,8 @@ def _labels(obs: pd.DataFrame, label_key: str, scheme: str) -> np.ndarray:
     """Give the cell types as strings, or say why the scheme cannot have them."""
     if not label_key:
         raise ConfigError(
-            f"option partition = '{scheme}' needs label-key, a column of obs with cell types; "
-            f"{_known(obs)}"
+            f"option partition = '{scheme}' needs label-key, a column of obs with cell types, and "
+            f"{_known(obs)}; partition = 'iid' needs none"
         )
     values = _column(obs, label_key, "label-key")
     missing = int(values.isna().sum())

@@ -1,4 +1,4 @@
-"""The labs of a simulation: a named set or file split into labs, or a folder with one file each."""
+"""The labs of a simulation: one set of cells split into labs, or a folder with one file each."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,11 +9,10 @@ import numpy as np
 
 from fedsc.data.annotated import Origin
 from fedsc.data.expression import LabCells
-from fedsc.data.labs_toml import own_columns
+from fedsc.data.labs_toml import LABS, own_columns
 from fedsc.data.reading.large import forget_others
 from fedsc.data.reading.read import read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
-from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import safe_names
 from fedsc.options import DataOptions, SplitOptions
@@ -56,7 +55,10 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
         If a file cannot be used.
     """
     source = resolve(data.dataset)
-    return _simulate(source, data, split, seed, identity(source.path))
+    files = [source.path]
+    if holds_labs(source.path):
+        files = [*lab_files(source.path).values(), source.path / LABS]
+    return _simulate(source, data, split, seed, identity(*files))
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +68,7 @@ def _simulate(
     layer = data.layer or source.layer
     label_key = data.label_key or source.label_key
     how = {"symbols": data.symbols, "make_unique": data.make_unique, "fold_case": data.fold_case}
-    if source.path.is_dir():
+    if holds_labs(source.path):
         return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
     whole = _read(source.path, layer=layer, label_key=label_key, **how)
     forget_others([whole])
@@ -113,16 +115,19 @@ def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
     )
 
 
+def holds_labs(path: Path) -> bool:
+    """Tell a folder with one ``.h5ad`` per lab from one set of cells: a file, or a 10x folder."""
+    return path.is_dir() and any(path.glob("*.h5ad"))
+
+
 def lab_files(folder: Path) -> dict[str, Path]:
     """List the ``.h5ad`` files of a folder by the labs' names, which are the files'.
 
     Raises
     ------
     ConfigError
-        If there is none, or two would have one name.
+        If two would have one name.
     """
     files = {file.stem: file for file in sorted(folder.glob("*.h5ad"))}
-    if not files:
-        raise ConfigError(f"option dataset = '{folder}': the folder holds no .h5ad file")
     names = safe_names(files, f"option dataset = '{folder}'")
     return {lab: files[stem] for lab, stem in names.items()}

@@ -12,12 +12,12 @@ from flwr.app import ArrayRecord, ConfigRecord
 from pydantic import BaseModel, Field, ValidationError
 
 from fedsc import tensors
+from fedsc.data.expression import LONGEST_NAME
 from fedsc.errors import RunError
 from protocol import records
 
 MOST_CELLS = 1_000_000_000
 MOST_NAMES = 1_000_000
-_LONGEST_NAME = 200
 _LONGEST_REASON = 500
 _SLACK = 4  # times the size expected: beyond it, a reply is refused without a look inside
 
@@ -136,8 +136,8 @@ def read_names(packed: bytes, what: str) -> np.ndarray:
         names = records.unpack_names(packed)
     except UnicodeDecodeError:
         raise BadReply(f"{what} are no text") from None
-    if len(names) > MOST_NAMES or any(not 0 < len(name) <= _LONGEST_NAME for name in names):
-        raise BadReply(f"{what}: too many names, an empty one or one above {_LONGEST_NAME} letters")
+    if len(names) > MOST_NAMES or any(not 0 < len(name) <= LONGEST_NAME for name in names):
+        raise BadReply(f"{what}: too many names, an empty one or one above {LONGEST_NAME} letters")
     if len(set(names)) != len(names):
         raise BadReply(f"{what} repeat a name")
     return names

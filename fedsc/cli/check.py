@@ -43,8 +43,8 @@ def check(
     """Say whether a file can be used, if not why, and what it holds. The file is only read.
 
     Of a folder with one .h5ad per lab it says this of every lab, and whether they can be joined:
-    shared genes, kinds of values, cell types, by the limits of a run. A file labs.toml there may
-    name columns of each lab.
+    shared genes, kinds of values, cell types, by the two limits named here. A file labs.toml there
+    may name columns of each lab.
     --symbols, --make-unique and --fold-case repair names; `fedsc run --set symbols=…` (or
     make-unique=true, fold-case=true) does the same in a run.
 
@@ -61,6 +61,7 @@ def check(
     `fedsc check filtered_feature_bc_matrix/`
     """
     from fedsc.cli.examination import check_file, check_folder
+    from partitioning.simulation import holds_labs
 
     how: dict[str, Any] = {
         "layer": layer,
@@ -71,7 +72,7 @@ def check(
     }
     if plot is not None:
         check_plot(plot, force=force)
-    if path.is_dir() and next(path.glob("*.h5ad"), None) is not None:
+    if holds_labs(path):
         fine = check_folder(path, how, min_cells, min_shared_genes, plot)
     elif plot is not None:
         raise ConfigError("--plot is for a folder with one .h5ad per lab")

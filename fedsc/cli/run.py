@@ -29,7 +29,9 @@ class Engine(StrEnum):
 def run(
     dataset: Annotated[
         str | None,
-        typer.Option(help="Name of a known set, a file, or a folder with one file per lab."),
+        typer.Option(
+            help="Name of a known set, a file or 10x folder, or a folder with one file per lab."
+        ),
     ] = None,
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with cell types, for splits and scores.")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["counts", "lognorm"]
 
+LONGEST_NAME = 200
+"""Letters of a gene's or a cell type's name."""
+
 
 class _Annotated:
     """What is known of cells, wherever their values lie."""

@@ -30,7 +30,7 @@ class Source:
     name
         The set's name, or the file's or folder's stem.
     path
-        A file, or a folder with one file per lab.
+        A file or 10x folder, or a folder with one file per lab.
     layer, label_key
         Defaults for :func:`fedsc.data.reading.read.read`; ``""`` = ``X``, no cell types known.
     subtypes_per_lab

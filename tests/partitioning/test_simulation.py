@@ -3,6 +3,8 @@
 import anndata
 import numpy as np
 import pytest
+from scipy.io import mmwrite
+from scipy.sparse import csr_matrix
 
 from fedsc.config import Config
 from fedsc.data import registry
@@ -55,6 +57,31 @@ def test_a_file_that_has_changed_is_read_again(tiny_set, tmp_path):
     assert labs_of(**options) is first
     cells[:40].write_h5ad(path)
     assert len(labs_of(**options).labs["lab-0"].cells) == 40
+
+
+def test_other_files_of_a_folder_of_labs_do_not_count(tiny_set, tmp_path):
+    """A run's folder may be made there, and some other file may come to nothing."""
+    (tmp_path / "A.h5ad").symlink_to(tiny_set)
+    options = {"dataset": str(tmp_path), "label_key": "cell_type"}
+    first = labs_of(**options)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "B.h5ad").write_bytes(b"a result")
+    (tmp_path / "notes").symlink_to(tmp_path / "nowhere")
+    assert labs_of(**options) is first
+    (tmp_path / "labs.toml").write_text('[A]\nlabel-key = "donor"\n')
+    assert labs_of(**options).labs["A"].label_key == "donor"
+
+
+def test_a_10x_folder_is_one_set_of_cells(tmp_path):
+    """As ``fedsc check`` takes it."""
+    mmwrite(tmp_path / "matrix.mtx", csr_matrix([[1, 0, 2, 1], [0, 3, 1, 4], [5, 1, 0, 1]]))
+    (tmp_path / "barcodes.tsv").write_text("a\nb\nc\nd\n")
+    (tmp_path / "genes.tsv").write_text("ENSG1\tCD3E\nENSG2\tCD4\nENSG3\tLYZ\n")
+    options = {"dataset": str(tmp_path), "labs": 2}
+    split = labs_of(**options, partition="iid")
+    assert sorted(name for lab in split.labs.values() for name in lab.cells) == list("abcd")
+    with pytest.raises(ConfigError, match="partition = 'iid' needs none"):
+        labs_of(**options)
 
 
 def test_a_folder_says_of_each_lab_how_it_is_read(tiny_set, tmp_path, lead, change, tiny):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import Kind
+from fedsc.data.expression import LONGEST_NAME, Kind
 from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
@@ -98,15 +98,18 @@ def name_problems(genes: np.ndarray, cells: np.ndarray) -> list[str]:
         problems.append("the file holds no cells")
     if not len(genes):
         problems.append("the file holds no genes")
+    number = "number them (option make-unique, or adata.var_names_make_unique())"
     for names, what, advice in (
-        (genes, "gene names", "option make-unique numbers them; better, name genes by Ensembl id"),
+        (genes, "gene names", f"{number}; better, name genes by Ensembl id"),
         (cells, "cell barcodes", "put the sample's name before each barcode"),
     ):
         repeated = pd.unique(pd.Series(names)[pd.Series(names).duplicated()])
         if len(repeated):
             repeats = f"{_some(repeated)} repeat ({len(repeated)} in all)"
             problems.append(f"{what} must be unique, but {repeats}: {advice}")
-    problems += _broken_lines("gene names", genes)
+    if empty := sum(not str(name) for name in genes):
+        problems.append(f"{count(empty, 'gene')} without a name: name them, or leave them out")
+    problems += _unfit("gene names", genes)
     signs = []
     if _named_like_genes(cells) and not _named_like_genes(genes):
         signs.append(f"its rows are named like genes ({_some(cells)})")
@@ -139,7 +142,7 @@ def label_problems(obs: pd.DataFrame, label_key: str, *, in_file: bool = True) -
         return [f"label column '{label_key}' is empty"]
     if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
         return [f"label column '{label_key}' holds measurements, not cell types"]
-    return _broken_lines(f"labels in '{label_key}'", labels.dropna().unique())
+    return _unfit(f"labels in '{label_key}'", labels.dropna().unique())
 
 
 def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: str) -> list[str]:
@@ -177,12 +180,18 @@ def _named_like_barcodes(names: np.ndarray) -> bool:
     return 2 * sum(bool(_BARCODE.search(str(name))) for name in looked_at) > len(looked_at)
 
 
-def _broken_lines(what: str, names: Iterable[object]) -> list[str]:
-    """Find names of more than one line: names travel one a line."""
-    texts = [str(name) for name in names]
-    broken = [text for text in texts if text and text.splitlines() != [text]]
-    shown = ", ".join(repr(name) for name in broken[:3])
-    return [f"{what} must be of one line: {shown}; rename them"] if broken else []
+def _unfit(what: str, names: Iterable[object]) -> list[str]:
+    """Find names that cannot travel: of more than one line (they do one a line), or too long."""
+    texts = [text for text in map(str, names) if text]
+    rules = {
+        "of one line": [text for text in texts if text.splitlines() != [text]],
+        f"of at most {LONGEST_NAME} letters": [t for t in texts if len(t) > LONGEST_NAME],
+    }
+    return [
+        f"{what} must be {rule}: {', '.join(repr(name[:80]) for name in wrong[:3])}; rename them"
+        for rule, wrong in rules.items()
+        if wrong
+    ]
 
 
 def _some(names: np.ndarray) -> str:

@@ -463,7 +463,7 @@ def test_names_are_repaired_where_it_is_asked_for(tmp_path):
         file["var"].attrs["column-order"] = ["name"]
     done = run(path)
     assert done.exit_code == 2
-    assert "ENSG4 repeat (1 in all): option make-unique" in done.output
+    assert "ENSG4 repeat (1 in all): number them (option make-unique, " in done.output
     done = run(path, "--make-unique")
     assert done.exit_code == 0, done.output
     assert "1 names of genes repeated" in done.output

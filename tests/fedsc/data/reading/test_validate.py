@@ -124,3 +124,10 @@ def test_names_of_more_than_one_line_are_refused():
     assert problem == "labels in 'type' must be of one line: 'T\\ncell'; rename them"
     (problem,) = name_problems(np.array(["CD3E", "CD\r8A", "CD4", "TP53\u2028"]), np.array(["x"]))
     assert problem == "gene names must be of one line: 'CD\\r8A', 'TP53\\u2028'; rename them"
+
+
+def test_genes_whose_names_a_run_would_refuse_are_refused():
+    problems = name_problems(np.array(["CD3E", "", "G" * 201, "G" * 200]), np.array(["x"]))
+    assert problems[0] == "1 gene without a name: name them, or leave them out"
+    assert problems[1].startswith("gene names must be of at most 200 letters: 'GGG")
+    assert len(problems) == 2
