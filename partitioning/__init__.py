@@ -5,7 +5,7 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import LabCells
+from fedsc.data.expression import LabCells, cell_types
 from fedsc.errors import ConfigError, DataError
 from fedsc.options import SplitOptions
 from fedsc.rng import numpy_generator
@@ -89,15 +89,14 @@ def _labels(obs: pd.DataFrame, label_key: str, scheme: str) -> np.ndarray:
             f"option partition = '{scheme}' needs label-key, a column of obs with cell types, and "
             f"{_known(obs)}; partition = 'iid' needs none"
         )
-    values = _column(obs, label_key, "label-key")
-    missing = int(values.isna().sum())
+    labels = cell_types(_column(obs, label_key, "label-key"))
+    missing = int((labels == "").sum())
     if missing:
         raise DataError(
             f"column '{label_key}' has no cell type for {missing} of {len(obs)} cells: "
             f"fill them in or remove the cells, or use partition = 'iid'"
         )
-    labels: np.ndarray = values.astype(str).to_numpy(dtype=str)
-    return labels
+    return labels.astype(str)
 
 
 def _column(obs: pd.DataFrame, key: str, option: str) -> pd.Series:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import AGREEMENT, scores
 from fedsc.versions import versions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "graspologic-native")
 
@@ -109,13 +106,13 @@ def resolve_k(k: int | str, expression: Expression) -> tuple[int | None, str]:
     if text == "auto":
         return None, "chosen by Leiden, labels not looked at"
     if text == "true":
-        labels = _labels(expression)
+        labels = expression.labels
         if labels is None:
             raise DataError(
                 "k = 'true' takes the number of clusters from the labels, and none are known; "
                 "name their column with the label key, or say k = 'auto'"
             )
-        known = int(labels.nunique())
+        known = len(set(labels) - {""})
         return known, f"TAKEN FROM THE LABELS ({known} types in '{expression.label_key}')"
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text), "given"
@@ -150,14 +147,11 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
         The :data:`fedsc.evaluate.METRICS` (those against labels are ``None`` without labels), the
         number of clusters ``k``, of cells and of labelled cells.
     """
-    labels = _labels(expression)
+    labels = expression.labels
     found = scores(fitted.embedding, fitted.clusters, None)
-    labelled = np.zeros(len(fitted.clusters), dtype=bool) if labels is None else labels.notna()
-    rows = np.flatnonzero(labelled)
+    rows = np.flatnonzero([] if labels is None else labels != "")
     if labels is not None and len(rows):
-        of_labelled = scores(
-            fitted.embedding[rows], fitted.clusters[rows], labels.iloc[rows].astype(str).to_numpy()
-        )
+        of_labelled = scores(fitted.embedding[rows], fitted.clusters[rows], labels[rows])
         found |= {name: of_labelled[name] for name in AGREEMENT}
     return {
         **found,
@@ -165,7 +159,3 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
         "cells": len(fitted.clusters),
         "labelled cells": len(rows),
     }
-
-
-def _labels(expression: Expression) -> "pd.Series[Any] | None":
-    return expression.obs[expression.label_key] if expression.label_key else None

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from fedsc.cli.output import Force
 from fedsc.config import Config
+from fedsc.data.expression import cell_types
 from fedsc.data.registry import resolve
 from fedsc.errors import DataError
 from fedsc.files import make_folder, writing
@@ -89,7 +90,7 @@ def split(
     config = Config.from_mapping({key: value for key, value in given.items() if value is not None})
     cells, label_key = _open(source.path, source.layer, label_key or source.label_key)
     parts = partition_obs(cells.obs, label_key, covering(config.split, source), config.run.seed)
-    types = cells.obs[label_key].astype(str).to_numpy(dtype=str) if label_key else None
+    types = cell_types(cells.obs[label_key]) if label_key else None
     counts = table(parts, types)
 
     stale = _check_output(output, source.path, parts, force=force)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -19,6 +19,30 @@ LONGEST_NAME = 200
 """Letters of a gene's or a cell type's name."""
 
 
+def cell_types(values: "pd.Series[Any]") -> np.ndarray:
+    """Read a column of cell types the same way everywhere.
+
+    Parameters
+    ----------
+    values
+        Text or numbers, (cells,).
+
+    Returns
+    -------
+    np.ndarray
+        str (cells,), dtype object: ``""`` where one is missing, and whole numbers without a
+        fraction. A column of whole numbers becomes floats where one is missing.
+    """
+    import pandas as pd
+
+    codes, found = pd.factorize(values)
+    names = [
+        str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
+        for one in found
+    ]
+    return np.array([*names, ""], dtype=object)[codes]  # -1 is the last: missing
+
+
 class _Annotated:
     """What is known of cells, wherever their values lie."""
 
@@ -28,10 +52,7 @@ class _Annotated:
     @property
     def labels(self) -> np.ndarray | None:
         """Cell types as strings; "" where one is missing, ``None`` when none are known."""
-        if not self.label_key:
-            return None
-        values = self.obs[self.label_key]
-        return np.where(values.isna(), "", values.astype(str))
+        return cell_types(self.obs[self.label_key]) if self.label_key else None
 
     def batches(self, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Number the batch of every cell; all 0, without a name, where no column is named.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import LONGEST_NAME, Kind
+from fedsc.data.expression import LONGEST_NAME, Kind, cell_types
 from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
@@ -138,11 +138,12 @@ def label_problems(obs: pd.DataFrame, label_key: str, *, in_file: bool = True) -
         )
         return [f"there is no label column '{label_key}'{hint}; {known}{advice if in_file else ''}"]
     labels = obs[label_key]
-    if len(labels) and labels.isna().all():
+    types = sorted(set(cell_types(labels)))
+    if types == [""]:
         return [f"label column '{label_key}' is empty"]
     if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
         return [f"label column '{label_key}' holds measurements, not cell types"]
-    return _unfit(f"labels in '{label_key}'", labels.dropna().unique())
+    return _unfit(f"labels in '{label_key}'", types)
 
 
 def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: str) -> list[str]:
@@ -160,10 +161,10 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
             f"genes are named by position ({_some(genes)}), so this file joins only with files "
             "whose genes stand in the same order"
         )
-    unlabelled = int(obs[label_key].isna().sum()) if label_key else 0
-    if unlabelled:
+    types = cell_types(obs[label_key]) if label_key else np.array([])
+    if unlabelled := int((types == "").sum()):
         found.append(f"{count(unlabelled, 'cell')} without a label in '{label_key}'")
-    if label_key and obs[label_key].nunique() == len(obs) > 1:
+    if len(set(types) - {""}) == len(obs) > 1:
         found.append(f"every cell has a label of its own in '{label_key}'")
     return found
 
