@@ -60,7 +60,9 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         **results.about,
         "lab": lab.name,
         "file": origin.path.name,
-        "layer": lab.source.layer if isinstance(lab.source, LabFile) else results.options["layer"],
+        "layer": lab.source.how.layer
+        if isinstance(lab.source, LabFile)
+        else results.options["layer"],
         "options": dict(results.options),
         "versions": versions(*_PACKAGES),
         "coverage": {**vars(covered), "share": covered.share},

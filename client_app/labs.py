@@ -11,7 +11,7 @@ the run's options. ``key`` is the path of its private key, with which it signs i
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from fedsc.data.expression import LabCells, OnDisk
 from fedsc.data.labs_toml import told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
+from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.errors import ConfigError, DataError
 from fedsc.files import identity
 from fedsc.names import check_name
@@ -50,16 +51,12 @@ class LabFile:
     ----------
     path
         File or 10x folder.
-    layer, label_key, symbols, make_unique, fold_case
-        As :func:`fedsc.data.reading.read.read` takes them.
+    how
+        Which of its values, and under which names.
     """
 
     path: Path
-    layer: str
-    label_key: str
-    symbols: str = ""
-    make_unique: bool = False
-    fold_case: bool = False
+    how: ReadAs = AS_IT_IS
 
     def read(self, folder: Path) -> LabCells:
         """Read and validate the cells; the values of a large file are copied into a folder.
@@ -75,15 +72,7 @@ class LabFile:
         from fedsc.data.reading.read import read_or_keep
 
         try:
-            cells = read_or_keep(
-                self.path,
-                lambda: folder,
-                layer=self.layer,
-                label_key=self.label_key,
-                symbols=self.symbols,
-                make_unique=self.make_unique,
-                fold_case=self.fold_case,
-            )
+            cells = read_or_keep(self.path, lambda: folder, self.how)
         except DataError as error:
             raise DataError(str(error), _UNUSABLE) from error
         forget_others([cells])
@@ -91,8 +80,8 @@ class LabFile:
 
     def identity(self) -> str:
         """Name what prepared cells depend on: a file changed since has another identity."""
-        how = [self.layer, self.symbols, self.make_unique, self.fold_case]
-        return json.dumps([*how, identity(self.path)])
+        how = replace(self.how, label_key="")  # cell types are not prepared
+        return json.dumps([astuple(how), identity(self.path)])
 
 
 @dataclass(eq=False)
@@ -263,20 +252,14 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
         own = told_by_labs(path.parent).get(name, {}) | {
-            key.replace("-", "_"): node_config[key]
+            key.replace("-", "_"): value in (True, 1) if key == "make-unique" else str(value)
             for key in _OWN
-            if node_config.get(key, "") != ""
+            if (value := node_config.get(key, "")) != ""
         }
-        file = LabFile(
-            path,
-            str(own.get("layer") or config.data.layer),
-            str(own.get("label_key", config.data.label_key)),
-            str(own.get("symbols") or config.data.symbols),
-            own.get("make_unique", config.data.make_unique) in (True, 1),
-            config.data.fold_case,
-        )
+        batch_key = own.pop("batch_key", "")
+        file = LabFile(path, replace(ReadAs.of(config.data), **own))
         key = Path(str(node_config["key"])) if node_config.get("key") else None
-        return [_real_lab(name, file, state, output, str(own.get("batch_key", "")), key)]
+        return [_real_lab(name, file, state, output, batch_key, key)]
     if not is_simulated(node_config):
         raise ConfigError.without_data(
             'this node has no data: start it with --node-config \'lab="NAME" data="/path.h5ad"\''

@@ -16,6 +16,7 @@ from deployment import registration
 from deployment.certificates import certificate_problems, public_of
 from deployment.layout import LAB_FACTS, Deployment, load
 from deployment.register import key_of
+from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.errors import ConfigError, RunError
 
 _SERVER_FILES = ("ca.crt", "server.crt", "server.key", "superexec.secret", "gate.conf")
@@ -27,9 +28,7 @@ _SECONDS = 5.0
 _MOST_BEHIND, _MOST_AHEAD = timedelta(minutes=5), timedelta(seconds=6)
 
 
-def problems_of(
-    root: Path, data: Mapping[str, Path], *, layer: str = "", label_key: str = ""
-) -> list[str]:
+def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) -> list[str]:
     """Check a whole deployment, or the folder of one lab.
 
     Parameters
@@ -38,8 +37,8 @@ def problems_of(
         A deployment's folder, or a lab's.
     data
         Labs' files; where none is given, ``data/cells.h5ad`` in the lab's folder if there.
-    layer, label_key
-        How the files will be read (see :class:`fedsc.config.Config`).
+    how
+        How the run will read the files.
 
     Raises
     ------
@@ -52,7 +51,7 @@ def problems_of(
         path = data.get(lab, root / "data" / "cells.h5ad")
         return [
             *_lab_problems(root, lab),
-            *_data_problems(lab, path, layer, label_key),
+            *_data_problems(lab, path, how),
             *_way_problems(root, server),
             *_disk_problems(root),
         ]
@@ -67,7 +66,7 @@ def problems_of(
             problems += _lab_problems(folder, lab)
             problems += _key_problems(deployment, lab)
         if lab in data or own.exists():
-            problems += _data_problems(lab, data.get(lab, own), layer, label_key)
+            problems += _data_problems(lab, data.get(lab, own), how)
     return problems
 
 
@@ -167,10 +166,10 @@ def _key_problems(deployment: Deployment, lab: str) -> list[str]:
     ]
 
 
-def _data_problems(lab: str, path: Path, layer: str, label_key: str) -> list[str]:
+def _data_problems(lab: str, path: Path, how: ReadAs) -> list[str]:
     from fedsc.data.reading.read import examine  # scanpy and all that it needs
 
-    found = examine(path, layer=layer, label_key=label_key).problems
+    found = examine(path, how).problems
     return [f"lab {lab}: {path}: {problem}" for problem in found]
 
 

@@ -13,6 +13,7 @@ from fedsc.config import Config
 from fedsc.data.aligned import align
 from fedsc.data.genes import agree
 from fedsc.data.reading.hdf5 import named_genes
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.errors import DataError
 from fedsc.federated.answers import answer
@@ -101,7 +102,7 @@ def highly_variable_genes(
     DataError
         If cells cannot be used, or labs cannot be joined.
     """
-    cells = {lab: expression_of(adata, layer) for lab, adata in sorted(labs.items())}
+    cells = {lab: expression_of(adata, ReadAs(layer)) for lab, adata in sorted(labs.items())}
     kinds = {own.kind for own in cells.values()}
     if len(kinds) > 1:
         raise DataError("some labs bring raw counts, others log-normalised values: bring one kind")

@@ -18,6 +18,7 @@ import pandas as pd
 from fedsc.clusters import Clusters, load_clusters
 from fedsc.data.annotated import additions_of
 from fedsc.data.joined import concat
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.data.reading.memory import refuse_large
 from fedsc.data.reading.read import explained
@@ -260,6 +261,7 @@ class Run:
         *,
         layer: str = "",
         symbols: str = "",
+        make_unique: bool = False,
         fold_case: bool = False,
         resolution: float | None = None,
         seed: int = 0,
@@ -277,6 +279,8 @@ class Run:
             ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
         symbols
             Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+        make_unique
+            Number names of genes and cells that repeat.
         fold_case
             Spell gene names in capitals, as a run with ``fold_case`` did.
         resolution
@@ -300,7 +304,7 @@ class Run:
         """
         placed = place(
             self.folder,
-            expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
+            expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
             resolution=resolution,
             seed=seed,
             allow_low_coverage=allow_low_coverage,

@@ -8,6 +8,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ from fedsc.baselines.fitting import fit
 from fedsc.baselines.method import Progress, Settings, silent
 from fedsc.baselines.outcome import additions_of
 from fedsc.data.annotated import additions_of as annotation_of_run
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.placement import place
 from fedsc.results import Run, load
@@ -41,6 +43,7 @@ def embed(
     *,
     layer: str = "",
     symbols: str = "",
+    make_unique: bool = False,
     fold_case: bool = False,
     resolution: float | None = None,
     seed: int = 0,
@@ -55,7 +58,7 @@ def embed(
         Cells; they get what :meth:`fedsc.results.Run.embed` gives.
     run
         A run, or its folder.
-    layer, symbols, fold_case, resolution, seed, allow_low_coverage
+    layer, symbols, make_unique, fold_case, resolution, seed, allow_low_coverage
         As there.
     copy
         Give a copy with the results and leave ``adata`` as it is.
@@ -72,7 +75,7 @@ def embed(
     """
     placed = place(
         run.folder if isinstance(run, Run) else load(run).folder,
-        expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
+        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
         resolution=resolution,
         seed=seed,
         allow_low_coverage=allow_low_coverage,
@@ -100,6 +103,10 @@ _PARAMETERS = """
         ``""`` = ``adata.X``, ``"raw"`` = ``adata.raw``, else a layer's name.
     label_key
         Column of ``obs`` with cell types; scores go into the record.
+    symbols
+        Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    make_unique, fold_case
+        Number names of genes and cells that repeat; spell gene names in capitals.
     preset, overrides
         A preset of the method (default its first), and single values of it by name.
     seed
@@ -133,6 +140,9 @@ def _fit(
     resolution: float = 0.5,
     layer: str = "",
     label_key: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+    fold_case: bool = False,
     preset: str = "",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -150,9 +160,10 @@ def _fit(
         checkpoint=checkpoint,
         progress=progress or silent,
     )
-    fitted = fit(method, expression_of(adata, layer, label_key), settings, k)
+    how = ReadAs(layer, label_key, symbols, make_unique, fold_case)
+    fitted = fit(method, expression_of(adata, how), settings, k)
     target = adata.copy() if copy else adata
-    additions_of(fitted, {"layer": layer}).add_to(target)
+    additions_of(fitted, asdict(how)).add_to(target)
     return target if copy else None
 
 

@@ -1,15 +1,15 @@
 """The labs of a simulation: one set of cells split into labs, or a folder with one file each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedsc.data.annotated import Origin
 from fedsc.data.expression import LabCells
 from fedsc.data.labs_toml import LABS, own_columns
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.large import forget_others
 from fedsc.data.reading.read import read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
@@ -65,12 +65,14 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
 def _simulate(
     source: Source, data: DataOptions, split: SplitOptions, seed: int, _files: object
 ) -> Simulation:
-    layer = data.layer or source.layer
-    label_key = data.label_key or source.label_key
-    how = {"symbols": data.symbols, "make_unique": data.make_unique, "fold_case": data.fold_case}
+    how = replace(
+        ReadAs.of(data),
+        layer=data.layer or source.layer,
+        label_key=data.label_key or source.label_key,
+    )
     if holds_labs(source.path):
-        return _one_file_each(source.path, {"layer": layer, "label_key": label_key, **how})
-    whole = _read(source.path, layer=layer, label_key=label_key, **how)
+        return _one_file_each(source.path, how)
+    whole = read_or_keep(source.path, _folder, how)
     forget_others([whole])
     parts = partition(whole, covering(split, source), seed)
     kept = np.concatenate(list(parts.values()))
@@ -84,10 +86,6 @@ def _simulate(
     )
 
 
-def _read(path: Path, **how: Any) -> LabCells:
-    return read_or_keep(path, _folder, **how)
-
-
 def _folder() -> Path:
     """Give the folder for copies of large files' values: all processes of a simulation share it."""
     return cache_folder() / "simulated"
@@ -99,12 +97,14 @@ def covering(split: SplitOptions, source: Source) -> SplitOptions:
     return split.model_copy(update={"cover": cover})
 
 
-def _one_file_each(folder: Path, how: dict[str, Any]) -> Simulation:
+def _one_file_each(folder: Path, how: ReadAs) -> Simulation:
     files = lab_files(folder)
     own = own_columns(folder, files)
-    read_as = {lab: {**how, **own[lab]} for lab in files}
-    batch_keys = {lab: key for lab, h in read_as.items() if (key := h.pop("batch_key", ""))}
-    labs = {lab: _read(file, files=len(files), **read_as[lab]) for lab, file in files.items()}
+    batch_keys = {lab: key for lab, told in own.items() if (key := told.pop("batch_key", ""))}
+    labs = {
+        lab: read_or_keep(file, _folder, replace(how, **own[lab]), files=len(files))
+        for lab, file in files.items()
+    }
     forget_others(labs.values())
     return Simulation(
         labs=labs,

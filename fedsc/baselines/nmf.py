@@ -20,6 +20,7 @@ from fedsc.baselines.inputs import columns
 from fedsc.baselines.method import Fitted, Settings
 from fedsc.data.expression import Expression
 from fedsc.data.genes import agree
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.errors import DataError
 from fedsc.options import Count, DataOptions
@@ -82,7 +83,7 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
     require_k(k, len(expression.cells))
 
     if preset.source:
-        source = read(Path(preset.source), layer=preset.source_layer)
+        source = read(Path(preset.source), ReadAs(preset.source_layer))
         matrix, of_source, genes = _shared(expression, source)
         require_k(k, of_source.shape[0])
         _, gene_factors, sweeps = _factorise(of_source, k, preset, settings.seed)

@@ -1,12 +1,14 @@
 """``fedsc check``: whether a file can be used, and what is in it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedsc.cli.output import Force, check_plot
+from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
 from fedsc.config import Config
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError
 
 
@@ -14,19 +16,11 @@ def check(
     path: Annotated[
         Path, typer.Argument(help="File, 10x matrix folder, or folder with one .h5ad per lab.")
     ],
-    layer: Annotated[
-        str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")
-    ] = "",
-    label_key: Annotated[str, typer.Option(help="Column of obs with cell types.")] = "",
-    symbols: Annotated[
-        str, typer.Option(help="Column of var that names the genes; '' = the names of var.")
-    ] = "",
-    make_unique: Annotated[
-        bool, typer.Option(help="Number names of genes and cells that repeat.")
-    ] = False,
-    fold_case: Annotated[
-        bool, typer.Option(help="Case of gene names does not count: spell them in capitals.")
-    ] = False,
+    layer: Layer = "",
+    label_key: LabelKey = "",
+    symbols: Symbols = "",
+    make_unique: MakeUnique = False,
+    fold_case: FoldCase = False,
     min_cells: Annotated[
         int,
         typer.Option(min=1, help="Of a folder: fewest cells of a lab, as the run will have it."),
@@ -63,13 +57,7 @@ def check(
     from fedsc.cli.examination import check_file, check_folder
     from partitioning.simulation import holds_labs
 
-    how: dict[str, Any] = {
-        "layer": layer,
-        "label_key": label_key,
-        "symbols": symbols,
-        "make_unique": make_unique,
-        "fold_case": fold_case,
-    }
+    how = ReadAs(layer, label_key, symbols, make_unique, fold_case)
     if plot is not None:
         check_plot(plot, force=force)
     if holds_labs(path):

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from deployment import registration
 from deployment.layout import Deployment, load
+from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError, RunError
 
 deploy = typer.Typer(
@@ -104,11 +106,15 @@ def register(folder: Folder) -> None:
 def check(
     folder: Annotated[Path, typer.Argument(help="The deployment's folder, or one lab's.")],
     data: Data = None,
-    layer: Annotated[str, typer.Option(help="As the run will have it.")] = "",
-    label_key: Annotated[str, typer.Option(help="As the run will have it.")] = "",
+    layer: Layer = "",
+    label_key: LabelKey = "",
+    symbols: Symbols = "",
+    make_unique: MakeUnique = False,
+    fold_case: FoldCase = False,
 ) -> None:
     """List all problems with certificates, keys, files, data, ports and disk.
 
+    Data are read as --layer, --label-key and so on say, so give these as the run will have them.
     A note says what is not there yet, such as a server or data, and so was not checked.
 
     The exit code is 0 if there is no problem, else 2.
@@ -116,7 +122,8 @@ def check(
     from deployment.check import notes_of, problems_of
 
     files = _data(data)
-    problems = problems_of(folder, files, layer=layer, label_key=label_key)
+    how = ReadAs(layer, label_key, symbols, make_unique, fold_case)
+    problems = problems_of(folder, files, how)
     for note in notes_of(folder, files):
         typer.echo(f"note: {note}")
     for problem in problems:

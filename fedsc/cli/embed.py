@@ -1,5 +1,6 @@
 """``fedsc embed``: embed and cluster a new file with the model of a run."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,20 +8,20 @@ import typer
 from rich.console import Console
 
 from fedsc.cli.output import Force, check_output, check_plot
+from fedsc.cli.reading import FoldCase, Layer, MakeUnique, Symbols
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import DataError
+from fedsc.options import kebab
 
 
 def embed(
     file: Annotated[Path, typer.Argument(help="File of cells; it is not changed.")],
     model: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the copy goes (.h5ad).")],
-    layer: Annotated[str, typer.Option(help="'' = X, 'raw' = .raw, else a layer's name.")] = "",
-    symbols: Annotated[
-        str, typer.Option(help="Column of var that names the genes; '' = the names of var.")
-    ] = "",
-    fold_case: Annotated[
-        bool, typer.Option(help="Spell gene names in capitals, as a run with fold-case did.")
-    ] = False,
+    layer: Layer = "",
+    symbols: Symbols = "",
+    make_unique: MakeUnique = False,
+    fold_case: FoldCase = False,
     resolution: Annotated[
         float | None,
         typer.Option(min=0.01, help="Make Leiden clusters of this resolution, not the run's."),
@@ -82,7 +83,8 @@ def embed(
     check_output(output, force=force)
     if plot is not None:
         check_plot(plot, force=force)
-    cells = read_or_open(file, layer=layer, symbols=symbols, fold_case=fold_case)
+    how = ReadAs(layer, "", symbols, make_unique, fold_case)
+    cells = read_or_open(file, how)
     if colour and not isinstance(cells, Expression):
         raise DataError(f"--colour: {file} does not fit in memory, so only clusters can be shown")
     obs = cells.obs if isinstance(cells, Expression) else {}
@@ -101,10 +103,7 @@ def embed(
         allow_low_coverage=allow_low_coverage,
     )
     found = placed.annotation
-    if symbols:
-        found.about["symbols"] = symbols
-    if fold_case:
-        found.about["fold-case"] = True
+    found.about.update({kebab(name): value for name, value in asdict(how).items() if value})
     write_annotated(Origin(file), output, cells, additions_of(found))
     said = list(placed.said)
     if (model / "quality.json").exists():

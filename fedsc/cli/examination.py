@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import typer
 
 from fedsc.data.genes import How, agree, case_note
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.data.reading.read import Examination, examine
 from fedsc.errors import DataError
@@ -30,7 +31,7 @@ _LABEL = re.compile(
 _MOST_GROUPS = 200
 
 
-def check_file(file: Path, how: Mapping[str, Any]) -> bool:
+def check_file(file: Path, how: ReadAs) -> bool:
     """Say what is in a file, and whether it can be used.
 
     Parameters
@@ -38,16 +39,16 @@ def check_file(file: Path, how: Mapping[str, Any]) -> bool:
     file
         Only read.
     how
-        Options of :func:`fedsc.data.reading.read.examine`.
+        Which of its values, and under which names.
     """
-    examination = examine(file, **how)
+    examination = examine(file, how)
     for line in describe(file, examination):
         typer.echo(line)
     return not examination.problems
 
 
 def check_folder(
-    folder: Path, how: Mapping[str, Any], min_cells: int, min_shared: int, plot: Path | None
+    folder: Path, how: ReadAs, min_cells: int, min_shared: int, plot: Path | None
 ) -> bool:
     """Say what is in every lab's file of a folder and whether they can be joined.
 
@@ -56,7 +57,7 @@ def check_folder(
     folder
         With one ``.h5ad`` per lab.
     how
-        Options of :func:`fedsc.data.reading.read.examine`.
+        As for :func:`check_file`, where labs.toml says nothing else.
     min_cells, min_shared
         Fewest cells of a lab, and genes that labs share, as the run will want them.
     plot
@@ -74,10 +75,9 @@ def check_folder(
     files = lab_files(folder)
     columns = own_columns(folder, files)
     for lab, file in files.items():
-        own = {name: v for name, v in columns[lab].items() if name != "batch_key"}
-        found = examine(file, **{**how, **own})
+        batch_key = columns[lab].pop("batch_key", "")
+        found = examine(file, replace(how, **columns[lab]))
         problems = []
-        batch_key = columns[lab].get("batch_key", "")
         if batch_key and (found.obs is None or batch_key not in found.obs):
             problems.append(f"labs.toml: there is no batch column '{batch_key}'")
         if found.shape is not None and found.shape[0] < min_cells:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,9 @@ from rich.table import Table
 
 from fedsc.baselines import METHODS
 from fedsc.cli.progress import Bars
+from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
 from fedsc.cli.run import parse_settings
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError, RunError
 from fedsc.files import filling, replace, replacing
 
@@ -27,10 +30,11 @@ def fit(
     method: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
     file: Annotated[Path, typer.Argument(help="File, or a 10x matrix folder.")],
     output: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
-    label_key: Annotated[str, typer.Option(help="Column of obs with cell types, for scores.")] = "",
-    layer: Annotated[
-        str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")
-    ] = "",
+    layer: Layer = "",
+    label_key: LabelKey = "",
+    symbols: Symbols = "",
+    make_unique: MakeUnique = False,
+    fold_case: FoldCase = False,
     k: Annotated[
         str,
         typer.Option(
@@ -82,12 +86,12 @@ def fit(
         raise ConfigError(f"--output {output} holds {file.name} itself; choose another folder")
     console = Console(stderr=True)
     overrides = parse_settings(set_ or [])
+    how = ReadAs(layer, label_key, symbols, make_unique, fold_case)
     request = {
         "method": method,
         "file": str(file.resolve()),
         "bytes": file.stat().st_size if file.is_file() else None,
-        "layer": layer,
-        "label_key": label_key,
+        **asdict(how),
         "k": k,
         "resolution": resolution,
         "preset": preset,
@@ -98,7 +102,7 @@ def fit(
     if (output / _RECORD).exists():
         _already_there(output, request, console)
         return
-    expression = read(file, layer=layer, label_key=label_key)
+    expression = read(file, how)
     try:
         with filling(output), Bars(console) as bars:
             settings = Settings(

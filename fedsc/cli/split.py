@@ -126,9 +126,10 @@ def _open(path: Path, layer: str, label_key: str) -> "tuple[anndata.AnnData, str
         return cells, label_key
     import pandas as pd
 
+    from fedsc.data.reading.how import ReadAs
     from fedsc.data.reading.read import read
 
-    found = read(path, layer=layer, label_key=label_key)
+    found = read(path, ReadAs(layer, label_key))
     cells = anndata.AnnData(found.matrix, found.obs, pd.DataFrame(index=found.genes))
     return cells, found.label_key
 

@@ -40,7 +40,8 @@ def cell_types(values: "pd.Series[Any]") -> np.ndarray:
         str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
         for one in found
     ]
-    return np.array([*names, ""], dtype=object)[codes]  # -1 is the last: missing
+    types: np.ndarray = np.array([*names, ""], dtype=object)[codes]  # -1 is the last: missing
+    return types
 
 
 class _Annotated:

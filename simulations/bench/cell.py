@@ -279,10 +279,11 @@ def _mixing(x: np.ndarray, batches: np.ndarray, parts: Sequence[Expression]) -> 
 def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.fitting import fit
     from fedsc.baselines.method import Settings
+    from fedsc.data.reading.how import ReadAs
     from fedsc.data.reading.read import read
 
     source = resolve(cell.dataset)
-    expression = read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+    expression = read(source.path, ReadAs(source.layer, cell.label_key or source.label_key))
     options: dict[str, Any] = dict(cell.options)
     k = options.pop("k", "auto")
     settings = Settings(

@@ -333,11 +333,12 @@ def _attention(done: Planned, cells: Path) -> "Figure | None":
 
 
 def _cells_of(cell: Cell) -> Expression:
+    from fedsc.data.reading.how import ReadAs
     from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
 
     source = resolve(cell.dataset)
-    return read(source.path, layer=source.layer, label_key=cell.label_key or source.label_key)
+    return read(source.path, ReadAs(source.layer, cell.label_key or source.label_key))
 
 
 def _types(expression: Expression) -> np.ndarray:

@@ -26,6 +26,7 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from fedsc.data.expression import Expression
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.data.registry import resolve
 from fedsc.errors import DataError
@@ -127,7 +128,7 @@ def measure(
         If cells have no labels.
     """
     source = resolve(dataset)
-    cells = read(source.path, layer=source.layer, label_key=label_key or source.label_key)
+    cells = read(source.path, ReadAs(source.layer, label_key or source.label_key))
     if cells.labels is None:
         raise DataError(f"{dataset}: no column of cell types is known; name it with --label-key")
     if whose == "theirs":

@@ -11,6 +11,7 @@ from client_app.state import cells_digest
 from deployment.certificates import make_supernode_key
 from fedsc.data.expression import OnDisk
 from fedsc.data.reading import large, stored
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError
 from fedsc.federated.preprocessing import fit_preprocessing
 from protocol.identity import is_signed
@@ -42,18 +43,26 @@ def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_s
     )
     node = {"data": str(tmp_path / "cells.h5ad")}
     (a,) = hosted_labs({"lab": "A", **node}, tiny)
-    assert (a.source.label_key, a.batch_key, a.source.make_unique) == ("donor", "donor", True)
+    assert (a.source.how.label_key, a.batch_key, a.source.how.make_unique) == (
+        "donor",
+        "donor",
+        True,
+    )
     own = {"label-key": "cell_type", "batch-key": "cell_type", "make-unique": 0}
     (a,) = hosted_labs({"lab": "A", **node, **own}, tiny)
-    assert (a.source.label_key, a.batch_key, a.source.make_unique) == (
+    assert (a.source.how.label_key, a.batch_key, a.source.how.make_unique) == (
         *("cell_type", "cell_type"),
         False,
     )
     (b,) = hosted_labs({"lab": "B", **node}, tiny)
-    assert (b.source.label_key, b.batch_key, b.source.make_unique) == ("cell_type", "", False)
-    (tmp_path / "labs.toml").write_text("[A]\nlabel-key = ''\n")
-    (a,) = hosted_labs({"lab": "A", **node}, tiny)
-    assert a.source.label_key == ""  # it has none
+    assert (b.source.how.label_key, b.batch_key, b.source.how.make_unique) == (
+        "cell_type",
+        "",
+        False,
+    )
+    (tmp_path / "labs.toml").write_text("[A]\nlabel-key = ''\nlayer = ''\n")
+    (a,) = hosted_labs({"lab": "A", **node}, tiny.replace(layer="counts"))
+    assert a.source.how == ReadAs()  # no cell types, and its values are in X
     (tmp_path / "labs.toml").write_text("[A]\nlabels = 'donor'\n")
     with pytest.raises(ConfigError, match=r"labs\.toml: A: labels = 'donor'; known are label-key"):
         hosted_labs({"lab": "A", **node}, tiny)
@@ -198,11 +207,11 @@ def test_a_10x_folder_is_identified_by_its_files(tmp_path):
     folder = tmp_path / "10x"
     folder.mkdir()
     (folder / "matrix.mtx").write_text("a")
-    first = LabFile(folder, "", "").identity()
-    assert LabFile(folder, "", "").identity() == first
-    assert LabFile(folder, "raw", "").identity() != first
+    first = LabFile(folder).identity()
+    assert LabFile(folder).identity() == first
+    assert LabFile(folder, ReadAs("raw")).identity() != first
     (folder / "matrix.mtx").write_text("ab")
-    assert LabFile(folder, "", "").identity() != first
+    assert LabFile(folder).identity() != first
 
 
 def test_a_lab_is_listed_without_reading_its_file(tiny, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from deployment import check, init, registration
 from deployment.check import problems_of
 from deployment.register import record
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError, RunError
 
 
@@ -68,7 +69,7 @@ def listening():
 def test_nothing_is_wrong_with_a_new_deployment(on_a_free_port, tiny_set):
     root = on_a_free_port.root
     assert problems_of(root, {}) == []
-    assert problems_of(root, {"A": tiny_set}, label_key="cell_type") == []
+    assert problems_of(root, {"A": tiny_set}, ReadAs(label_key="cell_type")) == []
 
 
 def test_everything_wrong_is_told_at_once(on_a_free_port, tmp_path):
@@ -121,11 +122,11 @@ def test_an_expired_certificate_is_told_with_the_remedy(on_a_free_port):
 
 def test_data_are_read_as_the_run_will(on_a_free_port, tiny_set):
     root = on_a_free_port.root
-    (found,) = problems_of(root, {"B": tiny_set}, label_key="nothing")
+    (found,) = problems_of(root, {"B": tiny_set}, ReadAs(label_key="nothing"))
     assert found.startswith("lab B: ")
     assert "nothing" in found
     shutil.copy(tiny_set, on_a_free_port.lab("A") / "data" / "cells.h5ad")
-    (found,) = problems_of(root, {}, layer="missing")
+    (found,) = problems_of(root, {}, ReadAs(layer="missing"))
     assert found.startswith("lab A: ")
     with pytest.raises(ConfigError, match="no such lab"):
         problems_of(root, {"C": tiny_set})

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.errors import FedscError
 from fedsc.federated import harmony_lab, mixing
@@ -57,7 +58,7 @@ class Pool(Short):
     """What four labs hold, and what a server does with it."""
 
     def __init__(self, path):
-        whole = read(path, label_key="cell_type")
+        whole = read(path, ReadAs(label_key="cell_type"))
         self.types = sorted(set(whole.labels))
         self.vocabulary = whole.genes
         self.preprocessing = fit_preprocessing([whole], OPTIONS)

@@ -34,6 +34,7 @@ from client_app import app as client
 from client_app import labs
 from client_app.state import load_embedding, load_private
 from fedsc import tensors
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated.micro import unit
 from fedsc.model import load_model
@@ -162,7 +163,7 @@ def secrets_of(root, left, private, messages):
     model, vectors, barcodes, types, steps = load_model(left.folder), {}, [], set(), {1}
     embedded = {}
     for lab in LABS:
-        expression = read(root / f"{lab}.h5ad", label_key="cell_type")
+        expression = read(root / f"{lab}.h5ad", ReadAs(label_key="cell_type"))
         counts = expression.matrix.toarray()
         chosen = [list(expression.genes).index(g) for g in model.preprocessing.genes]
         prepared = model.prepare(expression)

@@ -9,6 +9,7 @@ import torch
 
 from client_app import app as client
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated.preprocessing import fit_preprocessing
 from fedsc.methods import METHODS, load_objective, method_of
@@ -51,7 +52,7 @@ def assert_trained(left, config):
 
 
 def embed(left, config):
-    cells = read(config.data.dataset, label_key=config.data.label_key)
+    cells = read(config.data.dataset, ReadAs(label_key=config.data.label_key))
     return load_model(left.folder).embed(cells)
 
 
@@ -66,7 +67,7 @@ def test_every_method_runs(unlabelled, change, lead, method):
 def test_federated_pca_is_the_pca_of_the_pool(tiny, change, lead):
     config = change(tiny, method="fedpca")
     left = lead(config)
-    cells = read(config.data.dataset, label_key=config.data.label_key)
+    cells = read(config.data.dataset, ReadAs(label_key=config.data.label_key))
     x = transform(cells, fit_preprocessing([cells], config.data)).batch(np.arange(96))
     x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
@@ -227,7 +228,7 @@ def test_one_lab_without_pull_is_plain_local_training(unlabelled, change, lead):
 
 
 def train_plainly(config):
-    expression = read(config.data.dataset, label_key=config.data.label_key)
+    expression = read(config.data.dataset, ReadAs(label_key=config.data.label_key))
     cells = transform(expression, fit_preprocessing([expression], config.data))
     objective = load_objective(method_of(config.method))
     weights = objective.init(cells.n_genes, config.method, torch_generator(0, "init"))

@@ -1,13 +1,14 @@
 """What a reader found in a file, before anyone has judged it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.genes import fold_case
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.stored import Stored
 
 
@@ -30,7 +31,7 @@ class Contents:
     columns
         bool, which columns are genes; ``None`` when all are.
     label_key
-        Column with cell types, where the format itself says so.
+        Column with cell types, where the format itself says so or one was asked for.
     others
         The file's other matrices under the ``layer`` that chooses them.
     notes
@@ -87,29 +88,42 @@ def name_genes(symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, tuple[
     )
 
 
-def folded(
-    genes: np.ndarray, own: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Spell gene names in capitals (see :func:`fedsc.data.genes.fold_case`).
+def repaired(contents: Contents, how: ReadAs) -> Contents:
+    """Change names as it was asked for, and say so; the label column is the one asked for, if any.
 
-    Parameters
-    ----------
-    genes
-        Names, (genes,).
-    own
-        How the file names them, where that is not the same.
-
-    Returns
-    -------
-    names, own, notes
-        Names, (genes,); how the file names them, where that is not the same; what was done.
+    See :func:`fedsc.data.genes.fold_case`; names that repeat are numbered as AnnData does.
     """
-    names = fold_case(genes)
-    changed = int((names != genes).sum())
+    contents = replace(contents, label_key=how.label_key or contents.label_key)
+    contents = _folded(contents) if how.fold_case else contents
+    return _made_unique(contents) if how.make_unique else contents
+
+
+def _folded(contents: Contents) -> Contents:
+    given, own = contents.genes, contents.var_names
+    genes = fold_case(given)
+    changed = int((genes != given).sum())
     if not changed:
-        return genes, own, ()
-    note = f"{changed} gene names are spelt in capitals (fold-case)"
-    return names, genes if own is None else own, (note,)
+        return contents
+    notes = (*contents.notes, f"{changed} gene names are spelt in capitals (fold-case)")
+    return replace(contents, genes=genes, var_names=given if own is None else own, notes=notes)
+
+
+def _made_unique(contents: Contents) -> Contents:
+    from anndata.utils import make_index_unique
+
+    notes = list(contents.notes)
+
+    def unique(what: str, given: np.ndarray) -> np.ndarray:
+        index = pd.Index(given)
+        repeated = int(index.duplicated().sum())
+        if not repeated:
+            return given
+        notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
+        return np.asarray(make_index_unique(index), dtype=object)
+
+    genes, cells = unique("genes", contents.genes), unique("cells", contents.cells)
+    obs = contents.obs.set_axis(cells)
+    return replace(contents, genes=genes, cells=cells, obs=obs, notes=tuple(notes))
 
 
 def only_genes(kinds: np.ndarray | None) -> tuple[np.ndarray | None, tuple[str, ...]]:

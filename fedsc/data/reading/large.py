@@ -46,7 +46,7 @@ def is_large(contents: Contents, files: int = 1) -> bool:
     return by_cell and files * matrix.needed_bytes() > IN_MEMORY
 
 
-def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Path) -> OnDisk:
+def keep(path: Path, contents: Contents, layer: str, folder: Path) -> OnDisk:
     """Copy the values of an open file into a folder, unless they are there, and validate them.
 
     Parameters
@@ -55,8 +55,8 @@ def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Pat
         Of the file.
     contents
         What is in it, the matrix :func:`is_large`.
-    layer, label_key
-        As for :func:`fedsc.data.reading.read.read`.
+    layer
+        Which of its matrices that is.
     folder
         Made where there is none.
 
@@ -68,7 +68,7 @@ def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Pat
         If the copy cannot be written.
     """
     problems = name_problems(contents.genes, contents.cells)
-    problems += label_problems(contents.obs, label_key)
+    problems += label_problems(contents.obs, contents.label_key)
     key = json.dumps([_FORMAT, layer, identity(path)])
     place = make_folder(folder) / kept_name(path, layer)
     with _locked(place.parent):
@@ -86,7 +86,7 @@ def keep(path: Path, contents: Contents, layer: str, label_key: str, folder: Pat
         contents.cells,
         contents.obs,
         kind,
-        label_key,
+        contents.label_key,
         contents.var_names,
     )
 

@@ -6,18 +6,18 @@ and HDF5 with dense ``X`` and labels ``Y`` (scDeepCluster). Files are only ever 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import Expression, Kind, LabCells
 from fedsc.data.reading.backed import Backed
-from fedsc.data.reading.contents import Contents, folded, layer_name
+from fedsc.data.reading.contents import Contents, layer_name, repaired
 from fedsc.data.reading.hdf5 import read_hdf5
+from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.large import is_large, keep
 from fedsc.data.reading.memory import memory_problem
@@ -73,32 +73,15 @@ class Examination:
     expression: Expression | None = None
 
 
-def read(
-    path: Path | str,
-    *,
-    layer: str = "",
-    label_key: str = "",
-    symbols: str = "",
-    make_unique: bool = False,
-    fold_case: bool = False,
-) -> Expression:
+def read(path: Path | str, how: ReadAs = AS_IT_IS) -> Expression:
     """Read and validate a file.
 
     Parameters
     ----------
     path
         File, or a 10x matrix folder.
-    layer
-        ``""`` for the main matrix, ``"raw"`` for ``adata.raw``, else a layer's name.
-    label_key
-        Column with cell types; ``""`` when none is known. The X/Y layout sets it to ``"Y"``.
-    symbols
-        Column of an h5ad's ``var`` that names the genes; ``""`` = they have the names of ``var``.
-    make_unique
-        Whether names of genes and cells that repeat get a number at their end; they are refused
-        otherwise.
-    fold_case
-        Whether names of genes are spelt in capitals, so that case does not count.
+    how
+        Which of its values, and under which names.
 
     Returns
     -------
@@ -110,15 +93,7 @@ def read(
     DataError
         With one line per problem, all at once.
     """
-    examination = examine(
-        path,
-        layer=layer,
-        label_key=label_key,
-        symbols=symbols,
-        make_unique=make_unique,
-        fold_case=fold_case,
-    )
-    return _usable(path, examination)
+    return _usable(path, examine(path, how))
 
 
 def _usable(path: Path | str, examination: Examination) -> Expression:
@@ -128,21 +103,13 @@ def _usable(path: Path | str, examination: Examination) -> Expression:
 
 
 def read_or_keep(
-    path: Path,
-    folder: Callable[[], Path],
-    *,
-    layer: str = "",
-    label_key: str = "",
-    symbols: str = "",
-    make_unique: bool = False,
-    fold_case: bool = False,
-    files: int = 1,
+    path: Path, folder: Callable[[], Path], how: ReadAs = AS_IT_IS, *, files: int = 1
 ) -> LabCells:
     """Read a file as :func:`read` does; the values of a large one stay on disk.
 
     Parameters
     ----------
-    path, layer, label_key, symbols, make_unique, fold_case
+    path, how
         As for :func:`read`.
     folder
         Gives the folder for the copy of the values of a large file
@@ -158,27 +125,23 @@ def read_or_keep(
         If the copy cannot be written.
     """
     try:
-        with _contents(path, layer, label_key, symbols) as contents:
-            contents = _repaired(contents, fold_case, make_unique)
-            label_key = label_key or contents.label_key
+        with _contents(path, how) as contents:
             if is_large(contents, files):
                 with explained():
-                    return keep(path, contents, layer, label_key, folder())
-            return _usable(path, _examine(contents, label_key))
+                    return keep(path, contents, how.layer, folder())
+            return _usable(path, _examine(contents))
     except DataError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise DataError(f"{path}: {error}") from error
 
 
-def read_or_open(
-    path: Path, *, layer: str = "", symbols: str = "", fold_case: bool = False
-) -> Expression | Backed:
+def read_or_open(path: Path, how: ReadAs = AS_IT_IS) -> Expression | Backed:
     """Read a file, or leave it on disk where memory does not hold it and it lies cell by cell.
 
     Parameters
     ----------
-    path, layer, symbols, fold_case
+    path, how
         As for :func:`read`. Only an ``.h5ad`` whose matrix is CSR lies cell by cell.
 
     Raises
@@ -186,7 +149,7 @@ def read_or_open(
     DataError
         As :func:`read`. Of a file that stays on disk, values are looked at when they are read.
     """
-    with _contents(path.expanduser(), layer, "", symbols) as contents:
+    with _contents(path.expanduser(), how) as contents:
         matrix = contents.matrix
         if (
             path.suffix == ".h5ad"
@@ -194,69 +157,29 @@ def read_or_open(
             and not matrix.by_gene
             and memory_problem(matrix.needed_bytes())
         ):
-            genes = folded(contents.genes, None)[0] if fold_case else contents.genes
-            problems = name_problems(genes, contents.cells)
+            problems = name_problems(contents.genes, contents.cells)
             with explained():
                 kind, found = judge(look_at(matrix.sample()))
             if problems or kind is None:
                 problems += [f"{contents.name} {problem}" for problem in found]
                 raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
             size = len(matrix.data)
-            return Backed(path, layer, genes, matrix.shape[0], size, kind)
-    return read(path, layer=layer, symbols=symbols, fold_case=fold_case)
+            return Backed(path, how.layer, contents.genes, matrix.shape[0], size, kind)
+    return read(path, how)
 
 
-def examine(
-    path: Path | str,
-    *,
-    layer: str = "",
-    label_key: str = "",
-    symbols: str = "",
-    make_unique: bool = False,
-    fold_case: bool = False,
-) -> Examination:
+def examine(path: Path | str, how: ReadAs = AS_IT_IS) -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
     try:
-        with _contents(Path(path).expanduser(), layer, label_key, symbols) as contents:
-            contents = _repaired(contents, fold_case, make_unique)
-            return _examine(contents, label_key or contents.label_key)
+        with _contents(Path(path).expanduser(), how) as contents:
+            return _examine(contents)
     except DataError as error:
         return Examination(problems=(str(error),))
 
 
-def _repaired(contents: Contents, fold_case: bool, make_unique: bool) -> Contents:
-    """Change names as it was asked for, and say so."""
-    contents = _folded(contents) if fold_case else contents
-    return _made_unique(contents) if make_unique else contents
-
-
-def _folded(contents: Contents) -> Contents:
-    """Spell gene names in capitals, and say so."""
-    genes, own, notes = folded(contents.genes, contents.var_names)
-    return replace(contents, genes=genes, var_names=own, notes=(*contents.notes, *notes))
-
-
-def _made_unique(contents: Contents) -> Contents:
-    """Number names that repeat, as AnnData does, and say so."""
-    from anndata.utils import make_index_unique
-
-    notes = list(contents.notes)
-
-    def unique(what: str, given: np.ndarray) -> np.ndarray:
-        index = pd.Index(given)
-        repeated = int(index.duplicated().sum())
-        if not repeated:
-            return given
-        notes.append(f"{repeated} names of {what} repeated and have got a number at their end")
-        return np.asarray(make_index_unique(index), dtype=object)
-
-    genes, cells = unique("genes", contents.genes), unique("cells", contents.cells)
-    obs = contents.obs.set_axis(cells)
-    return replace(contents, genes=genes, cells=cells, obs=obs, notes=tuple(notes))
-
-
-def _examine(contents: Contents, label_key: str) -> Examination:
+def _examine(contents: Contents) -> Examination:
     genes, cells, obs = contents.genes, contents.cells, contents.obs
+    label_key = contents.label_key
     problems = name_problems(genes, cells) + label_problems(obs, label_key)
     shape, kind, matrix = (len(cells), len(genes)), None, None
     if min(shape) > 0:
@@ -292,8 +215,9 @@ def _load(contents: Contents) -> csr_matrix:
 
 
 @contextmanager
-def _contents(path: Path, layer: str, label_key: str, symbols: str) -> Iterator[Contents]:
+def _contents(path: Path, how: ReadAs) -> Iterator[Contents]:
     """Open a file with the reader for it; HDF5 files stay open inside the context."""
+    layer, symbols = how.layer, how.symbols
     with ExitStack() as stack:
         with explained():
             if not path.exists():
@@ -311,11 +235,11 @@ def _contents(path: Path, layer: str, label_key: str, symbols: str) -> Iterator[
             if not is_text:
                 contents = read_hdf5(stack.enter_context(_open_hdf5(path)), layer, symbols)
             elif unpacked.endswith(_TABLES):
-                contents = read_table(path, label_key)
+                contents = read_table(path, how.label_key)
             else:
                 contents = read_mtx(path)
             _refuse_misfit(contents)
-        yield contents
+        yield repaired(contents, how)
 
 
 def _open_hdf5(path: Path) -> h5py.File:

@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import fedsc
 from fedsc import tensors
 from fedsc.cli.embed import embed
 from fedsc.clusters import load_clusters
@@ -264,3 +265,21 @@ def test_genes_are_named_by_a_column_where_it_is_asked_for(run, tiny_set, tmp_pa
     folded = anndata.read_h5ad(one)
     np.testing.assert_array_equal(folded.obsm["X_fedsc"], named.obsm["X_fedsc"])
     assert folded.uns["fedsc"]["fold-case"]
+
+
+def test_names_that_repeat_are_numbered_as_in_a_run_that_did(tiny_run, tiny_set, tmp_path):
+    cells = anndata.read_h5ad(tiny_set)
+    cells.var_names = [*cells.var_names[:-1], cells.var_names[0]]
+    path, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+    cells.write_h5ad(path)
+    config = tiny_run.replace(dataset=str(path), output=str(tmp_path), make_unique=True, rounds=1)
+    run_inprocess(config)
+    arguments = (path, "--model", tmp_path / "run", "-o", out)
+    assert "repeat (1 in all)" in str(_invoke(*arguments).exception)
+    done = _invoke(*arguments, "--make-unique")
+    assert "measured: 30 of the model's 30 genes" in done.output
+    with pytest.warns(UserWarning, match="not unique"):  # the copy has the file's own names
+        written = anndata.read_h5ad(out)
+    assert written.uns["fedsc"]["make-unique"]
+    fedsc.tl.embed(cells, tmp_path / "run", make_unique=True)
+    np.testing.assert_array_equal(cells.obsm["X_fedsc"], written.obsm["X_fedsc"])

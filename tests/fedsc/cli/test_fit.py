@@ -8,6 +8,7 @@ import typer
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
+import fedsc
 from fedsc.cli.fit import fit
 from fedsc.errors import ConfigError, DataError, RunError
 
@@ -182,3 +183,19 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_input_is_never_overwritten(file):
     with pytest.raises(ConfigError, match="choose another folder"):
         call("pca", file, "--output", file.parent)
+
+
+def test_names_are_repaired_as_in_a_run(file, tmp_path):
+    cells = anndata.read_h5ad(file)
+    cells.var_names = [*cells.var_names[:-1], "gene-aa"]
+    cells.write_h5ad(file)
+    with pytest.raises(DataError, match=r"gene-aa repeat .*option make-unique"):
+        call("nmf", file, "--k", 3, "--output", tmp_path / "no")
+    said = ("--make-unique", "--fold-case", "--set", "iterations=5", "--k", 3)
+    call("nmf", file, *said, "--output", tmp_path / "yes")
+    names = np.load(tmp_path / "yes" / "extras.npz", allow_pickle=True)["factor_genes"]
+    assert (names[0], names[-1]) == ("GENE-AA", "GENE-AA-1")
+    with pytest.raises(RunError, match="fold_case = True; asked for now: fold_case = False"):
+        call("nmf", file, *said[:1], *said[2:], "--output", tmp_path / "yes")
+    fedsc.tl.nmf(cells, k=3, make_unique=True, fold_case=True, overrides={"iterations": 5})
+    assert cells.uns["nmf"]["make_unique"]

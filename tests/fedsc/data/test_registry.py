@@ -18,6 +18,7 @@ import pytest
 from fedsc.config import Config
 from fedsc.data import registry
 from fedsc.data.catalogue import DATASETS
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.registry import resolve
 from fedsc.errors import DataError
 
@@ -82,7 +83,7 @@ def test_the_default_set_comes_with_fedsc():
     assert hashlib.sha256(source.path.read_bytes()).hexdigest() == (
         "e2fb6dec818c7ff2a3d62d566656f0cd0239fec39172fd6835818c3dd21baa98"
     )
-    cells = read(source.path, layer=source.layer, label_key=source.label_key)
+    cells = read(source.path, ReadAs(layer=source.layer, label_key=source.label_key))
     assert (len(cells.cells), len(cells.genes)) == (4271, 2000)
     assert np.unique(cells.labels, return_counts=True)[1].tolist() == [
         1292, 702, 606, 459, 450, 332, 295, 135,
@@ -159,7 +160,7 @@ def test_resolved_real_sets_are_readable(real_data, monkeypatch):
     monkeypatch.setenv("FEDSC_DATA", str(path.parent))
     source = resolve("10x_pbmc")
     assert source.path == path
-    cells = read(source.path, layer=source.layer, label_key=source.label_key)
+    cells = read(source.path, ReadAs(layer=source.layer, label_key=source.label_key))
     assert len(set(cells.labels)) == DATASETS["10x_pbmc"].types
     assert len(cells.cells) == DATASETS["10x_pbmc"].cells
 

@@ -5,6 +5,7 @@ import pytest
 
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated import annotation, graph, kmeans, markers, metrics, micro, pca, quality
 from fedsc.federated.answers import answer, no_cells, no_clusters, no_embedding, no_expression
@@ -20,7 +21,7 @@ COMMUNITIES = np.array([[0, 0, 0, 1, 1], [0, 1, 1, 2, 2]])
 
 @pytest.fixture(scope="module")
 def expression(tiny_set):
-    return read(tiny_set, label_key="cell_type")
+    return read(tiny_set, ReadAs(label_key="cell_type"))
 
 
 def _form(sums):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import transform
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated import answers, harmony_lab, mixing
 from fedsc.federated.annotation import learn_types
@@ -65,7 +66,7 @@ class Pool:
 @pytest.fixture(scope="module")
 def said(tiny_set):
     """Ask two labs everything a server asks; give all they said."""
-    whole, pool = read(tiny_set, label_key="cell_type"), Pool()
+    whole, pool = read(tiny_set, ReadAs(label_key="cell_type")), Pool()
     options = DataOptions(n_genes=30, min_shared_genes=10)
     halves = [whole.subset(np.arange(0, 60)), whole.subset(np.arange(60, 96))]
     preprocessing = fit_preprocessing([whole], options)

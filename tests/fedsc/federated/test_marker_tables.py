@@ -10,6 +10,7 @@ import scanpy as sc
 
 from fedsc.data.aligned import align
 from fedsc.data.preprocess import log_normalise
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated.answers import answer
 from fedsc.federated.clustered import Clustered
@@ -20,7 +21,7 @@ from fedsc.federated.query import ask_locally
 
 @pytest.fixture(scope="module")
 def expression(tiny_set):
-    return read(tiny_set, label_key="cell_type")
+    return read(tiny_set, ReadAs(label_key="cell_type"))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.federated.answers import answer
 from fedsc.federated.clustered import Clustered
@@ -134,7 +135,7 @@ def test_equal_to_the_test_written_out(seed):
 
 
 def test_equal_to_scanpy_on_real_labs(real_data):
-    cells = read(real_data("pbmc_3techs_1200"), label_key="cell_type")
+    cells = read(real_data("pbmc_3techs_1200"), ReadAs(label_key="cell_type"))
     types, clusters = np.unique(cells.labels, return_inverse=True)
     batches = cells.obs["batch"].to_numpy()
     labs = [

@@ -11,6 +11,7 @@ from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
 from fedsc.data.quality import Thresholds, cell_quality, mitochondrial, passing
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, DataError
 from fedsc.federated.answers import answer
@@ -102,7 +103,7 @@ def test_limits_by_mad_are_those_of_the_pool(seed):
 
 
 def test_as_scanpy_and_numpy_on_real_labs(real_data):
-    cells = read(real_data("hao_pbmc_1336"), label_key="cell_type")
+    cells = read(real_data("hao_pbmc_1336"), ReadAs(label_key="cell_type"))
     batches = cells.obs["batch"].to_numpy()
     labs = [
         align(cells.subset(np.flatnonzero(batches == batch)), cells.genes)

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from fedsc.data.expression import Expression, OnDisk
 from fedsc.data.reading import large, stored
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read, read_or_keep
 from fedsc.errors import DataError
 
@@ -21,7 +22,7 @@ def everything_is_large(monkeypatch):
 
 
 def kept(path, tmp_path, **how):
-    return read_or_keep(path, lambda: tmp_path / "cache", **how)
+    return read_or_keep(path, lambda: tmp_path / "cache", ReadAs(**how))
 
 
 def whole(found):
@@ -61,7 +62,7 @@ def test_values_on_disk_are_those_in_memory(tiny_set, tmp_path, form):
                 data[a:b], indices[a:b] = data[a:b][::-1], indices[a:b][::-1]
             x["data"][:], x["indices"][:] = data, indices
             x["data"][3] = 0
-    expected = read(path, label_key="cell_type")
+    expected = read(path, ReadAs(label_key="cell_type"))
     assert_equal(kept(path, tmp_path, label_key="cell_type"), expected)
     again = kept(path, tmp_path, label_key="cell_type")
     assert_equal(again, expected)

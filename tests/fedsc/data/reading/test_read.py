@@ -16,6 +16,7 @@ from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix
 
 from fedsc.data.reading import memory
+from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import examine, read
 from fedsc.errors import DataError
 
@@ -56,7 +57,7 @@ def assert_same(expression, x, genes, cells) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "float32", "float64"])
 def test_h5ad_in_any_storage_and_type(tmp_path, x, form, dtype):
     annotated(form(x.astype(dtype))).write_h5ad(tmp_path / "a.h5ad")
-    expression = read(tmp_path / "a.h5ad", label_key="cell_type")
+    expression = read(tmp_path / "a.h5ad", ReadAs(label_key="cell_type"))
     assert_same(expression, x, UNIQUE, CELLS)
     assert expression.kind == "counts"
     assert expression.labels.tolist() == TYPES
@@ -78,9 +79,9 @@ def test_layers_and_raw_are_chosen_by_name(tmp_path, x):
     adata.X = np.log1p(adata.X.toarray() / 3).astype("f4")
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert read(tmp_path / "a.h5ad").kind == "lognorm"
-    doubled = read(tmp_path / "a.h5ad", layer="doubled")
+    doubled = read(tmp_path / "a.h5ad", ReadAs(layer="doubled"))
     assert_same(doubled, 2 * x[:, :4].astype(int), UNIQUE[:4], CELLS)
-    assert_same(read(tmp_path / "a.h5ad", layer="raw"), x, UNIQUE, CELLS)
+    assert_same(read(tmp_path / "a.h5ad", ReadAs(layer="raw")), x, UNIQUE, CELLS)
     assert examine(tmp_path / "a.h5ad").notes[-2:] == (
         "layer 'doubled' holds raw counts",
         "adata.raw holds raw counts",
@@ -92,7 +93,7 @@ def test_a_missing_layer_says_which_exist(tmp_path, x):
     adata.layers["spliced"] = adata.X
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(DataError, match=r"no layer 'splced'; it has: X, layer 'spliced'"):
-        read(tmp_path / "a.h5ad", layer="splced")
+        read(tmp_path / "a.h5ad", ReadAs(layer="splced"))
 
 
 def test_a_file_without_x_says_what_it_has(tmp_path, x):
@@ -102,7 +103,7 @@ def test_a_file_without_x_says_what_it_has(tmp_path, x):
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(DataError, match=r"the file has no X; it has: layer 'counts'"):
         read(tmp_path / "a.h5ad")
-    assert read(tmp_path / "a.h5ad", layer="counts").kind == "counts"
+    assert read(tmp_path / "a.h5ad", ReadAs(layer="counts")).kind == "counts"
 
 
 def test_a_damaged_layer_does_not_stop_the_others(tmp_path, x):
@@ -116,7 +117,7 @@ def test_a_damaged_layer_does_not_stop_the_others(tmp_path, x):
     with pytest.raises(DataError, match=r"use --layer good$"):
         read(tmp_path / "a.h5ad")
     with pytest.raises(DataError, match="cannot be read; it is damaged"):
-        read(tmp_path / "a.h5ad", layer="bad")
+        read(tmp_path / "a.h5ad", ReadAs(layer="bad"))
 
 
 def pbmc68k() -> Path:
@@ -136,7 +137,7 @@ def test_scaled_x_is_refused_with_a_way_out():
 
 
 def test_files_older_than_anndata_0_7_read():
-    expression = read(pbmc68k(), layer="raw", label_key="bulk_labels")
+    expression = read(pbmc68k(), ReadAs(layer="raw", label_key="bulk_labels"))
     with warnings.catch_warnings(action="ignore"):
         adata = anndata.read_h5ad(pbmc68k())
     assert_same(expression, adata.raw.X.toarray(), adata.raw.var_names, adata.obs_names)
@@ -253,13 +254,13 @@ def test_loom_reads_without_loompy(tmp_path, x):
         file["col_attrs/CellID"], file["col_attrs/Class"] = np.array(CELLS, "S"), TYPES
         file["col_attrs/Age"], file["col_attrs/tSNE"] = np.arange(5.0), np.zeros((5, 2))
         file.create_group("col_graphs")
-    expression = read(tmp_path / "a.loom", label_key="Class")
+    expression = read(tmp_path / "a.loom", ReadAs(label_key="Class"))
     assert_same(expression, x, UNIQUE, CELLS)
     assert expression.labels.tolist() == TYPES
     assert sorted(expression.obs) == ["Age", "Class"]
-    assert_same(read(tmp_path / "a.loom", layer="spliced"), x // 2, UNIQUE, CELLS)
+    assert_same(read(tmp_path / "a.loom", ReadAs(layer="spliced")), x // 2, UNIQUE, CELLS)
     with pytest.raises(DataError, match="no layer 'raw'; the file has: spliced"):
-        read(tmp_path / "a.loom", layer="raw")
+        read(tmp_path / "a.loom", ReadAs(layer="raw"))
 
 
 # tables
@@ -280,7 +281,7 @@ def test_a_label_column_of_a_table_becomes_annotation(tmp_path, x):
     frame = pd.DataFrame(x, CELLS, UNIQUE)
     frame.insert(3, "type", TYPES)
     frame.to_csv(tmp_path / "a.csv")
-    expression = read(tmp_path / "a.csv", label_key="type")
+    expression = read(tmp_path / "a.csv", ReadAs(label_key="type"))
     assert_same(expression, x, UNIQUE, CELLS)
     assert expression.labels.tolist() == TYPES
     with pytest.raises(DataError, match=r"'type' holds text \('B'\).*use --label-key type"):
@@ -302,7 +303,7 @@ def test_long_tables_are_read_in_pieces(tmp_path, x, monkeypatch):
     frame = pd.DataFrame(x, CELLS, UNIQUE)
     frame["type"] = TYPES
     frame.to_csv(tmp_path / "a.csv")
-    expression = read(tmp_path / "a.csv", label_key="type")
+    expression = read(tmp_path / "a.csv", ReadAs(label_key="type"))
     assert_same(expression, x, UNIQUE, CELLS)
     assert expression.labels.tolist() == TYPES
 
@@ -355,7 +356,7 @@ def test_all_problems_come_at_once_each_on_a_line_with_the_file(tmp_path, x):
         adata.obs_names = ["same"] * 5
         adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(DataError) as caught:
-        read(tmp_path / "a.h5ad", label_key="celltype")
+        read(tmp_path / "a.h5ad", ReadAs(label_key="celltype"))
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{tmp_path / 'a.h5ad'}: ") for line in lines)
     parts = ["gene names must", "barcodes must", "did you mean 'cell_type'?", "NaN", "negative"]
@@ -374,7 +375,7 @@ def test_too_large_files_are_refused_from_their_header(tmp_path):
         group["indptr"] = [0, 1, 10**12]
     with pytest.raises(DataError, match=r"needs about 11,175.9 GiB of memory and [\d.,]+ GiB"):
         read(tmp_path / "a.h5ad")
-    assert len(examine(tmp_path / "a.h5ad", label_key="cell_type").problems) == 2
+    assert len(examine(tmp_path / "a.h5ad", ReadAs(label_key="cell_type")).problems) == 2
     assert (tmp_path / "a.h5ad").stat().st_size < 10**6
 
 
@@ -410,7 +411,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(real_data, name):
     cells, genes, kind = REAL[name]
-    examination = examine(real_data(name), label_key="cell_type")
+    examination = examine(real_data(name), ReadAs(label_key="cell_type"))
     assert examination.shape == (cells, genes)
     assert examination.kind == kind
     if kind is None:
@@ -424,7 +425,7 @@ def test_real_files(real_data, name):
 
 def test_a_real_file_equals_anndatas_reader(real_data):
     theirs = anndata.read_h5ad(real_data("worm_neuron_4186"))
-    expression = read(real_data("worm_neuron_4186"), label_key="cell_type")
+    expression = read(real_data("worm_neuron_4186"), ReadAs(label_key="cell_type"))
     assert expression.matrix.sum(dtype=np.float64) == theirs.X.sum(dtype=np.int64)
     assert (expression.matrix != theirs.X.astype("f4")).nnz == 0
     pd.testing.assert_frame_equal(expression.obs, theirs.obs, check_names=False)
@@ -434,7 +435,7 @@ def test_case_of_gene_names_is_folded_when_asked_and_told(x, tmp_path):
     mouse = [name.capitalize() for name in UNIQUE]
     annotated(x, mouse).write_h5ad(tmp_path / "mouse.h5ad")
     assert list(read(tmp_path / "mouse.h5ad").genes) == mouse
-    found = examine(tmp_path / "mouse.h5ad", fold_case=True)
+    found = examine(tmp_path / "mouse.h5ad", ReadAs(fold_case=True))
     assert list(found.expression.genes) == [name.upper() for name in mouse]
     assert list(found.expression.columns) == mouse
     assert "7 gene names are spelt in capitals (fold-case)" in found.notes
