@@ -44,11 +44,32 @@ def cell_types(values: "pd.Series[Any]") -> np.ndarray:
     return types
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Annotated:
-    """What is known of cells, wherever their values lie."""
+    """What is known of cells, wherever their values lie.
 
+    Attributes
+    ----------
+    genes
+        Names of the columns, unique, (genes,).
+    cells
+        Names of the rows, unique, (cells,).
+    obs
+        Annotation of the cells, indexed by ``cells``.
+    kind
+        ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
+    label_key
+        Column of ``obs`` with cell types; ``""`` when none is known.
+    columns
+        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
+    """
+
+    genes: np.ndarray
+    cells: np.ndarray
     obs: "pd.DataFrame"
-    label_key: str
+    kind: Kind
+    label_key: str = ""
+    columns: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -91,8 +112,11 @@ class _Annotated:
         names, codes = np.unique(values, return_inverse=True)
         return codes.astype(np.int64), tuple(map(str, names))
 
+    def _named(self, rows: np.ndarray) -> dict[str, Any]:
+        return {"cells": self.cells[rows], "obs": self.obs.iloc[rows]}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Expression(_Annotated):
     """Cells of one lab or one file.
 
@@ -100,27 +124,9 @@ class Expression(_Annotated):
     ----------
     matrix
         float32 CSR, cells × genes, no explicit zeros; raw counts or log-normalised values.
-    genes
-        Names of the columns, unique, (genes,).
-    cells
-        Names of the rows, unique, (cells,).
-    obs
-        Annotation of the cells, indexed by ``cells``.
-    kind
-        ``"counts"`` for raw counts, ``"lognorm"`` for log1p of normalised counts.
-    label_key
-        Column of ``obs`` with cell types; ``""`` when none is known.
-    columns
-        How the file itself names its columns, (genes,), where ``genes`` are other names for them.
     """
 
     matrix: csr_matrix
-    genes: np.ndarray
-    cells: np.ndarray
-    obs: "pd.DataFrame"
-    kind: Kind
-    label_key: str = ""
-    columns: np.ndarray | None = None
 
     @property
     def totals(self) -> np.ndarray:
@@ -129,9 +135,7 @@ class Expression(_Annotated):
 
     def subset(self, rows: np.ndarray) -> "Expression":
         """Keep some cells, in the given order."""
-        return replace(
-            self, matrix=self.matrix[rows], cells=self.cells[rows], obs=self.obs.iloc[rows]
-        )
+        return replace(self, matrix=self.matrix[rows], **self._named(rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,18 +148,10 @@ class OnDisk(_Annotated):
         cells × genes, validated, without explicit zeros; raw counts or log-normalised values.
     folder
         Where there is room for what is made of them.
-    genes, cells, obs, kind, label_key, columns
-        As of :class:`Expression`.
     """
 
     rows: Rows
     folder: Path
-    genes: np.ndarray
-    cells: np.ndarray
-    obs: "pd.DataFrame"
-    kind: Kind
-    label_key: str = ""
-    columns: np.ndarray | None = None
 
     @property
     def totals(self) -> np.ndarray:
@@ -164,9 +160,7 @@ class OnDisk(_Annotated):
 
     def subset(self, rows: np.ndarray) -> "OnDisk":
         """Keep some cells, in the given order; their values stay where they are."""
-        return replace(
-            self, rows=self.rows.take(rows), cells=self.cells[rows], obs=self.obs.iloc[rows]
-        )
+        return replace(self, rows=self.rows.take(rows), **self._named(rows))
 
 
 LabCells = Expression | OnDisk

@@ -38,13 +38,11 @@ from fedsc.federated.harmony_lab import (
     CLUSTER,
     CORRECT,
     INTERCEPT,
-    HarmonyState,
-    answer,
     chained,
     fit_later,
 )
 from fedsc.federated.micro import unit
-from fedsc.federated.query import Ask, Question, Sums, add
+from fedsc.federated.query import Ask, Question, Sums
 
 HARMONY = "integration.safetensors"
 
@@ -245,19 +243,3 @@ def learn_harmony(
         if report is not None:
             report(len(moved), moved[-1], TOLERANCE)
     return Harmony(tuple(asked), np.array(moved))
-
-
-def integrate_here(labs: Sequence[BatchedCells], seed: int) -> tuple[Harmony, list[HarmonyState]]:
-    """Integrate labs in this process (tests, notebooks, baselines)."""
-    states: list[HarmonyState | None] = [None] * len(labs)
-
-    def ask(question: Question) -> Sums:
-        answers = []
-        for i, lab in enumerate(labs):
-            sums, states[i] = answer(lab, states[i], question)
-            answers.append(sums)
-        return add(answers)
-
-    n_cells = sum(len(lab.x) for lab in labs)
-    harmony = learn_harmony(ask, n_cells, learn_start(ask, n_cells, seed))
-    return harmony, [state for state in states if state is not None]

@@ -26,12 +26,12 @@ from fedsc.federated import answers
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.graph import agreement, learn_graph
-from fedsc.federated.harmony import integrate_here
 from fedsc.federated.map import learn_map
 from fedsc.federated.markers import learn_markers
 from fedsc.federated.metrics import Embedded
 from fedsc.federated.query import ask_locally
 from fedsc.rng import numpy_generator
+from simulations.harmony import integrate_here
 
 _LABS, _TYPES, _DIMENSIONS, _INFORMATIVE = 8, 20, 50, 20
 _GENES, _PER_CELL, _OWN = 2000, 60, 20  # genes; counts of a cell; marker genes of a type
@@ -60,7 +60,19 @@ def make_labs(cells: int, seed: int) -> list[tuple[np.ndarray, Expression]]:
         names = np.arange(n).astype(str).astype(object)
         obs = pd.DataFrame({"kind": pd.Categorical([f"{kind:02d}" for kind in kinds])}, index=names)
         genes = np.array([f"gene {i}" for i in range(_GENES)], dtype=object)
-        labs.append((x, Expression(vstack(parts, "csr"), genes, names, obs, "counts", "kind")))
+        labs.append(
+            (
+                x,
+                Expression(
+                    vstack(parts, "csr"),
+                    genes=genes,
+                    cells=names,
+                    obs=obs,
+                    kind="counts",
+                    label_key="kind",
+                ),
+            )
+        )
     return labs
 
 

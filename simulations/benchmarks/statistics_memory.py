@@ -15,11 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.rng import numpy_generator
+
+if TYPE_CHECKING:
+    from fedsc.data.reading.backed import Backed
 
 _ROWS = 2000
 """Cells written at a time."""
@@ -69,18 +73,30 @@ def write_synthetic(path: Path, cells: int, genes: int, per_cell: int, seed: int
         matrix.create_dataset("indptr", data=np.concatenate(ends))
 
 
+def opened(path: Path) -> "Backed":
+    """Leave the cells of a written file on disk."""
+    import h5py
+    from anndata.io import read_elem
+
+    from fedsc.data.reading.backed import Backed
+
+    with h5py.File(path) as file:
+        genes = read_elem(file["var"]).index.to_numpy(dtype=object)
+        n_cells, nonzeros = len(file["X/indptr"]) - 1, len(file["X/data"])
+    return Backed(path, "", genes, n_cells, nonzeros, "counts")
+
+
 def measure(path: Path) -> dict[str, float]:
     """Learn the preprocessing from a file on disk, and weigh this process."""
     from fedsc.data.aligned import align
     from fedsc.data.genes import agree
-    from fedsc.data.reading.backed import open_backed
     from fedsc.federated.answers import answer
     from fedsc.federated.preprocessing import learn_preprocessing
     from fedsc.federated.query import ask_locally
     from fedsc.options import DataOptions
 
     start, cpu_start = time.perf_counter(), time.process_time()
-    source = open_backed(path, "counts")
+    source = opened(path)
     vocabulary = agree({"lab": source.genes}, "intersection", None, 1)
     ask = ask_locally([align(source, vocabulary)], answer)
     learnt = learn_preprocessing(ask, vocabulary, "counts", DataOptions())

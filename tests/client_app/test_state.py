@@ -21,7 +21,7 @@ from fedsc.data.coverage import Coverage
 from fedsc.data.reading.read import read
 from fedsc.errors import DataError, RunError
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.harmony import integrate_here
+from simulations.harmony import integrate_here
 
 
 def _private(value):

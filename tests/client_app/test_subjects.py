@@ -6,8 +6,8 @@ from client_app.subjects import embedding_of
 from fedsc.data.coverage import Coverage
 from fedsc.errors import RunError
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.harmony import integrate_here
 from fedsc.federated.harmony_lab import answer
+from simulations.harmony import integrate_here
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ def cells_of(labels, **columns) -> Expression:
     obs = pd.DataFrame({"type": np.asarray(labels, dtype=object), **columns}, index=names)
     return Expression(
         csr_matrix((len(labels), 2), dtype=np.float32),
-        np.array(["a", "b"]),
-        names,
-        obs,
-        "counts",
+        genes=np.array(["a", "b"]),
+        cells=names,
+        obs=obs,
+        kind="counts",
         label_key="type",
     )
 

@@ -17,8 +17,9 @@ from fedsc.config import Config
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError, RunError
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.harmony import integrate_here, load_harmony
+from fedsc.federated.harmony import load_harmony
 from server_app.run_folder import RunFolder, new_name
+from simulations.harmony import integrate_here
 
 
 def _open(tmp_path, **options):

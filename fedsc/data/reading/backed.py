@@ -70,33 +70,5 @@ class Backed:
                 yield block
 
 
-def open_backed(path: Path, kind: Kind, *, layer: str = "") -> Backed:
-    """Look into a file without reading its values; nothing is checked about them.
-
-    Raises
-    ------
-    DataError
-        If the matrix is not stored row by row (CSR), or gene names repeat.
-    """
-    from anndata.io import read_elem
-
-    from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_large
-
-    with open_hdf5(path) as file:
-        refuse_large(file.get("var"))
-        element = file.get(_element(layer))
-        if element is None or element.attrs.get("encoding-type") != "csr_matrix":
-            raise DataError(
-                f"{path}: {_element(layer)} is not stored as CSR, so its cells cannot be read "
-                "block by block; write it again with a scipy csr_matrix"
-            )
-        genes = read_elem(file["var"]).index.to_numpy(dtype=object)
-        n_cells = len(element["indptr"]) - 1
-        nonzeros = len(element["data"])
-    if len(set(genes)) < len(genes):
-        raise DataError(f"{path}: gene names repeat; make them unique (var_names_make_unique)")
-    return Backed(path, layer, genes, n_cells, nonzeros, kind)
-
-
 def _element(layer: str) -> str:
     return {"": "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")

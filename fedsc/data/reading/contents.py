@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from fedsc.data.expression import Kind
 from fedsc.data.genes import fold_case
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.stored import Stored
@@ -50,6 +52,17 @@ class Contents:
     others: Mapping[str, Stored] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     var_names: np.ndarray | None = None
+
+    def annotated(self, kind: Kind) -> dict[str, Any]:
+        """Give what is known of the cells beside their values, once these have been judged."""
+        return {
+            "genes": self.genes,
+            "cells": self.cells,
+            "obs": self.obs,
+            "kind": kind,
+            "label_key": self.label_key,
+            "columns": self.var_names,
+        }
 
 
 def layer_name(layer: str) -> str:

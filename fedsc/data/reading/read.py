@@ -199,8 +199,7 @@ def _examine(contents: Contents) -> Examination:
             for layer, other in usable_layers(contents.others).items()
             if other == "counts"
         ]
-    own = contents.var_names
-    expression = Expression(matrix, genes, cells, obs, kind, label_key, own)
+    expression = Expression(matrix, **contents.annotated(kind))
     return Examination((), tuple(remarks), shape, kind, obs, expression)
 
 

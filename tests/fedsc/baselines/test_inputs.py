@@ -1,9 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
 from fedsc.baselines.inputs import columns, counts_of, prepare
-from fedsc.data.expression import Expression
 from fedsc.errors import DataError
 
 
@@ -11,7 +12,7 @@ def test_counts_are_those_of_the_chosen_genes(cells):
     full = cells()
     counts = full.matrix.toarray()
     counts[3] = 0
-    given = Expression(csr_matrix(counts), full.genes, full.cells, full.obs, "counts")
+    given = replace(full, matrix=csr_matrix(counts))
     matrix, preprocessing = prepare(given, 20, 10.0)
     found = counts_of(given, preprocessing, "test")
     chosen = [list(given.genes).index(gene) for gene in preprocessing.genes]
@@ -33,7 +34,7 @@ def test_zero_genes_are_all_that_were_counted(cells):
     given = cells()
     counts = given.matrix.toarray()
     counts[:, 7] = 0
-    uncounted = Expression(csr_matrix(counts), given.genes, given.cells, given.obs, "counts")
+    uncounted = replace(given, matrix=csr_matrix(counts))
     assert prepare(uncounted, 0, 10.0)[0].n_genes == 59
 
 

@@ -27,11 +27,11 @@ def file(n_cells=50, n_genes=150, n_types=2, seed=0):
     cells = np.array([f"c{i}" for i in range(n_cells)])
     return Expression(
         csr_matrix(counts),
-        np.array([f"g{i}" for i in range(n_genes)], dtype=object),
-        cells,
-        pd.DataFrame({"type": types.astype(str)}, index=cells),
-        "counts",
-        "type",
+        genes=np.array([f"g{i}" for i in range(n_genes)], dtype=object),
+        cells=cells,
+        obs=pd.DataFrame({"type": types.astype(str)}, index=cells),
+        kind="counts",
+        label_key="type",
     )
 
 

@@ -14,7 +14,6 @@ from fedsc.federated.harmony import (
     ROUNDS,
     TOLERANCE,
     Harmony,
-    integrate_here,
     learn_harmony,
     learn_start,
     load_harmony,
@@ -22,6 +21,7 @@ from fedsc.federated.harmony import (
 from fedsc.federated.harmony_lab import HarmonyState, answer, fit_later
 from fedsc.federated.micro import unit
 from fedsc.federated.query import Question, add
+from simulations.harmony import integrate_here
 
 MODEL = SimpleNamespace(dimensions=6, digest="0123")
 

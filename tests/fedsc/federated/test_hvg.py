@@ -96,7 +96,10 @@ def counts_lab(counts, genes):
     matrix = sp.csr_matrix(counts.astype(np.float32))
     cells = np.array([f"cell-{i}" for i in range(len(counts))], dtype=object)
     names = np.array(genes, dtype=object)
-    return align(Expression(matrix, names, cells, pd.DataFrame(index=cells), "counts"), genes)
+    return align(
+        Expression(matrix, genes=names, cells=cells, obs=pd.DataFrame(index=cells), kind="counts"),
+        genes,
+    )
 
 
 def choose_v3(counts, parts, n_genes, seed=0):

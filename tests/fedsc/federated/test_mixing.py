@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from fedsc.federated.correction import BatchedCells
-from fedsc.federated.harmony import integrate_here
 from fedsc.federated.kmeans import assign
 from fedsc.federated.micro import unit
 from fedsc.federated.mixing import Mixing, closure, decide, learn_mixing, sum_mixing
 from fedsc.federated.query import Question, ask_locally
+from simulations.harmony import integrate_here
 
 
 def ask_of(labs, corrected=None):

@@ -2,13 +2,12 @@ import anndata
 import numpy as np
 
 from fedsc.data.aligned import align
-from fedsc.data.expression import Expression
-from fedsc.data.reading.backed import open_backed
+from fedsc.data.reading.in_memory import expression_of
 from fedsc.federated.answers import answer
 from fedsc.federated.preprocessing import fit_preprocessing, learn_preprocessing
 from fedsc.federated.query import ask_locally
 from fedsc.options import DataOptions
-from simulations.benchmarks.statistics_memory import measure, write_synthetic
+from simulations.benchmarks.statistics_memory import measure, opened, write_synthetic
 
 
 def test_a_file_on_disk_teaches_the_same_as_in_memory(tmp_path):
@@ -23,11 +22,10 @@ def test_a_file_on_disk_teaches_the_same_as_in_memory(tmp_path):
     assert found["nonzeros"] == cells.X.nnz
     assert found["peak GB"] > 0
 
-    source, config = open_backed(path, "counts"), DataOptions(n_genes=50)
+    source, config = opened(path), DataOptions(n_genes=50)
     ask = ask_locally([align(source, source.genes)], answer)
     on_disk = learn_preprocessing(ask, source.genes, "counts", config)
-    names = cells.var_names.to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)
-    in_memory = fit_preprocessing([Expression(cells.X, *names, cells.obs, "counts")], config)
+    in_memory = fit_preprocessing([expression_of(cells)], config)
     assert set(on_disk.genes) == set(in_memory.genes)
     order = [on_disk.genes.index(gene) for gene in in_memory.genes]
     np.testing.assert_allclose(on_disk.mean[order], in_memory.mean, rtol=1e-12)

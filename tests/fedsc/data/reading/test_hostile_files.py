@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from fedsc.data.reading import memory, safe_hdf5, safe_text
-from fedsc.data.reading.backed import open_backed
 from fedsc.data.reading.read import read
 from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.data.reading.safe_text import open_bounded
@@ -176,14 +175,6 @@ def test_a_hostile_hdf5_file_ends_in_a_sentence(path, monkeypatch, name):
     tracemalloc.stop()
     assert len(str(raised.value).splitlines()) == 1
     assert most < 32 * MIB  # nothing was allocated that was only promised
-
-
-@pytest.mark.parametrize("name", ["external-link", "external-storage", "virtual"])
-def test_what_reads_in_blocks_refuses_too(path, name):
-    with h5py.File(path, "r+") as file:
-        HOSTILE[name][0](file)
-    with pytest.raises(DataError, match=r"a\.h5ad: /X "):
-        open_backed(path, "counts")
 
 
 def test_a_file_that_contains_itself_is_walked_once(path):
