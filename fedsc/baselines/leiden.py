@@ -50,7 +50,8 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
     ConfigError
         If a k is given, or igraph is wanted and missing.
     DataError
-        If there are too few cells, or nothing that varies.
+        If there are too few cells, nothing that varies, or the column of batches is not there or
+        has gaps.
     """
     if k is not None:
         raise ConfigError(
@@ -77,8 +78,7 @@ def _harmony(embedding: np.ndarray, expression: Expression, key: str, seed: int)
         from harmonypy import run_harmony
     except ImportError:
         raise ConfigError("option batch-key needs harmonypy: pip install harmonypy") from None
-    if key not in expression.obs.columns:
-        raise ConfigError(f"option batch-key = '{key}': obs has no such column")
-    batches = {key: expression.obs[key].astype(str).to_numpy()}
+    codes, names = expression.batches(key)
+    batches = {key: np.array(names)[codes]}
     found = run_harmony(embedding, batches, [key], random_state=seed, ncores=1, verbose=False)
     return np.asarray(found.Z_corr, dtype=np.float32)

@@ -14,7 +14,6 @@ from rich.progress import track
 
 from fedsc.cli.output import Force
 from fedsc.config import Config
-from fedsc.data.expression import cell_types
 from fedsc.data.registry import resolve
 from fedsc.errors import DataError
 from fedsc.files import make_folder, writing
@@ -69,6 +68,7 @@ def split(
 
     `fedsc split cells.h5ad -o labs --partition dirichlet --labs 8 --label-key cell_type`
     """
+    from fedsc.data.expression import cell_types
     from partitioning import partition_obs
     from partitioning.simulation import covering
     from partitioning.table import plot, rich_table, table

@@ -1,6 +1,6 @@
 """Expression data as every part of the project passes it on: validated, sparse, named."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,7 +44,7 @@ def cell_types(values: "pd.Series[Any]") -> np.ndarray:
     return types
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Annotated:
     """What is known of cells, wherever their values lie.
 
@@ -68,8 +68,8 @@ class _Annotated:
     cells: np.ndarray
     obs: "pd.DataFrame"
     kind: Kind
-    label_key: str = ""
-    columns: np.ndarray | None = None
+    label_key: str = field(default="", kw_only=True)
+    columns: np.ndarray | None = field(default=None, kw_only=True)
 
     @property
     def labels(self) -> np.ndarray | None:

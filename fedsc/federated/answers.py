@@ -139,9 +139,7 @@ def no_expression(vocabulary: np.ndarray, kind: Kind) -> Aligned:
 
     n_genes, none = len(vocabulary), np.empty(0, dtype=object)
     matrix = csr_matrix((0, n_genes), dtype=np.float32)
-    cells = Expression(
-        matrix, genes=vocabulary, cells=none, obs=pd.DataFrame(index=none), kind=kind
-    )
+    cells = Expression(vocabulary, none, pd.DataFrame(index=none), kind, matrix)
     return Aligned(cells, np.arange(n_genes), n_genes)
 
 

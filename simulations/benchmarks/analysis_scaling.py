@@ -63,14 +63,7 @@ def make_labs(cells: int, seed: int) -> list[tuple[np.ndarray, Expression]]:
         labs.append(
             (
                 x,
-                Expression(
-                    vstack(parts, "csr"),
-                    genes=genes,
-                    cells=names,
-                    obs=obs,
-                    kind="counts",
-                    label_key="kind",
-                ),
+                Expression(genes, names, obs, "counts", vstack(parts, "csr"), label_key="kind"),
             )
         )
     return labs

@@ -25,11 +25,11 @@ def cells_of(labels, **columns) -> Expression:
     names = np.array([f"c{i}" for i in range(len(labels))], dtype=object)
     obs = pd.DataFrame({"type": np.asarray(labels, dtype=object), **columns}, index=names)
     return Expression(
+        np.array(["a", "b"]),
+        names,
+        obs,
+        "counts",
         csr_matrix((len(labels), 2), dtype=np.float32),
-        genes=np.array(["a", "b"]),
-        cells=names,
-        obs=obs,
-        kind="counts",
         label_key="type",
     )
 

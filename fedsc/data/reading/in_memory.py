@@ -56,4 +56,4 @@ def expression_of(adata: "anndata.AnnData", how: ReadAs = AS_IT_IS) -> Expressio
         problems += found
     if problems or kind is None:
         raise DataError("\n".join(problems))
-    return Expression(matrix, **named.annotated(kind))
+    return Expression(matrix=matrix, **named.annotated(kind))

@@ -79,7 +79,7 @@ def keep(path: Path, contents: Contents, layer: str, folder: Path) -> OnDisk:
     if problems or found is None:
         raise DataError("\n".join(f"{path}: {problem}" for problem in problems))
     rows, kind = found
-    return OnDisk(rows, folder, **contents.annotated(kind))
+    return OnDisk(rows=rows, folder=folder, **contents.annotated(kind))
 
 
 def forget_others(cells: Iterable[LabCells]) -> None:

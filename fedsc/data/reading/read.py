@@ -199,7 +199,7 @@ def _examine(contents: Contents) -> Examination:
             for layer, other in usable_layers(contents.others).items()
             if other == "counts"
         ]
-    expression = Expression(matrix, **contents.annotated(kind))
+    expression = Expression(matrix=matrix, **contents.annotated(kind))
     return Examination((), tuple(remarks), shape, kind, obs, expression)
 
 

@@ -28,12 +28,7 @@ def cells() -> Callable[..., Expression]:
         # Letters, since names that end in a position alone can only be joined by order.
         genes = [f"{prefix}-{chr(97 + j // 26)}{chr(97 + j % 26)}" for j in range(n_genes)]
         return Expression(
-            csr_matrix(counts),
-            genes=np.array(genes, dtype=object),
-            cells=names,
-            obs=obs,
-            kind=kind,
-            label_key="type",
+            np.array(genes, dtype=object), names, obs, kind, csr_matrix(counts), label_key="type"
         )
 
     return make

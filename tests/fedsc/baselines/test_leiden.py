@@ -6,7 +6,7 @@ import pytest
 
 from fedsc.baselines.leiden import PRESETS, Preset, fit
 from fedsc.baselines.method import Settings
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 
 
 def test_a_k_cannot_be_asked_for(cells):
@@ -45,8 +45,11 @@ def test_batches_are_brought_together_by_harmonypy_where_a_column_names_them(cel
     assert not np.array_equal(together.embedding, apart.embedding)
     again = fit(batched, Preset(batch_key="batch"), None, Settings())
     np.testing.assert_array_equal(again.embedding, together.embedding)
-    with pytest.raises(ConfigError, match="batch-key = 'none': obs has no such column"):
+    with pytest.raises(DataError, match="batch-key = 'none': obs has no such column"):
         fit(batched, Preset(batch_key="none"), None, Settings())
+    batched.obs.loc[batched.obs.index[:3], "batch"] = None
+    with pytest.raises(DataError, match="batch-key = 'batch': 3 of 50 cells have no value"):
+        fit(batched, Preset(batch_key="batch"), None, Settings())
 
 
 def test_without_harmonypy_it_says_what_to_install(cells, monkeypatch):

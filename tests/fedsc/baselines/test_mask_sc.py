@@ -26,11 +26,11 @@ def file(n_cells=50, n_genes=150, n_types=2, seed=0):
     counts[:, 0] = 3.0  # a constant gene
     cells = np.array([f"c{i}" for i in range(n_cells)])
     return Expression(
+        np.array([f"g{i}" for i in range(n_genes)], dtype=object),
+        cells,
+        pd.DataFrame({"type": types.astype(str)}, index=cells),
+        "counts",
         csr_matrix(counts),
-        genes=np.array([f"g{i}" for i in range(n_genes)], dtype=object),
-        cells=cells,
-        obs=pd.DataFrame({"type": types.astype(str)}, index=cells),
-        kind="counts",
         label_key="type",
     )
 

@@ -16,9 +16,7 @@ GENES = np.array(["D", "A", "C", "X"], dtype=object)
 
 def in_memory():
     cells = np.array([f"cell-{i}" for i in range(len(DENSE))], dtype=object)
-    return Expression(
-        sp.csr_matrix(DENSE), genes=GENES, cells=cells, obs=pd.DataFrame(index=cells), kind="counts"
-    )
+    return Expression(GENES, cells, pd.DataFrame(index=cells), "counts", sp.csr_matrix(DENSE))
 
 
 @pytest.fixture

@@ -39,14 +39,7 @@ def cells() -> Expression:
     names = np.array([f"c{i}" for i in range(60)], dtype=object)
     obs = pd.DataFrame({"kind": ["", "B", "T"] * 20}, index=names)
     x = csr_matrix(np.eye(60, 3, dtype=np.float32) + 1)
-    return Expression(
-        x,
-        genes=np.array(["g", "h", "i"], object),
-        cells=names,
-        obs=obs,
-        kind="counts",
-        label_key="kind",
-    )
+    return Expression(np.array(["g", "h", "i"], object), names, obs, "counts", x, label_key="kind")
 
 
 def test_a_cell_with_an_empty_label_has_none_anywhere(cells):

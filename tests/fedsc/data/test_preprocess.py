@@ -34,11 +34,7 @@ def expression(matrix, genes=VOCABULARY, kind="counts"):
     cells = np.array([f"cell-{i}" for i in range(len(matrix))], dtype=object)
     matrix = sp.csr_matrix(np.asarray(matrix, dtype=np.float32))
     return Expression(
-        matrix,
-        genes=np.array([*genes], dtype=object),
-        cells=cells,
-        obs=pd.DataFrame(index=cells),
-        kind=kind,
+        np.array([*genes], dtype=object), cells, pd.DataFrame(index=cells), kind, matrix
     )
 
 

@@ -97,7 +97,7 @@ def counts_lab(counts, genes):
     cells = np.array([f"cell-{i}" for i in range(len(counts))], dtype=object)
     names = np.array(genes, dtype=object)
     return align(
-        Expression(matrix, genes=names, cells=cells, obs=pd.DataFrame(index=cells), kind="counts"),
+        Expression(names, cells, pd.DataFrame(index=cells), "counts", matrix),
         genes,
     )
 

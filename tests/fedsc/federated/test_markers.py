@@ -28,11 +28,7 @@ def lab(matrix, clusters, genes=None, vocabulary=None, kind="counts"):
     cells = np.array([f"cell-{i}" for i in range(matrix.shape[0])], dtype=object)
     genes = [f"gene {i} x" for i in range(matrix.shape[1])] if genes is None else genes
     expression = Expression(
-        matrix,
-        genes=np.array(genes, dtype=object),
-        cells=cells,
-        obs=pd.DataFrame(index=cells),
-        kind=kind,
+        np.array(genes, dtype=object), cells, pd.DataFrame(index=cells), kind, matrix
     )
     aligned = align(expression, genes if vocabulary is None else vocabulary)
     return Clustered(aligned, np.asarray(clusters), None)

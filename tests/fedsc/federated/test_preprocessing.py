@@ -25,7 +25,7 @@ def expression(matrix, genes=None, kind="counts"):
     cells = np.array([f"cell-{i}" for i in range(matrix.shape[0])], dtype=object)
     genes = [f"gene {i} x" for i in range(matrix.shape[1])] if genes is None else genes
     obs = pd.DataFrame(index=cells)
-    return Expression(matrix, genes=np.array(genes, dtype=object), cells=cells, obs=obs, kind=kind)
+    return Expression(np.array(genes, dtype=object), cells, obs, kind, matrix)
 
 
 def scanpy_pooled(pool, config, *, flavor="seurat"):

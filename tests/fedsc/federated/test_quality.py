@@ -27,11 +27,7 @@ def lab(matrix, genes=None, kind="counts"):
     cells = np.array([f"cell-{i}" for i in range(matrix.shape[0])], dtype=object)
     genes = GENES if genes is None else genes
     expression = Expression(
-        matrix,
-        genes=np.array(genes, dtype=object),
-        cells=cells,
-        obs=pd.DataFrame(index=cells),
-        kind=kind,
+        np.array(genes, dtype=object), cells, pd.DataFrame(index=cells), kind, matrix
     )
     return align(expression, GENES)
 

@@ -20,11 +20,7 @@ def lab(matrix, genes=None, kind="counts", vocabulary=None):
     cells = np.array([f"cell-{i}" for i in range(matrix.shape[0])], dtype=object)
     genes = [f"gene {i} x" for i in range(matrix.shape[1])] if genes is None else genes
     expression = Expression(
-        matrix,
-        genes=np.array(genes, dtype=object),
-        cells=cells,
-        obs=pd.DataFrame(index=cells),
-        kind=kind,
+        np.array(genes, dtype=object), cells, pd.DataFrame(index=cells), kind, matrix
     )
     return align(expression, genes if vocabulary is None else vocabulary)
 
