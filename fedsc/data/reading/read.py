@@ -25,6 +25,7 @@ from fedsc.data.reading.safe_hdf5 import refuse_foreign
 from fedsc.data.reading.stored import Compressed
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
+    doubts,
     label_problems,
     name_problems,
     notes,
@@ -194,6 +195,7 @@ def _examine(contents: Contents) -> Examination:
         return Examination(tuple(problems), contents.notes, shape, kind, obs)
     remarks = [*contents.notes, *notes(matrix, genes, obs, label_key)]
     if kind == "lognorm":
+        remarks += doubts(matrix)
         remarks += [
             f"{layer_name(layer)} holds {KIND_NAMES[other]}"
             for layer, other in usable_layers(contents.others).items()

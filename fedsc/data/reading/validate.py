@@ -13,8 +13,10 @@ from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
 from fedsc.data.reading.stored import Stored
+from fedsc.data.rows import row_totals
 from fedsc.errors import DataError
 
+_ALIKE = 100.0  # sums of log-normalised cells differ 50-fold at most, of corrected counts 400-fold
 _MOST_NAMES = 100_000  # looked at to tell genes from barcodes
 
 _COMMON_GENES = {
@@ -167,6 +169,20 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
     if len(set(types) - {""}) == len(obs) > 1:
         found.append(f"every cell has a label of its own in '{label_key}'")
     return found
+
+
+def doubts(matrix: csr_matrix) -> list[str]:
+    """Say so where values that pass as log-normalised are more likely counts, not whole ones."""
+    before = csr_matrix((np.expm1(matrix.data), matrix.indices, matrix.indptr), matrix.shape)
+    sums = row_totals(before)
+    low, high = np.quantile(sums[sums > 0], (0.05, 0.95))
+    if high < _ALIKE * low:
+        return []
+    return [
+        f"before the logarithm the sums of cells would differ {high / low:,.0f}-fold (5 % to 95 "
+        "%), and those of normalised cells are alike: if these are corrected counts, round them, "
+        "so that they are taken as counts"
+    ]
 
 
 def _named_like_genes(names: np.ndarray) -> bool:

@@ -334,6 +334,18 @@ def test_scdeepcluster_files_may_name_genes_and_lack_labels(tmp_path, x):
 # What holds for all
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_corrected_counts_that_pass_as_logarithms_are_noted(tmp_path, corrected):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(0.3, 3, 200), (60, 200)) * rng.uniform(0.7, 1, (60, 200))
+    alike = np.log1p(counts / counts.sum(axis=1, keepdims=True) * rng.uniform(1e3, 1e4, (60, 1)))
+    x = np.minimum(counts, 19) if corrected else alike
+    anndata.AnnData(x).write_h5ad(tmp_path / "a.h5ad")
+    found = examine(tmp_path / "a.h5ad")
+    assert found.kind == "lognorm"
+    assert any("corrected counts, round them" in note for note in found.notes) == corrected
+
+
 def test_the_file_is_left_as_it_was(tmp_path, x):
     annotated(x).write_h5ad(tmp_path / "a.h5ad")
     before = hashlib.sha256((tmp_path / "a.h5ad").read_bytes()).digest()
