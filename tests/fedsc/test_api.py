@@ -153,6 +153,20 @@ def test_genes_are_those_of_a_run(cells, tmp_path):
         assert adata.var["fedsc_std"][~adata.var["highly_variable"]].isna().all()
 
 
+def test_genes_of_raw_are_found_by_name_whatever_the_order_of_var(cells):
+    def chosen(adata):
+        return set(adata.var_names[adata.var["highly_variable"]])
+
+    cells.raw = cells
+    labs = {"same": cells.copy(), "turned": cells[:, ::-1].copy(), "few": cells[:, 7:30].copy()}
+    for adata in labs.values():
+        fedsc.pp.highly_variable_genes({"A": adata}, n_genes=20, layer="raw")
+    expected = chosen(labs["same"])
+    assert chosen(labs["turned"]) == expected
+    assert chosen(labs["few"]) == expected & set(cells.var_names[7:30])
+    assert labs["few"].var["fedsc_mean"].equals(labs["same"].var["fedsc_mean"][7:30])
+
+
 def test_symbols_take_the_place_of_names_and_repeats_keep_theirs(cells):
     cells.var["symbol"] = ["a", "a", None, "b", *[f"s{i}" for i in range(4, 60)]]
     named = fedsc.pp.use_symbols(cells, "symbol", copy=True)
