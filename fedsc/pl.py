@@ -41,9 +41,7 @@ def curves(run: Run, *, axes: "list[Axes] | None" = None) -> "list[Axes]":
     if history.empty:
         raise DataError(f"{run.folder}: its method has no rounds, so there are no curves")
     panels = _panels(3, width=4.0) if axes is None else list(axes)
-    rows = history.astype(object).where(history.notna(), None).to_dict("records")
-    trained = [{k: v for k, v in row.items() if k != "loss" or v is not None} for row in rows]
-    plots.draw_curves(panels, trained, run.alpha)
+    plots.draw_curves(panels, history, run.alpha)
     return panels
 
 

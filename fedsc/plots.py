@@ -1,7 +1,7 @@
 """Figures, as matplotlib ``Figure`` objects: nothing is shown or kept in global state."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -82,59 +82,54 @@ CURVES = {
 """What a run's curves show, by the column of ``metrics.jsonl``."""
 
 
-def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
+def run_curves(history: "pd.DataFrame", alpha: float | None) -> "Figure":
     """Draw a run's loss, divergence d and share μ of local weights over the rounds.
 
     Parameters
     ----------
-    rows
-        Lines of ``metrics.jsonl``.
+    history
+        Lines of ``metrics.jsonl``, as :attr:`fedsc.results.Run.history` gives them.
     alpha
         Radius of the pull, drawn across the divergences; ``None`` for other pulls.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    draw_curves(list(figure.subplots(1, 3)), rows, alpha)
+    draw_curves(list(figure.subplots(1, 3)), history, alpha)
     return figure
 
 
-def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float | None) -> None:
+def draw_curves(panels: "list[Axes]", history: "pd.DataFrame", alpha: float | None) -> None:
     """Draw loss, d and μ on three axes: a line a lab, or above 8 labs their median among them.
 
     Parameters
     ----------
     panels
         Three axes.
-    rows, alpha
+    history, alpha
         As for :func:`run_curves`.
     """
     from matplotlib.ticker import MaxNLocator
 
-    trained = [row for row in rows if "loss" in row]
-    labs = sorted({row["lab"] for row in trained})
+    trained = history.reindex(columns=["round", "lab", *CURVES]).dropna(subset="loss")
+    labs = sorted(trained["lab"].unique())
     many = len(labs) > DISTINCT
     for axes, (name, title) in zip(panels, CURVES.items(), strict=True):
-        by_round: dict[int, list[float]] = {}
+        known = trained.dropna(subset=name).astype({name: float})
         for i, lab in enumerate(labs):
-            points = [
-                (row["round"], row[name])
-                for row in trained
-                if row["lab"] == lab and row[name] is not None
-            ]
-            for round_, value in points:
-                by_round.setdefault(round_, []).append(value)
+            points = known[known["lab"] == lab]
             axes.plot(
-                *zip(*points, strict=True) if points else ((), ()),
+                points["round"],
+                points[name],
                 label=lab,
                 color="#999999" if many else COLOURS[i % len(COLOURS)],
                 linestyle="-" if many else LINES[i % len(LINES)],
                 linewidth=0.6 if many else None,
                 marker="o" if len(points) == 1 else None,
             )
-        if many and by_round:
-            median = [float(np.median(values)) for values in by_round.values()]
-            axes.plot(list(by_round), median, color=COLOURS[0], linewidth=2.5)
+        if many:
+            median = known.groupby("round")[name].median()
+            axes.plot(median.index, median, color=COLOURS[0], linewidth=2.5)
         axes.set(xlabel="round", title=title)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)

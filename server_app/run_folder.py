@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
 from pythonjsonlogger.json import JsonFormatter
@@ -234,7 +235,7 @@ class RunFolder:
         """Draw ``metrics.jsonl``."""
         if rows := self._metrics():
             image = io.BytesIO()
-            run_curves(rows, alpha).savefig(image, format="png", dpi=120)
+            run_curves(pd.DataFrame(rows), alpha).savefig(image, format="png", dpi=120)
             replace(self.path / "curves.png", image.getvalue())
 
     def append_metrics(self, rows: list[dict[str, Any]]) -> None:
