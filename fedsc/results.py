@@ -30,7 +30,14 @@ from fedsc.run_log import Entry, read_entries
 if TYPE_CHECKING:
     import anndata
 
-_WAYS = ("graph", "kmeans", "pooled", "pooled_integrated")
+WAYS = {
+    "graph": "graph, k unknown",
+    "kmeans": "k-means, from sums",
+    "pooled": "k-means, pooled (the papers)",
+    "pooled_integrated": "k-means, pooled, integrated",
+}
+"""Ways to cluster, by their names in ``scores.json``."""
+
 _OF_CELLS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance")
 _MOST_TEXT = 2**28  # bytes of a table or a record
 
@@ -128,10 +135,19 @@ class Run:
         rows = [
             {"way": way, "floor": floor, **{name: found[way].get(name) for name in names}}
             for floor, found in sources
-            for way in _WAYS
+            for way in WAYS
             if found.get(way)
         ]
         return pd.DataFrame(rows, columns=["way", "floor", *names])
+
+    def training_helped(self, way: str) -> bool | None:
+        """Say whether clusters are nearer the cell types (ARI) than without training.
+
+        ``None`` where that is not known.
+        """
+        both = self.record, self.record.get("floor")
+        ours, floor = (((scores or {}).get(way) or {}).get("ari") for scores in both)
+        return None if ours is None or floor is None else bool(ours > floor)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -254,60 +270,19 @@ class Run:
             table["fedsc_type"] = np.array(found.types, dtype=object)[cluster]
         return found.places, table
 
-    def embed(
-        self,
-        adata: "anndata.AnnData",
-        *,
-        layer: str = "",
-        symbols: str = "",
-        fold_case: bool = False,
-        resolution: float | None = None,
-        seed: int = 0,
-        allow_low_coverage: bool = False,
-    ) -> "anndata.AnnData":
-        """Embed new cells and give them the clusters, types and map of the run.
-
-        :func:`fedsc.tl.embed` does the same in place.
+    def embed(self, adata: "anndata.AnnData", **options: Any) -> "anndata.AnnData":
+        """Embed new cells and give a copy with the clusters, types and map of the run.
 
         Parameters
         ----------
         adata
             Cells; they stay as they are.
-        layer
-            ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
-        symbols
-            Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
-        fold_case
-            Spell gene names in capitals, as a run with ``fold_case`` did.
-        resolution
-            Make Leiden clusters of this resolution, not the run's.
-        seed
-            Of Leiden.
-        allow_low_coverage
-            Go on even if the cells have under 20 % of the model's genes.
-
-        Returns
-        -------
-        AnnData
-            A copy with ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
-            ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
-            ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
-
-        Raises
-        ------
-        DataError
-            If the cells do not fit the model.
+        **options
+            Of :func:`fedsc.tl.embed`, which does the same in place.
         """
-        placed = place(
-            self.folder,
-            expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
-            resolution=resolution,
-            seed=seed,
-            allow_low_coverage=allow_low_coverage,
-        )
-        with_results = adata.copy()
-        additions_of(placed.annotation).add_to(with_results)
-        return with_results
+        target = adata.copy()
+        embed(target, self, **options)
+        return target
 
     def concat(self) -> "anndata.AnnData":
         """Join the labs' files (see :func:`fedsc.data.joined.concat`)."""
@@ -342,6 +317,67 @@ def load(folder: str | Path) -> Run:
         If it is not the folder of a run.
     """
     return Run(folder)
+
+
+def embed(
+    adata: "anndata.AnnData",
+    run: Run | str | Path,
+    *,
+    layer: str = "",
+    symbols: str = "",
+    fold_case: bool = False,
+    resolution: float | None = None,
+    seed: int = 0,
+    allow_low_coverage: bool = False,
+    copy: bool = False,
+) -> "anndata.AnnData | None":
+    """Embed cells with the model of a run and give them its clusters, types and map.
+
+    Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
+    ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
+    ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+
+    Parameters
+    ----------
+    adata
+        Cells; they get the results.
+    run
+        A run, or its folder.
+    layer
+        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
+    symbols
+        Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    fold_case
+        Spell gene names in capitals, as a run with ``fold_case`` did.
+    resolution
+        Make Leiden clusters of this resolution, not the run's.
+    seed
+        Of Leiden.
+    allow_low_coverage
+        Go on even if the cells have under 20 % of the model's genes.
+    copy
+        Give a copy with the results and leave ``adata`` as it is.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, if one was wanted.
+
+    Raises
+    ------
+    DataError
+        If the folder is none of a run, or the cells do not fit its model.
+    """
+    placed = place(
+        run.folder if isinstance(run, Run) else load(run).folder,
+        expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
+        resolution=resolution,
+        seed=seed,
+        allow_low_coverage=allow_low_coverage,
+    )
+    target = adata.copy() if copy else adata
+    additions_of(placed.annotation).add_to(target)
+    return target if copy else None
 
 
 def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from fedsc.baselines.fitting import fit
 from fedsc.baselines.method import Progress, Settings, silent
 from fedsc.baselines.outcome import additions_of
-from fedsc.data.annotated import additions_of as annotation_of_run
 from fedsc.data.reading.in_memory import expression_of
-from fedsc.placement import place
-from fedsc.results import Run, load
+from fedsc.results import embed
 
 if TYPE_CHECKING:
     import anndata
@@ -33,53 +31,6 @@ __all__ = [
     "scdeepcluster",
     "sczidesk",
 ]
-
-
-def embed(
-    adata: "anndata.AnnData",
-    run: Run | str | Path,
-    *,
-    layer: str = "",
-    symbols: str = "",
-    fold_case: bool = False,
-    resolution: float | None = None,
-    seed: int = 0,
-    allow_low_coverage: bool = False,
-    copy: bool = False,
-) -> "anndata.AnnData | None":
-    """Embed cells with the model of a run and give them its clusters, types and map.
-
-    Parameters
-    ----------
-    adata
-        Cells; they get what :meth:`fedsc.results.Run.embed` gives.
-    run
-        A run, or its folder.
-    layer, symbols, fold_case, resolution, seed, allow_low_coverage
-        As there.
-    copy
-        Give a copy with the results and leave ``adata`` as it is.
-
-    Returns
-    -------
-    AnnData or None
-        The copy, if one was wanted.
-
-    Raises
-    ------
-    DataError
-        If the folder is none of a run, or the cells do not fit its model.
-    """
-    placed = place(
-        run.folder if isinstance(run, Run) else load(run).folder,
-        expression_of(adata, layer, symbols=symbols, fold_case=fold_case),
-        resolution=resolution,
-        seed=seed,
-        allow_low_coverage=allow_low_coverage,
-    )
-    target = adata.copy() if copy else adata
-    annotation_of_run(placed.annotation).add_to(target)
-    return target if copy else None
 
 
 _PARAMETERS = """
