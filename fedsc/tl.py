@@ -88,7 +88,7 @@ def _fit(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
     copy: bool = False,
 ) -> "anndata.AnnData | None":
@@ -98,7 +98,7 @@ def _fit(
         overrides=dict(overrides or {}),
         seed=seed,
         device=device,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=progress or silent,
     )
     fitted = fit(method, expression_of(adata, layer, label_key), settings, k)

@@ -41,6 +41,7 @@ def test_names_are_listed_and_others_are_refused():
 
 def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path, monkeypatch):
     cells.obsm["X_pca"] = np.ones((96, 2))
+    cells.obs["note"] = ["old", "new"] * 48
     labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
     run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
     assert run.folder.parent == tmp_path
@@ -57,6 +58,7 @@ def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path,
     assert a.uns["fedsc"]["versions"]["fedsc"] == fedsc.__version__
     assert len(a.uns["fedsc"]["model"]) == 16
     assert "X_fedsc" not in labs["A"].obsm
+    assert labs["A"].obs["note"].dtype == cells.obs["note"].dtype
 
     scores = run.scores.set_index(["way", "floor"])
     assert scores.loc[("graph", False), "ari"] == run.record["graph"]["ari"]
