@@ -59,7 +59,8 @@ def map(
         A run, or cells with ``obsm["X_fedsc_umap"]``. Of a run without labs' files the
         micro-centres are drawn, groups of cells.
     color
-        Column of ``obs`` to colour by, or, of a run, ``"lab"``.
+        Column of ``obs`` to colour by, or, of a run, ``"lab"``. Numbers have a bar of colours, all
+        else names groups. Cells that quality control has left out are grey.
     ax
         Drawn on; default: a new figure.
 
@@ -72,7 +73,8 @@ def map(
     if color not in table:
         raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
     axes = _panels(1, width=6.0)[0] if ax is None else ax
-    plots.draw_map(axes, places, np.asarray(table[color].astype(str), dtype=object), color)
+    left_out = table["fedsc_cluster"].isna().to_numpy() if "fedsc_cluster" in table else None
+    plots.draw_map(axes, places, table[color], color, left_out)
     return axes
 
 

@@ -390,7 +390,5 @@ def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
         if "X_fedsc_umap" in file["obsm"]:
             table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
     table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
-    return table.astype({name: str for name in names if name not in _NUMBERS})
-
-
-_NUMBERS = ("fedsc_type_share", "fedsc_distance")
+    texts = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{n: table[n].astype(str).where(table[n].notna()) for n in texts})

@@ -200,8 +200,10 @@ def test_pictures_are_axes(cells, tmp_path, monkeypatch):
     for lab in run.labs:  # as a run that drew a map leaves them
         placed = run.labs[lab]
         placed.obsm["X_fedsc_umap"] = np.zeros((placed.n_obs, 2))
+        placed.obs["depth"] = np.linspace(0, 1, placed.n_obs)
         placed.write_h5ad(run.labs.path(lab))
     again = fedsc.load(run.folder)
+    assert len(fedsc.pl.map(again, color="depth").collections) == 1
     for color in ("donor", "lab", "fedsc_cluster"):  # of the labs' own columns too
         assert fedsc.pl.map(again, color=color).get_title() == f"{color} (96 cells)"
     with pytest.raises(DataError, match="no column 'batch'"):
