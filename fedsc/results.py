@@ -25,7 +25,7 @@ from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.model import Model, load_model
 from fedsc.placement import place
-from fedsc.run_log import Entry, read_entries
+from fedsc.run_log import Entry, read_entries, read_metrics
 
 if TYPE_CHECKING:
     import anndata
@@ -158,7 +158,7 @@ class Run:
         """
         path = self.folder / "metrics.jsonl"
         lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines]
+        rows = list(read_metrics(lines))
         return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
 
     @property

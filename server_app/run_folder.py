@@ -42,6 +42,7 @@ from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
 from fedsc.report.run import REPORT
+from fedsc.run_log import read_metrics
 from server_app.analysis import Analysis
 from server_app.preparation import Quality
 
@@ -260,22 +261,17 @@ class RunFolder:
 
     def _metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return list(read_metrics(path.read_text().splitlines())) if path.exists() else []
 
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["round"] <= round_:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-        replace(self.path / "metrics.jsonl", "".join(kept).encode())
+        if path.exists():
+            lines = path.read_text().splitlines()
+            kept = [
+                line for line in lines for row in read_metrics([line]) if row["round"] <= round_
+            ]
+            replace(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 _WHERE = ("output", "run-name", "resume")  # say where a run is: here, as it is resumed

@@ -18,6 +18,13 @@ def run(tmp_path):
     return load(tmp_path)
 
 
+def test_the_history_of_a_run_that_writes_just_now_has_its_whole_lines(run):
+    rows = [{"round": 1, "lab": lab, "loss": 2.0} for lab in "AB"]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (run.folder / "metrics.jsonl").write_text(lines + '{"round": 2, "lab": "A", "lo')
+    assert run.history.to_dict("records") == rows
+
+
 def test_training_has_helped_where_its_clusters_are_above_the_floor(run):
     assert run.training_helped("pooled") is True
     assert run.training_helped("graph") is False  # as without it
