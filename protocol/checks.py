@@ -4,6 +4,7 @@ A lab may be broken, out of date or hostile. Whatever it sends, the outcome is e
 exactly the names, types and sizes the server expects, or a :class:`BadReply` in words.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
@@ -19,6 +20,7 @@ MOST_CELLS = 1_000_000_000
 MOST_NAMES = 1_000_000
 _LONGEST_NAME = 200
 _LONGEST_REASON = 500
+_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories; a no-break space is none of them
 _SLACK = 4  # times the size expected: beyond it, a reply is refused without a look inside
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -127,10 +129,13 @@ def read_record(model: type[_Told], record: object, kind: type, what: str) -> _T
 def read_names(packed: bytes, what: str) -> np.ndarray:
     """Take names, one a line, out of bytes.
 
+    A control character of one lab would end up in every lab's files, which cannot hold it or would
+    be read back as other names.
+
     Raises
     ------
     BadReply
-        If they are no text, too many, empty, too long or not unique.
+        If they are no text, too many, empty, too long or not unique, or hold control characters.
     """
     try:
         names = records.unpack_names(packed)
@@ -140,4 +145,6 @@ def read_names(packed: bytes, what: str) -> np.ndarray:
         raise BadReply(f"{what}: too many names, an empty one or one above {_LONGEST_NAME} letters")
     if len(set(names)) != len(names):
         raise BadReply(f"{what} repeat a name")
+    if unseen := {c for c in set("".join(names)) if unicodedata.category(c) in _UNSEEN}:
+        raise BadReply(f"{what}: a name holds the control character {min(unseen)!a}; rename it")
     return names

@@ -93,9 +93,6 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     ------
     LabsLost
         If a lab does not answer.
-    ConfigError
-        If more clusters are wanted than there are cells, or labs that differ by cell type are to
-        be integrated.
     """
     dimensions = embed(federation, model)
     integration = integrate(federation, config, dimensions)

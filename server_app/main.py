@@ -26,7 +26,7 @@ from protocol import ask as asking
 from protocol.records import pack_preprocessing
 from server_app.analysis import analyse, embed
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
-from server_app.clustering import find_clusters
+from server_app.clustering import find_clusters, refuse_k
 from server_app.federation import Federation
 from server_app.finish import finish
 from server_app.identity import Identities
@@ -69,6 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             refuse_integration(config, scheme_of(federation, config))
         begin("statistics")
         quality = _quality(federation, config, folder)
+        refuse_k(federation, config)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
             rare = quality.rare if quality else ()

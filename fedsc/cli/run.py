@@ -118,6 +118,11 @@ def run(
     """
     if gpus and engine is not Engine.flower:
         raise ConfigError(f"--gpus {gpus:g}: nodes share a GPU under Ray; add --engine flower")
+    if processes and engine is Engine.flower:
+        raise ConfigError(
+            f"--processes {processes}: under --engine flower nodes have processes of Ray's; say "
+            "how many with --nodes"
+        )
     given = {
         "dataset": dataset,
         "label-key": label_key,
