@@ -9,7 +9,7 @@ from flwr.common import log
 
 from fedsc.config import Config
 from fedsc.errors import ConfigError
-from fedsc.federated.answers import answer, no_embedding
+from fedsc.federated.answers import no_embedding
 from fedsc.federated.bounds import LARGEST
 from fedsc.federated.graph import GraphClusters, agreement, learn_graph
 from fedsc.federated.kmeans import Centres, Report, learn_kmeans
@@ -150,12 +150,11 @@ _UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
 def _ask_embedding(
     federation: Federation, model: Model, dimensions: int, integration: str, purpose: str
 ) -> Ask:
-    nothing = no_embedding(dimensions)
     unit = model.unit and not integration  # Harmony moves cells off the sphere
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(integration, dimensions),
-        lambda question: answer(nothing, question),
+        no_embedding(dimensions),
         purpose,
         largest=_UNIT if unit else LARGEST,
     )
