@@ -61,7 +61,7 @@ def test_another_refusal_is_told_at_once(tiny, superlink):
 
 def test_a_run_whose_log_breaks_off_is_followed_to_its_end(tiny, superlink, monkeypatch):
     superlink["ends"] = [{"status": "running"}, {"status": "running"}, DONE]
-    monkeypatch.setattr("simulations.flower._PAUSE", 0.0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     run_flower(tiny)
     assert not superlink["ends"]
 
