@@ -20,7 +20,6 @@ from flwr.common import log
 from client_app.labs import Lab, hosted_labs, is_simulated
 from client_app.state import (
     KeptEmbedding,
-    cells_digest,
     load_private,
     save_embedding,
     save_private,
@@ -30,6 +29,7 @@ from fedsc.errors import FedscError
 from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from fedsc.threads import one_blas_thread
+from protocol.cells import cells_digest
 from protocol.quality import unpack_filter
 from protocol.records import is_for, key, pack_arrays, unpack_preprocessing
 from protocol.replies import pack_error

@@ -4,7 +4,6 @@ And what its last upload left out. Disk is the one place it lives: it survives a
 resumed at an earlier round finds the state of that round, because the last two rounds are kept.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from fedsc.federated.averaging import Arrays
 from fedsc.federated.harmony_lab import HarmonyState
 from fedsc.files import link, make_folder, replace
 from fedsc.private import pack_private, read_private
+from protocol.cells import cells_digest
 
 _KEPT_ROUNDS = 2
 _EMBEDDING = "embedding.safetensors"
@@ -176,16 +176,6 @@ class KeptEmbedding:
                 "embeds the file as it is now"
             )
         return self
-
-
-def cells_digest(expression: LabCells) -> str:
-    """Tell cells from others by their names and totals, in their order.
-
-    Names alone do not: where a file has none, its cells are numbered from 0 whatever they are.
-    """
-    digest = hashlib.sha256("\n".join(map(str, expression.cells)).encode())
-    digest.update(expression.totals.tobytes())
-    return digest.hexdigest()
 
 
 def save_embedding(folder: Path, kept: KeptEmbedding) -> None:

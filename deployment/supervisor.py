@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from fedsc.errors import ConfigError
 
@@ -146,14 +147,26 @@ class Supervisor:
             if running.process.poll() is None:
                 return
             _signal(running.process, signal.SIGKILL)
-            running.failures = self._patience.failures(running.failures, now - running.started)
-            running.process, running.due = None, now + self._patience.delay(running.failures)
+            running.process = None
+            self._failed(running, now - running.started)
         elif now >= running.due:
             running.restarts += 1
-            self._launch(running)
+            try:
+                self._launch(running)
+            except OSError as error:  # memory or a disk may be short for a while
+                with suppress(OSError), self._log(running) as log:
+                    log.write(f"fedsc: cannot be started again: {error}\n".encode())
+                self._failed(running, lived=0.0)
+
+    def _failed(self, running: _Running, lived: float) -> None:
+        running.failures = self._patience.failures(running.failures, lived)
+        running.due = time.monotonic() + self._patience.delay(running.failures)
+
+    def _log(self, running: _Running) -> IO[bytes]:
+        return (self._logs / f"{running.program.name}.log").open("ab")
 
     def _launch(self, running: _Running) -> None:
-        with (self._logs / f"{running.program.name}.log").open("ab") as log:
+        with self._log(running) as log:
             running.process = subprocess.Popen(
                 running.program.command,
                 env=dict(running.program.environment),

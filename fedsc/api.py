@@ -168,7 +168,7 @@ def _dataset(
         labs = {f"lab-{i}": cells for i, cells in enumerate(data)}
     else:
         file = scratch / "data.h5ad"
-        data.write_h5ad(file)
+        _write(data, file)
         return str(file), False
     if not labs:
         raise ConfigError("data: there are no labs in it")
@@ -182,5 +182,10 @@ def _dataset(
                 raise ConfigError(f"data: lab {lab}: {cells} is no .h5ad file")
             file.symlink_to(path)
         else:
-            cells.write_h5ad(file)
+            _write(cells, file)
     return str(folder), True
+
+
+def _write(cells: "anndata.AnnData", file: Path) -> None:
+    """Write cells and leave them as they are: AnnData turns columns of text into categories."""
+    cells.to_memory().write_h5ad(file)  # shares the arrays, but not the tables

@@ -83,7 +83,10 @@ class Config(BaseModel):
         return config
 
     def replace(self, **options: Any) -> "Config":
-        """Give the same options but for some, validated anew."""
+        """Give the same values but for some, validated anew.
+
+        All of them count as set: another ``method`` does not bring its own (:data:`METHODS_OWN`).
+        """
         changed = {kebab(name): value for name, value in options.items()}
         return self.from_mapping(self.to_mapping() | changed)
 

@@ -9,10 +9,12 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 
 Flavor = Literal["graspologic", "igraph"]
 """Whose Leiden; ``"igraph"`` is scanpy's route to the letter, and needs ``fedsc[igraph]``."""
+
+_LEAST_CELLS = 3  # a neighbour graph of fewer has nothing to tell
 
 NEIGHBOURS = 15
 """Cells in a neighbourhood, the cell itself included: scanpy's default."""
@@ -55,7 +57,14 @@ def leiden(
     ------
     ConfigError
         If ``flavor = "igraph"`` and igraph is not installed.
+    DataError
+        If there are too few cells.
     """
+    if len(x) < _LEAST_CELLS:
+        raise DataError(
+            f"Leiden needs at least {_LEAST_CELLS} cells, and there are {len(x)}: bring more, or "
+            "take other clusters (a number k, or a run's own)"
+        )
     if flavor == "igraph":
         return _scanpy_leiden(x, resolution, seed, neighbours)
     from graspologic_native import leiden_csr

@@ -246,7 +246,8 @@ def _preprocessing(folder: Path, about: Mapping[str, Any]) -> Preprocessing:
         keep_default_na=False,
         dtype={"gene": str, "mean": float, "std": float},
     )
-    vocabulary = _bytes(folder / VOCABULARY, _MOST_TEXT).decode().splitlines()
+    # Not splitlines, which ends a line at more than ``files`` writes at the end of one.
+    vocabulary = _bytes(folder / VOCABULARY, _MOST_TEXT).decode().removesuffix("\n").split("\n")
     names, mean, std = genes["gene"], genes["mean"].to_numpy(), genes["std"].to_numpy()
     if not len(names):
         raise ValueError(f"{GENES} names no genes")

@@ -145,12 +145,12 @@ class DataOptions(_Group):
     @field_validator("min_genes")
     @classmethod
     def _fewest(cls, value: str) -> str:
-        return _limit(value, math.inf, "a number above 0")
+        return _limit(value, 1, math.inf, "a number from 1")
 
     @field_validator("max_mito")
     @classmethod
     def _largest_share(cls, value: str) -> str:
-        return _limit(value, 1, "a share from 0 to 1")
+        return _limit(value, 0, 1, "a share from 0 to 1")
 
     @field_validator("n_genes")
     @classmethod
@@ -164,7 +164,7 @@ class DataOptions(_Group):
         return self
 
 
-def _limit(value: str, most: float, allowed: str) -> str:
+def _limit(value: str, least: float, most: float, allowed: str) -> str:
     """Take ``""``, ``"mad"`` or a number that is in the range."""
     if value in ("", "mad"):
         return value
@@ -172,7 +172,7 @@ def _limit(value: str, most: float, allowed: str) -> str:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not 0 <= number <= most or math.isinf(number):
+    if not least <= number <= most or math.isinf(number):
         raise ValueError(f"should be {allowed}, 'mad' or '' (none)")
     return value
 

@@ -41,9 +41,7 @@ def curves(run: Run, *, axes: "list[Axes] | None" = None) -> "list[Axes]":
     if history.empty:
         raise DataError(f"{run.folder}: its method has no rounds, so there are no curves")
     panels = _panels(3, width=4.0) if axes is None else list(axes)
-    rows = history.astype(object).where(history.notna(), None).to_dict("records")
-    trained = [{k: v for k, v in row.items() if k != "loss" or v is not None} for row in rows]
-    plots.draw_curves(panels, trained, run.alpha)
+    plots.draw_curves(panels, history, run.alpha)
     return panels
 
 
@@ -61,7 +59,8 @@ def map(
         A run, or cells with ``obsm["X_fedsc_umap"]``. Of a run without labs' files the
         micro-centres are drawn, groups of cells.
     color
-        Column of ``obs`` to colour by, or, of a run, ``"lab"``.
+        Column of ``obs`` to colour by, or, of a run, ``"lab"``. Numbers have a bar of colours, all
+        else names groups. Cells that quality control has left out are grey.
     ax
         Drawn on; default: a new figure.
 
@@ -74,7 +73,8 @@ def map(
     if color not in table:
         raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
     axes = _panels(1, width=6.0)[0] if ax is None else ax
-    plots.draw_map(axes, places, np.asarray(table[color].astype(str), dtype=object), color)
+    left_out = table["fedsc_cluster"].isna().to_numpy() if "fedsc_cluster" in table else None
+    plots.draw_map(axes, places, table[color], color, left_out)
     return axes
 
 

@@ -17,6 +17,7 @@ from fedsc.federated.correction import BatchedCells, correct
 from fedsc.federated.harmony import load_harmony
 from fedsc.federated.harmony_lab import load_correction
 from fedsc.model import Model, load_model, load_private_norm
+from fedsc.threads import one_blas_thread
 
 RESOLUTION = 0.5
 """Of Leiden, where a run has made no clusters and nobody says otherwise."""
@@ -38,6 +39,7 @@ class Placement:
     said: tuple[str, ...]
 
 
+@one_blas_thread()
 def place(
     folder: Path,
     cells: Expression | Backed,

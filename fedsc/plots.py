@@ -1,5 +1,6 @@
 """Figures, as matplotlib ``Figure`` objects: nothing is shown or kept in global state."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from fedsc.files import replacing
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -82,59 +84,54 @@ CURVES = {
 """What a run's curves show, by the column of ``metrics.jsonl``."""
 
 
-def run_curves(rows: list[dict[str, Any]], alpha: float | None) -> "Figure":
+def run_curves(history: "pd.DataFrame", alpha: float | None) -> "Figure":
     """Draw a run's loss, divergence d and share μ of local weights over the rounds.
 
     Parameters
     ----------
-    rows
-        Lines of ``metrics.jsonl``.
+    history
+        Lines of ``metrics.jsonl``, as :attr:`fedsc.results.Run.history` gives them.
     alpha
         Radius of the pull, drawn across the divergences; ``None`` for other pulls.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    draw_curves(list(figure.subplots(1, 3)), rows, alpha)
+    draw_curves(list(figure.subplots(1, 3)), history, alpha)
     return figure
 
 
-def draw_curves(panels: "list[Axes]", rows: list[dict[str, Any]], alpha: float | None) -> None:
+def draw_curves(panels: "list[Axes]", history: "pd.DataFrame", alpha: float | None) -> None:
     """Draw loss, d and μ on three axes: a line a lab, or above 8 labs their median among them.
 
     Parameters
     ----------
     panels
         Three axes.
-    rows, alpha
+    history, alpha
         As for :func:`run_curves`.
     """
     from matplotlib.ticker import MaxNLocator
 
-    trained = [row for row in rows if "loss" in row]
-    labs = sorted({row["lab"] for row in trained})
+    trained = history.reindex(columns=["round", "lab", *CURVES]).dropna(subset="loss")
+    labs = sorted(trained["lab"].unique())
     many = len(labs) > DISTINCT
     for axes, (name, title) in zip(panels, CURVES.items(), strict=True):
-        by_round: dict[int, list[float]] = {}
+        known = trained.dropna(subset=name).astype({name: float})
         for i, lab in enumerate(labs):
-            points = [
-                (row["round"], row[name])
-                for row in trained
-                if row["lab"] == lab and row[name] is not None
-            ]
-            for round_, value in points:
-                by_round.setdefault(round_, []).append(value)
+            points = known[known["lab"] == lab]
             axes.plot(
-                *zip(*points, strict=True) if points else ((), ()),
+                points["round"],
+                points[name],
                 label=lab,
                 color="#999999" if many else COLOURS[i % len(COLOURS)],
                 linestyle="-" if many else LINES[i % len(LINES)],
                 linewidth=0.6 if many else None,
                 marker="o" if len(points) == 1 else None,
             )
-        if many and by_round:
-            median = [float(np.median(values)) for values in by_round.values()]
-            axes.plot(list(by_round), median, color=COLOURS[0], linewidth=2.5)
+        if many:
+            median = known.groupby("round")[name].median()
+            axes.plot(median.index, median, color=COLOURS[0], linewidth=2.5)
         axes.set(xlabel="round", title=title)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
@@ -165,27 +162,35 @@ def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
         figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=dpi)
 
 
-def embedding_map(places: np.ndarray, groups: dict[str, np.ndarray]) -> "Figure":
+def embedding_map(places: np.ndarray, values: "Mapping[str, pd.Series | np.ndarray]") -> "Figure":
     """Draw cells in two dimensions, one panel per way to colour them.
 
     Parameters
     ----------
     places
         float (cells, 2).
-    groups
-        Title of the panel to the group of every cell, str (cells,).
+    values
+        Title of the panel to the value of every cell, as of :func:`draw_map`.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(groups), 4.8), layout="constrained")
-    panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (title, group) in zip(panels, groups.items(), strict=True):
-        draw_map(axes, places, group, title)
+    figure = Figure(figsize=(6 * len(values), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(values), squeeze=False)[0]
+    for axes, (title, of_cells) in zip(panels, values.items(), strict=True):
+        draw_map(axes, places, of_cells, title)
     return figure
 
 
-def draw_map(axes: "Axes", places: np.ndarray, group: np.ndarray, title: str) -> None:
-    """Scatter cells with the names of their groups: beside them up to 8, else on them.
+def draw_map(
+    axes: "Axes",
+    places: np.ndarray,
+    values: "pd.Series | np.ndarray",
+    title: str,
+    left_out: np.ndarray | None = None,
+) -> None:
+    """Scatter cells: numbers with a bar of colours, groups with names.
+
+    Names of up to 8 groups stand beside the cells, of more on them.
 
     Parameters
     ----------
@@ -193,28 +198,56 @@ def draw_map(axes: "Axes", places: np.ndarray, group: np.ndarray, title: str) ->
         Drawn on.
     places
         float (cells, 2).
-    group
-        Group of every cell, str (cells,).
+    values
+        Of every cell, (cells,). Numbers that are not whole, or of more than 50 values, are drawn
+        as such; all else names a group. Cells without a value are grey.
     title
-        What groups are.
+        What the values are.
+    left_out
+        Cells that count in no group, bool (cells,); they are grey. ``None`` = none.
     """
+    import pandas as pd
     from matplotlib.patheffects import withStroke
 
-    scatter_groups(axes, places, group)
-    axes.set_title(f"{title} ({len(places):,} cells)")
+    column = pd.Series(values).reset_index(drop=True)
+    left = np.zeros(len(places), dtype=bool) if left_out is None else left_out
+    unknown = column.isna().to_numpy() & ~left
+    known = ~(left | unknown)
+    column, shown, names = column[known], places[known], []
+    if _are_numbers(column):
+        points = _scatter(axes, shown, _size(len(shown)), c=column)
+        axes.figure.colorbar(points, ax=axes)
+        axes.set(xticks=[], yticks=[])
+    else:
+        group = column.convert_dtypes().astype(str).to_numpy(dtype=object)
+        scatter_groups(axes, shown, group)
+        names = _in_order(group)
+    few = 0 < len(names) <= DISTINCT
+    handles = list(axes.get_legend_handles_labels()[0]) if few else []
+    for name, cells in (("left out", left), ("no value", unknown)):
+        if cells.any():
+            grey = {"label": name, "color": "#cccccc", "zorder": 0.5}
+            handles.append(_scatter(axes, places[cells], _size(len(places)), **grey))
+    axes.set_title(f"{title} ({np.count_nonzero(~left):,} cells)")
     axes.spines[:].set_visible(False)
-    names = _in_order(group)
-    if len(names) <= DISTINCT:
-        legend = axes.legend(
-            loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
-        )
+    if handles:
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if few else {}
+        legend = axes.legend(handles=handles, frameon=False, fontsize="small", **beside)
         for handle in legend.legend_handles:
             handle.set_sizes([36.0])  # type: ignore[union-attr]
-        return
-    for name in names:
-        x, y = np.median(places[group == name], axis=0)
+    for name in () if few else names:
+        x, y = np.median(shown[group == name], axis=0)
         outline = withStroke(linewidth=2.5, foreground="white")
         axes.text(x, y, name, ha="center", va="center", fontsize="small", path_effects=[outline])
+
+
+def _are_numbers(column: "pd.Series") -> bool:
+    """Tell measurements from names of groups."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if is_bool_dtype(column.dtype) or not is_numeric_dtype(column.dtype):
+        return False
+    return bool((column % 1 != 0).any() or column.nunique() > _MOST_GROUPS)
 
 
 def draw_composition(axes: "Axes", table: "pd.DataFrame") -> None:
@@ -298,30 +331,36 @@ def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
     group
         Group of every cell, str (cells,).
     """
-    size = float(np.clip(30_000 / max(len(flat), 1), 1.5, 30))  # points squared
+    size = _size(len(flat))
     names = _in_order(group)
     if len(names) <= DISTINCT:  # all at once, in no order, or the last group hides the others
         colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
         mixed = np.random.default_rng(0).permutation(len(flat))
         colours = [colour_of[group[i]] for i in mixed]
-        x, y = flat[mixed].T
-        axes.scatter(x, y, s=size, c=colours, linewidths=0, rasterized=True)
+        _scatter(axes, flat[mixed], size, c=colours)
         for name, colour in colour_of.items():
             axes.scatter([], [], s=size, label=name, color=colour, linewidths=0)
     else:
         for i, name in enumerate(names):
-            x, y = flat[group == name].T
-            axes.scatter(
-                x,
-                y,
-                s=size,
+            _scatter(
+                axes,
+                flat[group == name],
+                size,
                 label=name,
                 color=COLOURS[i % len(COLOURS)],
                 marker="osD^vPX*"[i // len(COLOURS) % 8],
-                linewidths=0,
-                rasterized=True,
             )
     axes.set(xticks=[], yticks=[])
+
+
+def _scatter(axes: "Axes", flat: np.ndarray, size: float, **look: Any) -> "PathCollection":
+    x, y = flat.T
+    return axes.scatter(x, y, s=size, linewidths=0, rasterized=True, **look)
+
+
+def _size(n_cells: int) -> float:
+    """Give the size of a cell, points squared."""
+    return float(np.clip(30_000 / max(n_cells, 1), 1.5, 30))
 
 
 def _in_order(group: np.ndarray) -> list[str]:
@@ -352,4 +391,5 @@ DISTINCT = len(COLOURS)
 """Groups above this number have their names on the picture, since colours come again."""
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+_MOST_GROUPS = 50  # whole numbers of more values are no names
 _SHOWN = 0.05  # share of a bar that has room for a name

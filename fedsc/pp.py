@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
 from fedsc.config import Config
 from fedsc.data.aligned import align
@@ -73,7 +74,8 @@ def highly_variable_genes(
     """Choose the genes that vary most over all labs, from sums, as a run does.
 
     Adds ``var["highly_variable"]`` and, of the chosen genes, the pool's ``var["fedsc_mean"]`` and
-    ``var["fedsc_std"]`` of log-normalised values (NaN elsewhere).
+    ``var["fedsc_std"]`` of log-normalised values (NaN elsewhere). With ``layer = "raw"`` genes that
+    only ``raw`` has may be chosen; ``var`` has no place for them.
 
     Parameters
     ----------
@@ -123,9 +125,12 @@ def highly_variable_genes(
     learnt = learn_preprocessing(ask, vocabulary, kinds.pop(), options)
     chosen = {gene: i for i, gene in enumerate(learnt.genes)}
     results = {lab: adata.copy() if copy else adata for lab, adata in labs.items()}
-    for (_, adata), own in zip(sorted(results.items()), aligned, strict=True):
+    for (lab, adata), own in zip(sorted(results.items()), aligned, strict=True):
         names = np.append(vocabulary, "")[own.columns]  # −1 is the last
-        at = np.array([chosen.get(name, -1) for name in names])
+        places = pd.Series([chosen.get(name, -1) for name in names], index=cells[lab].genes)
+        at = places.reindex(
+            adata.var_names, fill_value=-1
+        ).to_numpy()  # raw has an order of its own
         adata.var["highly_variable"] = at >= 0
         for name, values in (("fedsc_mean", learnt.mean), ("fedsc_std", learnt.std)):
             adata.var[name] = np.append(values, np.nan)[at]

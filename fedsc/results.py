@@ -26,12 +26,19 @@ from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.model import Model, load_model
 from fedsc.placement import place
-from fedsc.run_log import Entry, read_entries
+from fedsc.run_log import Entry, read_entries, read_metrics
 
 if TYPE_CHECKING:
     import anndata
 
-_WAYS = ("graph", "kmeans", "pooled", "pooled_integrated")
+WAYS = {
+    "graph": "graph, k unknown",
+    "kmeans": "k-means, from sums",
+    "pooled": "k-means, pooled (the papers)",
+    "pooled_integrated": "k-means, pooled, integrated",
+}
+"""Ways to cluster, by their names in ``scores.json``."""
+
 _OF_CELLS = ("fedsc_cluster", "fedsc_type", "fedsc_type_share", "fedsc_distance")
 _MOST_TEXT = 2**28  # bytes of a table or a record
 
@@ -129,10 +136,19 @@ class Run:
         rows = [
             {"way": way, "floor": floor, **{name: found[way].get(name) for name in names}}
             for floor, found in sources
-            for way in _WAYS
+            for way in WAYS
             if found.get(way)
         ]
         return pd.DataFrame(rows, columns=["way", "floor", *names])
+
+    def training_helped(self, way: str) -> bool | None:
+        """Say whether clusters are nearer the cell types (ARI) than without training.
+
+        ``None`` where that is not known.
+        """
+        both = self.record, self.record.get("floor")
+        ours, floor = (((scores or {}).get(way) or {}).get("ari") for scores in both)
+        return None if ours is None or floor is None else bool(ours > floor)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -143,7 +159,7 @@ class Run:
         """
         path = self.folder / "metrics.jsonl"
         lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines]
+        rows = list(read_metrics(lines))
         return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
 
     @property
@@ -255,63 +271,19 @@ class Run:
             table["fedsc_type"] = np.array(found.types, dtype=object)[cluster]
         return found.places, table
 
-    def embed(
-        self,
-        adata: "anndata.AnnData",
-        *,
-        layer: str = "",
-        symbols: str = "",
-        make_unique: bool = False,
-        fold_case: bool = False,
-        resolution: float | None = None,
-        seed: int = 0,
-        allow_low_coverage: bool = False,
-    ) -> "anndata.AnnData":
-        """Embed new cells and give them the clusters, types and map of the run.
-
-        :func:`fedsc.tl.embed` does the same in place.
+    def embed(self, adata: "anndata.AnnData", **options: Any) -> "anndata.AnnData":
+        """Embed new cells and give a copy with the clusters, types and map of the run.
 
         Parameters
         ----------
         adata
             Cells; they stay as they are.
-        layer
-            ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
-        symbols
-            Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
-        make_unique
-            Number names of genes and cells that repeat.
-        fold_case
-            Spell gene names in capitals, as a run with ``fold_case`` did.
-        resolution
-            Make Leiden clusters of this resolution, not the run's.
-        seed
-            Of Leiden.
-        allow_low_coverage
-            Go on even if the cells have under 20 % of the model's genes.
-
-        Returns
-        -------
-        AnnData
-            A copy with ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
-            ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
-            ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
-
-        Raises
-        ------
-        DataError
-            If the cells do not fit the model.
+        **options
+            Of :func:`fedsc.tl.embed`, which does the same in place.
         """
-        placed = place(
-            self.folder,
-            expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
-            resolution=resolution,
-            seed=seed,
-            allow_low_coverage=allow_low_coverage,
-        )
-        with_results = adata.copy()
-        additions_of(placed.annotation).add_to(with_results)
-        return with_results
+        target = adata.copy()
+        embed(target, self, **options)
+        return target
 
     def concat(self) -> "anndata.AnnData":
         """Join the labs' files (see :func:`fedsc.data.joined.concat`)."""
@@ -348,6 +320,70 @@ def load(folder: str | Path) -> Run:
     return Run(folder)
 
 
+def embed(
+    adata: "anndata.AnnData",
+    run: Run | str | Path,
+    *,
+    layer: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+    fold_case: bool = False,
+    resolution: float | None = None,
+    seed: int = 0,
+    allow_low_coverage: bool = False,
+    copy: bool = False,
+) -> "anndata.AnnData | None":
+    """Embed cells with the model of a run and give them its clusters, types and map.
+
+    Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
+    ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
+    ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+
+    Parameters
+    ----------
+    adata
+        Cells; they get the results.
+    run
+        A run, or its folder.
+    layer
+        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
+    symbols
+        Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    make_unique
+        Number names of genes and cells that repeat.
+    fold_case
+        Spell gene names in capitals, as a run with ``fold_case`` did.
+    resolution
+        Make Leiden clusters of this resolution, not the run's.
+    seed
+        Of Leiden.
+    allow_low_coverage
+        Go on even if the cells have under 20 % of the model's genes.
+    copy
+        Give a copy with the results and leave ``adata`` as it is.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, if one was wanted.
+
+    Raises
+    ------
+    DataError
+        If the folder is none of a run, or the cells do not fit its model.
+    """
+    placed = place(
+        run.folder if isinstance(run, Run) else load(run).folder,
+        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
+        resolution=resolution,
+        seed=seed,
+        allow_low_coverage=allow_low_coverage,
+    )
+    target = adata.copy() if copy else adata
+    additions_of(placed.annotation).add_to(target)
+    return target if copy else None
+
+
 def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read the columns that FedSC has added to a file, and those that are wanted."""
     from anndata.io import read_elem
@@ -358,7 +394,5 @@ def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
         if "X_fedsc_umap" in file["obsm"]:
             table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
     table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
-    return table.astype({name: str for name in names if name not in _NUMBERS})
-
-
-_NUMBERS = ("fedsc_type_share", "fedsc_distance")
+    texts = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{n: table[n].astype(str).where(table[n].notna()) for n in texts})

@@ -54,6 +54,17 @@ def read_entries(lines: Iterable[str]) -> Iterator[Entry]:
             continue
 
 
+def read_metrics(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Read ``metrics.jsonl``, a row a round and lab; a half-written last line is passed over."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "round" in row:
+            yield row
+
+
 _BEGINNING = {"changed", "flower_run"}  # fields of the first lines of a run, resumed or not
 
 

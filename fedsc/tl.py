@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from fedsc.baselines.fitting import fit
 from fedsc.baselines.method import Progress, Settings, silent
 from fedsc.baselines.outcome import additions_of
-from fedsc.data.annotated import additions_of as annotation_of_run
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
-from fedsc.placement import place
-from fedsc.results import Run, load
+from fedsc.results import embed
 
 if TYPE_CHECKING:
     import anndata
@@ -35,54 +33,6 @@ __all__ = [
     "scdeepcluster",
     "sczidesk",
 ]
-
-
-def embed(
-    adata: "anndata.AnnData",
-    run: Run | str | Path,
-    *,
-    layer: str = "",
-    symbols: str = "",
-    make_unique: bool = False,
-    fold_case: bool = False,
-    resolution: float | None = None,
-    seed: int = 0,
-    allow_low_coverage: bool = False,
-    copy: bool = False,
-) -> "anndata.AnnData | None":
-    """Embed cells with the model of a run and give them its clusters, types and map.
-
-    Parameters
-    ----------
-    adata
-        Cells; they get what :meth:`fedsc.results.Run.embed` gives.
-    run
-        A run, or its folder.
-    layer, symbols, make_unique, fold_case, resolution, seed, allow_low_coverage
-        As there.
-    copy
-        Give a copy with the results and leave ``adata`` as it is.
-
-    Returns
-    -------
-    AnnData or None
-        The copy, if one was wanted.
-
-    Raises
-    ------
-    DataError
-        If the folder is none of a run, or the cells do not fit its model.
-    """
-    placed = place(
-        run.folder if isinstance(run, Run) else load(run).folder,
-        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
-        resolution=resolution,
-        seed=seed,
-        allow_low_coverage=allow_low_coverage,
-    )
-    target = adata.copy() if copy else adata
-    annotation_of_run(placed.annotation).add_to(target)
-    return target if copy else None
 
 
 _PARAMETERS = """
@@ -147,7 +97,7 @@ def _fit(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
     copy: bool = False,
 ) -> "anndata.AnnData | None":
@@ -157,7 +107,7 @@ def _fit(
         overrides=dict(overrides or {}),
         seed=seed,
         device=device,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=progress or silent,
     )
     how = ReadAs(layer, label_key, symbols, make_unique, fold_case)

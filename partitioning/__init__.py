@@ -38,7 +38,7 @@ def partition(expression: LabCells, options: SplitOptions, seed: int) -> dict[st
     Raises
     ------
     ConfigError
-        If the options do not fit the data, e.g. more labs than cells.
+        If the options do not fit the data, e.g. more labs than cells or a column that is not there.
     DataError
         If cells lack the label or the column the split needs.
     """
@@ -66,6 +66,8 @@ def partition_obs(
     """
     if len(obs) == 0:
         raise DataError("there are no cells to split into labs")
+    if label_key:
+        _column(obs, label_key, "label-key")
     rng = numpy_generator(seed, "partition")
     if options.scheme == "column":
         return column(_column(obs, options.key, "partition-key"))

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from pydantic import BaseModel, Field, ValidationError
 
 from fedsc import tensors
-from fedsc.data.expression import LONGEST_NAME
+from fedsc.data.expression import LONGEST_NAME, control_characters
 from fedsc.errors import RunError
 from protocol import records
 
@@ -127,10 +127,13 @@ def read_record(model: type[_Told], record: object, kind: type, what: str) -> _T
 def read_names(packed: bytes, what: str) -> np.ndarray:
     """Take names, one a line, out of bytes.
 
+    A control character of one lab would end up in every lab's files, which cannot hold it or would
+    be read back as other names.
+
     Raises
     ------
     BadReply
-        If they are no text, too many, empty, too long or not unique.
+        If they are no text, too many, empty, too long or not unique, or hold control characters.
     """
     try:
         names = records.unpack_names(packed)
@@ -140,4 +143,6 @@ def read_names(packed: bytes, what: str) -> np.ndarray:
         raise BadReply(f"{what}: too many names, an empty one or one above {LONGEST_NAME} letters")
     if len(set(names)) != len(names):
         raise BadReply(f"{what} repeat a name")
+    if found := control_characters("".join(names)):
+        raise BadReply(f"{what}: a name holds the control character {found[0]!a}; rename it")
     return names

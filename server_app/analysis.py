@@ -13,7 +13,7 @@ from flwr.common import log
 from fedsc.clusters import Clusters
 from fedsc.config import Config
 from fedsc.federated.annotation import UNKNOWN, alike, learn_types, types_question
-from fedsc.federated.answers import answer, no_clusters
+from fedsc.federated.answers import no_clusters
 from fedsc.federated.map import learn_map
 from fedsc.federated.markers import Markers, learn_markers, markers_question
 from fedsc.federated.query import together
@@ -93,9 +93,6 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     ------
     LabsLost
         If a lab does not answer.
-    ConfigError
-        If more clusters are wanted than there are cells, or labs that differ by cell type are to
-        be integrated.
     """
     dimensions = embed(federation, model)
     integration = integrate(federation, config, dimensions)
@@ -103,11 +100,10 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     types = federation.types
     clusters = _clusters(found, config.analysis, config.run.seed, model.digest)
     vocabulary = np.array(model.preprocessing.vocabulary, dtype=object)
-    nothing = no_clusters(vocabulary, model.preprocessing.kind)
     ask = federation.ask(
         asking.CLUSTERS,
         asking.about_clusters(clusters, vocabulary, integration.name),
-        lambda question: answer(nothing, question),
+        no_clusters(vocabulary, model.preprocessing.kind),
     )
     log(INFO, "markers and types of %d clusters", clusters.k)
     target_sum = model.preprocessing.target_sum

@@ -8,7 +8,8 @@ from typing import Any
 from flwr.common import log
 
 from fedsc.config import Config
-from fedsc.federated.answers import answer, no_embedding
+from fedsc.errors import ConfigError
+from fedsc.federated.answers import no_embedding
 from fedsc.federated.bounds import LARGEST
 from fedsc.federated.graph import GraphClusters, agreement, learn_graph
 from fedsc.federated.kmeans import Centres, Report, learn_kmeans
@@ -39,7 +40,8 @@ class Found:
     first
         Which of these is the first asked for.
     kmeans
-        Centres with at least one cell, the largest cluster first; ``None`` where k is not known.
+        Centres with at least one cell, the largest cluster first; ``None`` where k is not known,
+        or above the number of cells.
     scores
         ``graph`` and ``kmeans``, as ``scores.json`` has them.
     warnings
@@ -53,6 +55,22 @@ class Found:
     warnings: tuple[str, ...]
 
 
+def refuse_k(federation: Federation, config: Config) -> None:
+    """Refuse more clusters than there are cells, before anything is trained.
+
+    Raises
+    ------
+    ConfigError
+        If ``clusters`` is above the number of cells.
+    """
+    cells = sum(about.cells for about in federation.labs.values())
+    if config.analysis.k > cells:
+        raise ConfigError(
+            f"option clusters = {config.analysis.k}: the labs have {cells} cells; ask for fewer "
+            "clusters, or none (0)"
+        )
+
+
 def find_clusters(federation: Federation, config: Config, model: Model, integration: str) -> Found:
     """Cluster the embeddings of all labs by a graph and, where k is known, by k-means; score both.
 
@@ -62,8 +80,6 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
     ------
     LabsLost
         If a lab does not answer.
-    ConfigError
-        If more clusters are wanted than there are cells.
     """
     options, types = config.analysis, federation.types
     ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
@@ -87,9 +103,15 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
             f"higher or lower one agree with them to an ARI of only {of_graph['stability']:.2f}. "
             f"They may be arbitrary: look at their markers{', or try fedpca' if model.unit else ''}"
         )
-    k = options.k or len(types)
+    pool = int(graph.sizes[at].sum())
+    # A name is a claim, a cell is counted: types that no cell has would be clusters all the same.
+    k = options.k or int(graph.tables[at].any(axis=1).sum())
     centres = None
-    if k:
+    if k > pool:
+        warnings.append(
+            f"no k-means: clusters = {k}, and {pool} cells are left; the clusters are the graph's"
+        )
+    elif k:
         # The last components are mostly noise, and k-means, unlike the graph, minds it.
         columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
         narrow = _ask_embedding(federation, model, columns, integration, "kmeans")
@@ -128,12 +150,11 @@ _UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it
 def _ask_embedding(
     federation: Federation, model: Model, dimensions: int, integration: str, purpose: str
 ) -> Ask:
-    nothing = no_embedding(dimensions)
     unit = model.unit and not integration  # Harmony moves cells off the sphere
     return federation.ask(
         asking.EMBEDDING,
         asking.about_embedding(integration, dimensions),
-        lambda question: answer(nothing, question),
+        no_embedding(dimensions),
         purpose,
         largest=_UNIT if unit else LARGEST,
     )

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedsc.data.quality import CellFilter
 from fedsc.errors import RunError
-from fedsc.federated.answers import implausible
+from fedsc.federated.answers import Data, answer, implausible
 from fedsc.federated.bounds import LARGEST, Asked
 from fedsc.federated.query import Ask, Question, Sums, add
 from fedsc.options import FederationOptions
@@ -219,7 +219,7 @@ class Federation:
         self,
         subject: str,
         records: RecordDict,
-        expect: Callable[[Question], Sums],
+        nothing: Data | Callable[[Question], Sums],
         purpose: str = "",
         largest: float = LARGEST,
     ) -> Ask:
@@ -231,8 +231,9 @@ class Federation:
             A constant of :mod:`protocol.ask`.
         records
             What the labs need besides the question.
-        expect
-            What a lab without cells answers: it shows what an answer looks like.
+        nothing
+            Data of a lab without cells, or what gives its answers: these show what an answer looks
+            like.
         purpose
             Under which questions are counted; ``""`` = the subject.
         largest
@@ -249,7 +250,7 @@ class Federation:
         def ask(question: Question) -> Sums:
             content = pack_question(question, subject)
             content.update(records)
-            expected = expect(question)
+            expected = nothing(question) if callable(nothing) else answer(nothing, question)
             self.questions[purpose or subject] += 1
             answers = self.tell(self.labs, ASK, content)
             sums, failures = {}, dict(answers.failures)

@@ -14,28 +14,25 @@ from fedsc.config import Config
 from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import ConfigError
-from fedsc.federated.answers import answer, no_cells
 from fedsc.federated.averaging import Arrays
-from fedsc.federated.bounds import LARGEST
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from fedsc.report.run import write_report
 from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
-from protocol import ask as asking
 from protocol.records import pack_preprocessing
-from server_app.analysis import analyse, embed
+from server_app.analysis import analyse
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
-from server_app.clustering import find_clusters
+from server_app.clustering import refuse_k
 from server_app.federation import Federation
 from server_app.finish import finish
+from server_app.floor import pca, pooled, score_floor
 from server_app.identity import Identities
-from server_app.integration import Integration, integrate
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.run_folder import SCORES, RunFolder
-from server_app.scoring import pooled_scores
-from server_app.split import leaks, left_out, refuse_integration, scheme_of
+from server_app.split import hold_cells, leaks, left_out, refuse_integration, simulation_of
 from server_app.strategy import RoundResult, train
+from server_app.summary import summary
 
 app = ServerApp()
 
@@ -65,10 +62,12 @@ def main(grid: Grid, context: Context) -> None:
 
         begin("gathering the labs")
         federation.gather()
+        hold_cells(federation, config, folder)
         if config.analysis.integrate != "none":
-            refuse_integration(config, scheme_of(federation, config))
+            refuse_integration(config, simulation_of(federation, config).scheme)
         begin("statistics")
         quality = _quality(federation, config, folder)
+        refuse_k(federation, config)
         preprocessing = folder.read_preprocessing(config.fingerprint())
         if preprocessing is None:
             rare = quality.rare if quality else ()
@@ -81,7 +80,7 @@ def main(grid: Grid, context: Context) -> None:
         if state:
             weights = _train(federation, config, folder, preprocessing, state)
         else:
-            weights = _pca(federation, preprocessing)
+            weights = pca(federation, preprocessing)
         model = Model(
             weights,
             preprocessing,
@@ -96,7 +95,7 @@ def main(grid: Grid, context: Context) -> None:
 
         if method.objective:
             begin("floor")
-        floor = _floor(federation, config, model) if method.objective else None
+        floor = score_floor(federation, config, model) if method.objective else None
         begin("clusters, markers and types")
         analysis = federation.phase(lambda: analyse(federation, config, model))
         folder.write_analysis(analysis, preprocessing.vocabulary)
@@ -104,7 +103,7 @@ def main(grid: Grid, context: Context) -> None:
             *federation.absent,
             *left_out(federation, config),
             *leaks(federation, config),
-            *_collapsed(folder),
+            *_of_collapse(folder),
             *analysis.found.warnings,
         ]
         for warning in warnings:
@@ -112,7 +111,7 @@ def main(grid: Grid, context: Context) -> None:
         begin("scores")
         scores: dict[str, Any] = {
             **analysis.found.scores,
-            **_pooled(federation, config, model, analysis.integration),
+            **pooled(federation, config, model, analysis.integration),
             "floor": floor,
             "integration": analysis.integration.about,
             "quality": quality.told(federation) if quality else None,
@@ -137,7 +136,7 @@ def main(grid: Grid, context: Context) -> None:
         if config.run.files:
             begin("report")
             _report(folder.path)
-        for line in _summary(scores, folder.path):
+        for line in summary(scores, folder.path):
             log(INFO, "%s", line)
 
 
@@ -180,57 +179,6 @@ def _quality(federation: Federation, config: Config, folder: RunFolder) -> Quali
     return quality
 
 
-def _pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
-    return federation.phase(lambda: _learn_pca(federation, preprocessing))
-
-
-def _floor(federation: Federation, config: Config, model: Model) -> dict[str, Any] | None:
-    """Score what needs no training: principal components of the same genes, clustered alike.
-
-    Returns
-    -------
-    dict or None
-        ``graph``, ``kmeans``, ``pooled``, ``pooled_integrated`` and ``questions`` as for the run
-        itself, which counts its own without these; ``None`` where no lab names cell types, since
-        there is nothing to hold clusters against.
-    """
-    if not federation.types:
-        log(INFO, "no floor: no lab names cell types to hold clusters against")
-        return None
-    log(INFO, "floor: the same without training, on principal components")
-    before = federation.questions.copy()
-    components = Model(
-        _pca(federation, model.preprocessing),
-        model.preprocessing,
-        "fedpca",
-        unit=False,
-        scale=config.data.scale,
-        local_norm=False,
-    )
-
-    def scored() -> dict[str, Any]:
-        dimensions = embed(federation, components)
-        integration = integrate(federation, config, dimensions)
-        found = find_clusters(federation, config, components, integration.name)
-        return {**found.scores, **_pooled(federation, config, components, integration)}
-
-    scores = federation.phase(scored)
-    scores["questions"] = dict(federation.questions - before)
-    federation.questions = before
-    return scores
-
-
-def _pooled(
-    federation: Federation, config: Config, model: Model, integration: Integration
-) -> dict[str, Any]:
-    """Score as the papers do, and where labs were integrated again after it."""
-    harmony = integration.harmony
-    return {
-        "pooled": pooled_scores(federation, config, model),
-        "pooled_integrated": pooled_scores(federation, config, model, harmony) if harmony else None,
-    }
-
-
 def _first_state(config: Config, folder: RunFolder, preprocessing: Preprocessing) -> ServerState:
     """Give the state that training begins with, or goes on from.
 
@@ -271,16 +219,15 @@ def _train(
         rows = result.rows()
         folder.append_metrics(rows)
         save_checkpoint(folder.checkpoint, state, fingerprint)
-        for row in rows:
-            if row.get("embedding_std", 1.0) < _COLLAPSED:
-                log(
-                    WARNING,
-                    "round %d: the embedding of lab %s has collapsed (spread %.4f)",
-                    row["round"],
-                    row["lab"],
-                    row["embedding_std"],
-                    extra={"round": row["round"], "lab": row["lab"]},
-                )
+        for row in _collapsed(rows):
+            log(
+                WARNING,
+                "round %d: the embedding of lab %s has collapsed (spread %.4f)",
+                row["round"],
+                row["lab"],
+                row["embedding_std"],
+                extra={"round": row["round"], "lab": row["lab"]},
+            )
 
     records = pack_preprocessing(preprocessing)
     return train(federation, config, method.pull, state, records, after_round).weights
@@ -289,13 +236,13 @@ def _train(
 _COLLAPSED = 0.01
 
 
-def _collapsed(folder: RunFolder) -> list[str]:
+def _collapsed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row.get("embedding_std", 1.0) < _COLLAPSED]
+
+
+def _of_collapse(folder: RunFolder) -> list[str]:
     """Warn of labs whose embedding had collapsed when training ended."""
-    labs = [
-        str(row["lab"])
-        for row in folder.last_metrics()
-        if row.get("embedding_std", 1.0) < _COLLAPSED
-    ]
+    labs = [str(row["lab"]) for row in _collapsed(folder.last_metrics())]
     if not labs:
         return []
     return [
@@ -310,48 +257,6 @@ def _initial_weights(config: Config, n_genes: int) -> Arrays:
     objective = load_objective(method_of(config.method))
     weights = objective.init(n_genes, config.method, torch_generator(config.run.seed, "init"))
     return {name: tensor.numpy() for name, tensor in weights.items()}
-
-
-def _learn_pca(federation: Federation, preprocessing: Preprocessing) -> Arrays:
-    from fedsc.federated.pca import as_encoder, learn_pca
-
-    nothing = no_cells(preprocessing)
-    ask = federation.ask(
-        asking.CELLS,
-        asking.about_cells(preprocessing),
-        lambda question: answer(nothing, question),
-        largest=min(preprocessing.max_value, LARGEST),
-    )
-    return as_encoder(learn_pca(ask, _COMPONENTS))
-
-
-_COMPONENTS = 50
-
-
-def _summary(scores: dict[str, Any], folder: Path) -> list[str]:
-    """Say in the last lines how the run went and what can be done next."""
-    lines = _lines("scores", scores)
-    if floor := scores["floor"]:
-        lines += _lines("floor (no training)", floor)
-    return [*lines, f"run folder: {folder}"]
-
-
-def _lines(what: str, scores: dict[str, Any]) -> list[str]:
-    integrated = scores["pooled_integrated"] is not None
-    ways = {"graph": "graph", "kmeans": "kmeans", "pooled": "pooled"}
-    if integrated:  # only the papers' score is of the embedding as it was
-        ways = {**ways, "pooled": "pooled, before integration", "pooled_integrated": "pooled"}
-    return [f"{what}, {words}: {_in_words(scores[way])}" for way, words in ways.items()]
-
-
-def _in_words(scores: dict[str, Any] | None) -> str:
-    named = {"ari": "ARI", "nmi": "NMI", "clusters": "clusters"}
-    words = [
-        f"{words} {value if isinstance(value, int) else f'{value:.4f}'}"
-        for name, words in named.items()
-        if scores and (value := scores.get(name)) is not None
-    ]
-    return ", ".join(words) or "none"
 
 
 def _warn_of_shadow_environment() -> None:

@@ -14,7 +14,7 @@ from fedsc.data.genes import agree, case_note, read_reference
 from fedsc.data.preprocess import Preprocessing
 from fedsc.data.quality import CellFilter, Thresholds
 from fedsc.errors import ConfigError
-from fedsc.federated.answers import answer, no_expression
+from fedsc.federated.answers import no_expression
 from fedsc.federated.preprocessing import learn_preprocessing
 from fedsc.federated.quality import Limit, learn_kept, learn_thresholds
 from fedsc.federated.query import Ask
@@ -151,11 +151,11 @@ def _agree(federation: Federation, options: DataOptions) -> np.ndarray:
 
 
 def _ask(federation: Federation, vocabulary: np.ndarray, purpose: str = "") -> Ask:
-    nothing = no_expression(vocabulary, next(iter(federation.labs.values())).kind)
+    kind = next(iter(federation.labs.values())).kind
     return federation.ask(
         asking.EXPRESSION,
         asking.about_expression(vocabulary),
-        lambda question: answer(nothing, question),
+        no_expression(vocabulary, kind),
         purpose,
     )
 

@@ -281,6 +281,8 @@ class Roster:
         ):
             if count > most:
                 return f"lab {lab} claims {count} {what}, more than max-{what} = {most}"
+        if len(about.types) > about.cells:
+            return f"lab {lab} names {len(about.types)} cell types of {about.cells} cells"
         real = any(not other.simulated for other in self.labs.values())
         if self._kind and real and about.simulated:
             return f"lab {lab} says it is simulated, and others are real"

@@ -1,7 +1,7 @@
 """The folder a run leaves behind, and nothing else the server writes.
 
 ``config.json`` options · ``preprocessing.json`` what the labs agreed on · ``quality.json`` which
-cells and genes are left out ·
+cells and genes are left out · ``cells.json`` digests of a simulation's cells ·
 ``run.log`` and, for programs, ``log.jsonl`` · ``metrics.jsonl`` one line per round and lab ·
 ``curves.png`` the same drawn ·
 ``model.safetensors``, ``genes.csv`` and ``vocabulary.txt`` all that is needed to embed a new file ·
@@ -16,14 +16,15 @@ cells and genes are left out ·
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER
 from pythonjsonlogger.json import JsonFormatter
@@ -41,14 +42,17 @@ from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots import run_curves
 from fedsc.report.run import REPORT
+from fedsc.run_log import read_metrics
 from server_app.analysis import Analysis
 from server_app.preparation import Quality
 
 _PREPROCESSING = "preprocessing.json"
 _QUALITY = "quality.json"
+_CELLS = "cells.json"
 _MARKERS = "markers.csv"
 SCORES = "scores.json"
 _GENES = 500  # of each cluster in the table of markers
+_Kept = TypeVar("_Kept")
 _WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 # Whatever a call of log gives as ``extra`` (round, lab, reason, …) is a field of its own.
 _JSON = JsonFormatter(
@@ -173,21 +177,9 @@ class RunFolder:
         """Keep what quality control has decided, for the same reason."""
         self.write_json(_QUALITY, {"fingerprint": fingerprint, **asdict(quality)})
 
-    def read_quality(self, fingerprint: str) -> Quality | None:
-        """Give what quality control has decided, as :meth:`read_preprocessing`."""
-        path = self.path / _QUALITY
-        if not path.exists():
-            return None
-        try:
-            about = json.loads(path.read_text())
-            if about.pop("fingerprint") != fingerprint:
-                return None
-            kept = about.pop("cell_filter")
-            cell_filter = CellFilter(Thresholds(**kept["thresholds"]), tuple(kept["vocabulary"]))
-            rare = tuple(about.pop("rare"))
-            return Quality(cell_filter=cell_filter, rare=rare, **about)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged ({error}): start a new run") from error
+    def write_cells(self, digests: Mapping[str, str], fingerprint: str) -> None:
+        """Keep digests of the cells of a simulation's labs, by lab."""
+        self.write_json(_CELLS, {"fingerprint": fingerprint, "labs": digests})
 
     def read_preprocessing(self, fingerprint: str) -> Preprocessing | None:
         """Give what an earlier start of this run agreed on, bit for bit.
@@ -199,21 +191,23 @@ class RunFolder:
         RunError
             If the file is damaged.
         """
-        path = self.path / _PREPROCESSING
+        return self._kept(_PREPROCESSING, fingerprint, _preprocessing_of)
+
+    def read_quality(self, fingerprint: str) -> Quality | None:
+        """Give what quality control has decided, as :meth:`read_preprocessing`."""
+        return self._kept(_QUALITY, fingerprint, _quality_of)
+
+    def read_cells(self, fingerprint: str) -> dict[str, str] | None:
+        """Give the digests of cells, as :meth:`read_preprocessing`."""
+        return self._kept(_CELLS, fingerprint, lambda about: dict(about["labs"]))
+
+    def _kept(self, name: str, fingerprint: str, make: Callable[[Any], _Kept]) -> _Kept | None:
+        path = self.path / name
         if not path.exists():
             return None
         try:
             about = json.loads(path.read_text())
-            if about["fingerprint"] != fingerprint:
-                return None
-            return Preprocessing(
-                genes=tuple(about["genes"]),
-                mean=np.array(about["mean"], dtype=np.float64),
-                std=np.array(about["std"], dtype=np.float64),
-                target_sum=about["target_sum"],
-                max_value=about["max_value"],
-                vocabulary=tuple(about["vocabulary"]),
-            )
+            return make(about) if about.pop("fingerprint") == fingerprint else None
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged ({error}): start a new run") from error
 
@@ -234,7 +228,7 @@ class RunFolder:
         """Draw ``metrics.jsonl``."""
         if rows := self._metrics():
             image = io.BytesIO()
-            run_curves(rows, alpha).savefig(image, format="png", dpi=120)
+            run_curves(pd.DataFrame(rows), alpha).savefig(image, format="png", dpi=120)
             replace(self.path / "curves.png", image.getvalue())
 
     def append_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -259,22 +253,29 @@ class RunFolder:
 
     def _metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return list(read_metrics(path.read_text().splitlines())) if path.exists() else []
 
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["round"] <= round_:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-        replace(self.path / "metrics.jsonl", "".join(kept).encode())
+        if path.exists():
+            lines = path.read_text().splitlines()
+            kept = [
+                line for line in lines for row in read_metrics([line]) if row["round"] <= round_
+            ]
+            replace(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _preprocessing_of(about: dict[str, Any]) -> Preprocessing:
+    names = {name: tuple(about[name]) for name in ("genes", "vocabulary")}
+    scales = {name: np.array(about[name], dtype=np.float64) for name in ("mean", "std")}
+    return Preprocessing(**about | names | scales)
+
+
+def _quality_of(about: dict[str, Any]) -> Quality:
+    kept = about["cell_filter"]
+    cell_filter = CellFilter(Thresholds(**kept["thresholds"]), tuple(kept["vocabulary"]))
+    return Quality(**about | {"cell_filter": cell_filter, "rare": tuple(about["rare"])})
 
 
 _WHERE = ("output", "run-name", "resume")  # say where a run is: here, as it is resumed

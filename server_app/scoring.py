@@ -11,8 +11,8 @@ from fedsc.federated.harmony import Harmony
 from fedsc.federated.harmony_lab import fit_later
 from fedsc.model import Model
 from fedsc.training import embed_cells
-from partitioning.simulation import simulated_labs
 from server_app.federation import Federation
+from server_app.split import simulation_of
 
 Scores = dict[str, float | None]
 
@@ -38,10 +38,9 @@ def pooled_scores(
         ``None`` where the pool cannot be embedded here: labs are real, or each has an encoder of
         its own (``local-norm``). Values are ``None`` where cells have no labels.
     """
-    simulated = all(about.simulated for about in federation.labs.values())
-    if not simulated or config.method.local_norm:
+    simulation = simulation_of(federation, config)
+    if not simulation.labs or config.method.local_norm:
         return None
-    simulation = simulated_labs(config.data, config.split, config.run.seed)
     parts = dict(simulation.labs)
     if simulation.left_out is not None:
         parts[""] = simulation.left_out

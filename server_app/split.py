@@ -4,15 +4,42 @@ import numpy as np
 
 from fedsc.config import Config
 from fedsc.errors import ConfigError
-from partitioning.simulation import simulated_labs
+from partitioning.simulation import Simulation, simulated_labs
+from protocol.cells import cells_digest
 from server_app.federation import Federation
+from server_app.run_folder import RunFolder
 
 
-def scheme_of(federation: Federation, config: Config) -> str:
-    """Tell how one set was split into labs; ``""`` where each lab has cells of its own."""
-    if not all(about.simulated for about in federation.labs.values()):
-        return ""
-    return simulated_labs(config.data, config.split, config.run.seed).scheme
+def simulation_of(federation: Federation, config: Config) -> Simulation:
+    """Give the labs whose cells this process may read; none where labs are real."""
+    if all(about.simulated for about in federation.labs.values()):
+        return simulated_labs(config.data, config.split, config.run.seed)
+    return Simulation({}, {}, {}, None, "")
+
+
+def hold_cells(federation: Federation, config: Config, folder: RunFolder) -> None:
+    """Hold the cells of simulated labs against those the run began with, wherever the set lies now.
+
+    Real labs may come back with other cells in every phase, so also after a stop.
+
+    Raises
+    ------
+    ConfigError
+        If a resumed run would go on with other cells.
+    """
+    labs = simulation_of(federation, config).labs
+    now = {lab: cells_digest(cells) for lab, cells in labs.items()}
+    if not now:
+        return
+    before = folder.read_cells(config.fingerprint())
+    if before is None:
+        folder.write_cells(now, config.fingerprint())
+    elif now != before:
+        other = sorted(lab for lab in now.keys() | before.keys() if now.get(lab) != before.get(lab))
+        raise ConfigError(
+            f"option dataset = '{config.data.dataset}': {', '.join(other)} would have other cells "
+            "than when the run was started; resume with the set as it was, or start a new run"
+        )
 
 
 def refuse_integration(config: Config, scheme: str) -> None:
@@ -37,9 +64,7 @@ def refuse_integration(config: Config, scheme: str) -> None:
 
 def left_out(federation: Federation, config: Config) -> list[str]:
     """Say which cells of a simulated set no lab holds."""
-    if not all(about.simulated for about in federation.labs.values()):
-        return []
-    left = simulated_labs(config.data, config.split, config.run.seed).left_out
+    left = simulation_of(federation, config).left_out
     if left is None or left.labels is None:
         return []
     types, counts = np.unique(left.labels, return_counts=True)
@@ -52,7 +77,7 @@ def left_out(federation: Federation, config: Config) -> list[str]:
 
 def leaks(federation: Federation, config: Config) -> list[str]:
     """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
-    scheme = scheme_of(federation, config)
+    scheme = simulation_of(federation, config).scheme
     per_lab = [
         name
         for name, used in {

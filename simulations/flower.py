@@ -7,6 +7,7 @@ stream alone; :func:`run_flower` blocks, stops the run on Ctrl-C and raises what
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -76,25 +77,35 @@ def _run_once(config: Config, nodes: int, gpus: float) -> str:
         started = _start(str(app), "--run-config", str(options), "--federation-config", federation)
     run_id = str(started["run-id"])
     try:
-        # Follows the log to the run's end; its text is in the run folder, its exit code is not
-        # to be trusted. A session of its own keeps Ctrl-C from reaching it before us.
-        subprocess.run(
-            ["flwr", "log", run_id, "--stream"],
-            env=flower.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            check=False,
-        )
+        while not (run := _follow(run_id))["status"].startswith("finished"):
+            time.sleep(_PAUSE)
     except KeyboardInterrupt:
         flower.ask("stop", run_id)
         raise
-    run = flower.ask("ls", "--run-id", run_id)["runs"][0]
     if run["status"] == "finished:completed":
         return ""
     return str(run.get("status-details") or run["status"])
 
 
+def _follow(run_id: str) -> dict[str, Any]:
+    """Follow the log of a run, to its end if the stream does not break; say how the run stands.
+
+    The text is in the run folder, and the exit code is not to be trusted. A session of its own
+    keeps Ctrl-C from reaching it before us.
+    """
+    subprocess.run(
+        ["flwr", "log", run_id, "--stream"],
+        env=flower.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        check=False,
+    )
+    run: dict[str, Any] = flower.ask("ls", "--run-id", run_id)["runs"][0]
+    return run
+
+
+_PAUSE = 1.0  # seconds before a stream that broke is opened again
 _TRIES = 3
 _TOO_SLOW = "Failed to start local SuperLink within"
 _NO_REASON = "An error was encountered. Ending simulation."

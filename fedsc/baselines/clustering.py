@@ -9,8 +9,6 @@ from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import kmeans
 from fedsc.leiden import NEIGHBOURS, Flavor, leiden
 
-_LEAST_CELLS = 3  # a neighbour graph of fewer has nothing to tell
-
 
 def cluster(
     embedding: np.ndarray,
@@ -47,11 +45,6 @@ def cluster(
         If fewer than ``k`` cells differ in the embedding, or there are too few for Leiden.
     """
     if k is None:
-        if len(embedding) < _LEAST_CELLS:
-            raise DataError(
-                f"k = 'auto' needs at least {_LEAST_CELLS} cells, the file has {len(embedding)}; "
-                "give k"
-            )
         clusters = leiden(embedding, settings.resolution, settings.seed, flavor, neighbours)
         return clusters, {
             "by": "leiden",

@@ -24,7 +24,7 @@ from fedsc.data.preprocess import CellMatrix
 from fedsc.leiden import NEIGHBOURS
 from fedsc.models.encoder import EMBEDDING, HIDDEN, embed
 from fedsc.models.mlp import Weights, init_mlp, mlp
-from fedsc.options import Count, NonNegative, Positive, Rate
+from fedsc.options import Count, Positive, Rate
 from fedsc.rng import random_bits, torch_generator
 from fedsc.ssl.losses import nt_xent
 from fedsc.ssl.views import masked_views
@@ -60,7 +60,7 @@ class Preset:
     n_genes: Genes = 500
     max_value: Clip = math.inf
     mask_rate: Rate = 0.9
-    temperature: NonNegative = 0.07
+    temperature: Positive = 0.07
     neighbours: Annotated[int, Field(ge=2)] = NEIGHBOURS
 
 

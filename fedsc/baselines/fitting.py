@@ -13,11 +13,13 @@ from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 from fedsc.evaluate import AGREEMENT, scores
+from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "graspologic-native")
 
 
+@one_blas_thread()
 def fit(method: str, expression: Expression, settings: Settings, k: int | str = "auto") -> Fitted:
     """Run a method, score what it found and write the record.
 

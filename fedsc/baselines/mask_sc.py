@@ -167,11 +167,11 @@ def _names(preprocessing: Preprocessing, layout: Layout) -> np.ndarray:
 def _cost(preset: Preset, n_cells: int, layout: Layout, seconds: list[float]) -> dict[str, Any]:
     """Count what training takes, and what each size would take at the speed just reached."""
 
-    def flops(one: Preset) -> int:
+    def flops(one: Preset) -> float:  # HDF5 takes no whole number above 2^64
         shape = shape_of(replace(one, target=preset.target))
-        return step_flops(shape, layout.n_patches, preset.mask_ratio)
+        return float(step_flops(shape, layout.n_patches, preset.mask_ratio))
 
-    sizes: dict[str, dict[str, float]] = {
+    sizes = {
         name: {"FLOP per cell": flops(size), "FLOP": flops(size) * n_cells * size.epochs}
         for name, size in PRESETS.items()
     }

@@ -62,9 +62,11 @@ def bench(
     """Run a table of the papers, or a grid of your own, over several seeds.
 
     Every run (one method, set and seed) that is done is kept in OUTPUT/cells, under a digest of its
-    options, of the code and of the data: if one of them has changed, it is run again. After Ctrl-C
-    or a crash the same command continues. OUTPUT/SUITE gets table.md, rows.parquet and the figures
-    of the runs that are done, also after Ctrl-C.
+    options, of the code, of the packages and of the data: if one of them has changed, it is run
+    again. After Ctrl-C or a crash the same command continues. OUTPUT/SUITE gets table.md,
+    rows.parquet and the figures of all of the suite's runs that are done, also after Ctrl-C:
+    `--dataset`, `--line` and `--seeds` choose what is run, not what is shown. With `--set` it is
+    another suite, in a folder of its own.
 
     **Examples**
 
@@ -93,7 +95,7 @@ def bench(
         _speed(output, deployed, large)
         return
     from simulations.bench.cell import of_other_code_or_data
-    from simulations.bench.execute import finished, run_cells
+    from simulations.bench.execute import Outcome, finished, run_cells
     from simulations.bench.report import write_report
     from simulations.bench.suite import load, of_lines, plan
 
@@ -101,16 +103,16 @@ def bench(
     if suite is None:
         _list_suites(Console())
         return
-    chosen = load(suite).narrowed(dataset or [], seeds, parse_settings(set_ or []))
-    chosen = _without_absent_sets(chosen, console)
+    whole, settings = load(suite), parse_settings(set_ or [])
+    chosen = _without_absent_sets(whole.narrowed(dataset or [], seeds, settings), console)
     planned = of_lines(plan(chosen), line or [])
     cells = list({cell.key: cell for _, cell in planned}.values())
     kept = (output / "cells").resolve()
-    stopped = False
+    outcome, stopped = Outcome({}, {}), False
     if other := sum(of_other_code_or_data(cell, kept) for cell in cells):
         console.print(
-            f"{other} of {len(cells)} runs are done with other code or data: not used, left as "
-            f"they are in {kept}",
+            f"{other} of {len(cells)} runs are done with other code, packages or data: not used, "
+            f"left as they are in {kept}",
             highlight=False,
             soft_wrap=True,
         )
@@ -119,19 +121,26 @@ def bench(
     else:
         with Bars(console) as bars:
 
-            def watch(outcome: "Outcome", running: "list[Cell]") -> None:
+            def watch(found: "Outcome", running: "list[Cell]") -> None:
+                nonlocal outcome
+                outcome = found
                 _show(bars, kept, outcome, running, len(cells))
 
             try:
                 outcome = run_cells(cells, kept, jobs or os.cpu_count() or 1, watch)
             except KeyboardInterrupt:
-                outcome, stopped = finished(cells, kept), True
+                stopped = True
     for key, reason in outcome.failures.items():
         console.print(f"{key} failed: {reason}", highlight=False, soft_wrap=True, markup=False)
-    if outcome.rows:
+    every = [*(data.name for data in whole.datasets), *(dataset or [])]
+    shown = whole.narrowed(every, max(whole.seeds, chosen.seeds), settings)
+    planned = plan(shown)
+    if rows := finished([cell for _, cell in planned], kept).rows:
         console.print("writing tables and figures …")
-        folder = output / Path(suite).stem
-        for path in write_report(chosen, planned, outcome.rows, kept, folder):
+        changed = [f"{name}-{value}".replace("/", "-") for name, value in settings.items()]
+        folder = output / "-".join([Path(suite).stem, *changed])
+        command = f"fedsc bench {' '.join([suite, *(f'--set {s}' for s in set_ or [])])}"
+        for path in write_report(shown, planned, rows, kept, folder, command):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if stopped:
         console.print(f"stopped with {len(outcome.rows)} of {len(cells)} runs done; run it again")

@@ -121,7 +121,7 @@ def embed(
     if plot is not None:
         from fedsc.plots import embedding_map, save, tsne
 
-        groups = {name: obs[name].astype(str).to_numpy() for name in colour or []}
+        groups = {name: obs[name] for name in colour or []}
         groups["fedsc_cluster"] = found.clusters.astype(str)
         if len(found.types):
             groups["fedsc_type"] = np.array(found.types, dtype=object)[found.clusters].astype(str)

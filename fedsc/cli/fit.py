@@ -1,5 +1,6 @@
 """``fedsc fit``: one centralised method on one file."""
 
+import hashlib
 import json
 import sys
 from dataclasses import asdict
@@ -15,8 +16,8 @@ from fedsc.cli.progress import Bars
 from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
 from fedsc.cli.run import parse_settings
 from fedsc.data.reading.how import ReadAs
-from fedsc.errors import ConfigError, RunError
-from fedsc.files import filling, replace, replacing
+from fedsc.errors import ConfigError, DataError, RunError
+from fedsc.files import filling, identity, replace, replacing
 
 if TYPE_CHECKING:
     from fedsc.baselines.method import Fitted, Progress
@@ -79,6 +80,8 @@ def fit(
     from fedsc.baselines.outcome import plain
     from fedsc.data.reading.read import read
 
+    if not file.exists():
+        raise DataError(f"{file}: there is no such file or folder")
     fitting.require_method(method)
     fitting.require_device(device)
     copy = output / f"{Path(file.name.removesuffix('.gz')).stem}.h5ad"
@@ -90,7 +93,7 @@ def fit(
     request = {
         "method": method,
         "file": str(file.resolve()),
-        "bytes": file.stat().st_size if file.is_file() else None,
+        "content": _content(file),
         **asdict(how),
         "k": k,
         "resolution": resolution,
@@ -131,6 +134,12 @@ def fit(
     console.print(f"written: {copy}", highlight=False, soft_wrap=True)
 
 
+def _content(file: Path) -> str:
+    """Give a short name to what stands in a file, or in the files of a 10x folder."""
+    files = sorted(filter(Path.is_file, file.iterdir())) if file.is_dir() else [file]
+    return hashlib.sha256(json.dumps([identity(one) for one in files]).encode()).hexdigest()[:12]
+
+
 def _shower(bars: Bars) -> "Progress":
     """Show a fit's progress: a bar for every phase."""
 
@@ -145,6 +154,11 @@ def _already_there(output: Path, request: dict[str, Any], console: Console) -> N
     about = json.loads((output / _RECORD).read_text())
     before = about["request"]
     differ = [key for key in request if before.get(key) != request[key]]
+    if differ == ["content"]:
+        raise RunError(
+            f"{output} holds a fit of {request['file']} from before it changed; choose another "
+            "--output"
+        )
     if differ:
         was = ", ".join(f"{key} = {before.get(key)!r}" for key in differ)
         now = ", ".join(f"{key} = {request[key]!r}" for key in differ)

@@ -3,7 +3,7 @@
 A bar is drawn on a terminal alone. A file gets lines, each once and as it is.
 """
 
-import json
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from fedsc.run_log import read_metrics
 
 _EVERY = 0.5  # seconds
 # Two lines for each lab, of which the end says the sum; they stay in run.log.
@@ -106,15 +108,16 @@ class RunProgress:
 
     def _follow(self) -> None:
         while not self._done.wait(_EVERY):
-            self._show()
-        self._show()
+            self.show()
+        self.show()
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Show what the files have got since the last look."""
         for line in self._log.lines():
             said = ": loss " in line and not self._plain  # by the bar
             if not said and not any(words in line for words in _OF_EVERY_LAB):
                 self._bars.print(line)
-        rows = [json.loads(line) for line in self._metrics.lines()]
+        rows = list(read_metrics(self._metrics.lines()))
         if not rows:
             return
         last = [row for row in rows if row["round"] == rows[-1]["round"]]
@@ -151,6 +154,8 @@ class _Tail:
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
+            # A resumed run drops the rounds it will do again: what is left is not news either.
+            self._at = min(self._at, os.fstat(file.fileno()).st_size)
             file.seek(self._at)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]

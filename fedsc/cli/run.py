@@ -120,6 +120,11 @@ def run(
     """
     if gpus and engine is not Engine.flower:
         raise ConfigError(f"--gpus {gpus:g}: nodes share a GPU under Ray; add --engine flower")
+    if processes and engine is Engine.flower:
+        raise ConfigError(
+            f"--processes {processes}: under --engine flower nodes have processes of Ray's; say "
+            "how many with --nodes"
+        )
     given = {
         "dataset": dataset,
         "label-key": label_key,
@@ -209,24 +214,24 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
 
 
 def _report(folder: Path, console: Console) -> None:
-    found = json.loads((folder / "scores.json").read_text())
-    floor = found["floor"] or {}
+    from fedsc.results import WAYS, load
+
+    run = load(folder)
+    found, floor = run.record, run.record["floor"] or {}
     table = Table("clusters", "how many", "ARI", "NMI", "floor: ARI", "NMI")
-    for way, title in _WAYS.items():
-        if found[way] is not None:
+    for way, title in WAYS.items():
+        if found.get(way) is not None:
             names = ("clusters", "ari", "nmi")
             values = [found[way].get(name) for name in names]
             values += [(floor.get(way) or {}).get(name) for name in names[1:]]
-            if way == "pooled" and found["integration"]["done"]:
-                title += ", not integrated"
             table.add_row(title, *(_cell(value) for value in values))
     console.print(table)
     if floor:
         console.print("floor: the same without training, on principal components", markup=False)
-        behind = [title for way, title in _WAYS.items() if _below(found[way], floor.get(way))]
+        behind = [title for way, title in WAYS.items() if run.training_helped(way) is False]
         if behind:
             console.print(
-                f"training has not helped ({'; '.join(behind)}): the floor's ARI is higher; "
+                f"training has not helped ({'; '.join(behind)}): the floor's ARI is not lower; "
                 "--method fedpca gives its clusters without training",
                 markup=False,
                 soft_wrap=True,
@@ -244,19 +249,6 @@ def _report(folder: Path, console: Console) -> None:
     console.print(
         f"next: fedsc embed NEW.h5ad --model {here} -o OUT.h5ad", highlight=False, soft_wrap=True
     )
-
-
-_WAYS = {
-    "graph": "graph, k unknown",
-    "kmeans": "k-means, from sums",
-    "pooled": "k-means, pooled (the papers)",
-}
-
-
-def _below(scores: dict[str, float] | None, floor: dict[str, float] | None) -> bool:
-    """Say whether clusters agree with the cell types less than those without training."""
-    ours, theirs = (scores or {}).get("ari"), (floor or {}).get("ari")
-    return ours is not None and theirs is not None and ours < theirs
 
 
 def _cell(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """Expression data as every part of the project passes it on: validated, sparse, named."""
 
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,13 @@ Kind = Literal["counts", "lognorm"]
 
 LONGEST_NAME = 200
 """Letters of a gene's or a cell type's name."""
+
+_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories; a no-break space is none of them
+
+
+def control_characters(text: str) -> list[str]:
+    """List those in a text, line ends too, sorted: names travel one a line, and into files."""
+    return sorted(letter for letter in set(text) if unicodedata.category(letter) in _UNSEEN)
 
 
 def cell_types(values: "pd.Series[Any]") -> np.ndarray:

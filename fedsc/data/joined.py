@@ -345,17 +345,17 @@ def _matrix(
         own, node = panels[lab], content.get(name)
         if isinstance(node, h5py.Dataset) and node.shape is None:
             node = None  # so anndata writes what is not there
+        n_cells = len(content["obs"][content["obs"].attrs["_index"]])
         if node is not None:
-            _refuse_misfit(node, len(own))
+            _refuse_misfit(node, n_cells, len(own))
         # Names that repeat are let be where all labs have the same.
         columns = np.arange(len(own)) if own.equals(genes) else genes.get_indexer(own)
-        n_cells = len(content["obs"][content["obs"].attrs["_index"]])
         parts.append(_Part(node, n_cells, columns))
     return _Matrix(name, tuple(parts), len(genes))
 
 
-def _refuse_misfit(node: h5py.Group | h5py.Dataset, n_genes: int) -> None:
-    """Refuse what is no matrix of numbers of so many genes."""
+def _refuse_misfit(node: h5py.Group | h5py.Dataset, n_cells: int, n_genes: int) -> None:
+    """Refuse what is no matrix of numbers of so many cells and genes."""
     is_sparse = isinstance(node, h5py.Group)
     values = node["data"] if is_sparse else node
     shape = tuple(node.attrs["shape"]) if is_sparse else node.shape
@@ -365,8 +365,12 @@ def _refuse_misfit(node: h5py.Group | h5py.Dataset, n_genes: int) -> None:
         raise DataError(
             f"{node.name} is stored as '{form}' of {values.dtype}, no matrix of numbers"
         )
-    if len(shape) != 2 or shape[1] != n_genes:
-        raise DataError(f"{node.name} has the shape {shape}, and {n_genes} genes have names")
+    if shape != (n_cells, n_genes):
+        size = " × ".join(map(str, shape))
+        raise DataError(
+            f"{node.name} is {size}, but {n_cells} cells and {n_genes} genes have names: the file "
+            "is damaged, write it again"
+        )
     for dataset in node.values() if is_sparse else [node]:
         refuse_unwritten(dataset)
 

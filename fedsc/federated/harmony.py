@@ -144,8 +144,12 @@ _ROUND = (CLUSTER,) * CLUSTER_STEPS + (INTERCEPT, CORRECT)
 
 def _check(questions: Sequence[Question], moved: np.ndarray) -> None:
     """Refuse what :func:`learn_harmony` does not ask."""
-    rounds = len(moved)
-    if not (0 < rounds <= ROUNDS and [q.name for q in questions] == [*_ROUND] * rounds):
+    rounds = moved.size
+    if not (
+        moved.shape == (rounds,)
+        and 0 < rounds <= ROUNDS
+        and [q.name for q in questions] == [*_ROUND] * rounds
+    ):
         raise ValueError(f"{len(questions)} questions in {rounds} rounds")
     k, d = questions[0].arrays["centres"].shape
     if not (0 < k <= _MOST_CLUSTERS and d):

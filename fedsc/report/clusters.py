@@ -1,9 +1,7 @@
 """The pool's clusters: their cells, markers and suggested types, and the map."""
 
-from fedsc.report.parts import Section, Table, colours_of, map_pictures, share
+from fedsc.report.parts import Section, cluster_table, map_pictures, share
 from fedsc.results import Run
-
-_MARKERS = 8  # genes of a cluster
 
 
 def clusters(run: Run) -> Section | None:
@@ -14,29 +12,12 @@ def clusters(run: Run) -> Section | None:
     markers = run.markers
     by_graph = found.centres is None
     graph = run.record.get("graph") or {}
-    labs = graph.get("labs", []) if by_graph else []
-    rows = []
-    for cluster in range(found.k):
-        best = markers[markers["cluster"] == cluster].head(_MARKERS)
-        genes = ", ".join(
-            f"{gene} ({supporting}/{measured})"
-            for gene, supporting, measured in zip(
-                best["gene"], best["labs_supporting"], best["labs_measured"], strict=True
-            )
-        )
-        kind = ""
-        if found.types:
-            kind = f"{found.types[cluster]} ({share(found.shares[cluster])})"
-        rows.append(
-            (
-                str(cluster),
-                f"{found.sizes[cluster]:,}",
-                share(found.sizes[cluster] / max(found.sizes.sum(), 1)),
-                str(labs[cluster]) if cluster < len(labs) else "–",
-                kind or "–",
-                genes or "–",
-            )
-        )
+    labs = [str(n) for n in graph.get("labs", ())][: found.k] if by_graph else []
+    of_cluster = (markers[markers["cluster"] == cluster] for cluster in range(found.k))
+    genes = [
+        [f"{m.gene} ({m.labs_supporting}/{m.labs_measured})" for m in best.itertuples()]
+        for best in of_cluster
+    ]
     texts = []
     if by_graph and graph.get("stability") is not None:
         texts.append(
@@ -49,14 +30,13 @@ def clusters(run: Run) -> Section | None:
         "A gene is followed by the number of labs in which it is higher inside the cluster than "
         "outside, of the labs that can say."
     )
-    head = ("cluster", "cells", "share", "labs", "suggested type", "markers")
-    table = Table(
-        f"The {found.k} clusters of the pool, the largest first",
-        head,
-        rows,
-        numbers=("cells", "share", "labs"),
-        colours=colours_of(found.k),
-    )
+    figures = {
+        "cells": [f"{size:,}" for size in found.sizes],
+        "share": [share(size / max(found.sizes.sum(), 1)) for size in found.sizes],
+        "labs": labs + ["–"] * (found.k - len(labs)),
+    }
+    caption = f"The {found.k} clusters of the pool, the largest first"
+    table = cluster_table(caption, figures, found.types, found.shares, genes)
     return Section("Clusters", texts, tables=[table])
 
 

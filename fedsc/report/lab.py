@@ -8,9 +8,8 @@ import numpy as np
 import fedsc
 from fedsc.data.annotated import Annotation
 from fedsc.report.page import render
-from fedsc.report.parts import Section, Table, colours_of, map_pictures, share
+from fedsc.report.parts import Section, Table, cluster_table, map_pictures, share
 
-_MARKERS = 8
 _SHOWN = ("run", "method", "rounds", "seed", "labs", "cells", "clusters", "integrated", "model")
 
 
@@ -48,30 +47,15 @@ def lab_report(results: Annotation, sizes: np.ndarray) -> str:
 
 
 def _clusters(results: Annotation, own: np.ndarray, sizes: np.ndarray) -> Table:
-    names = None if results.markers is None else results.markers["names"]
-    rows = []
-    for cluster in range(results.k):
-        kind = "–"
-        if len(results.types) and results.shares is not None:
-            kind = f"{results.types[cluster]} ({share(results.shares[cluster])})"
-        genes = "–" if names is None else ", ".join(map(str, names[str(cluster)][:_MARKERS]))
-        rows.append(
-            (
-                str(cluster),
-                f"{own[cluster]:,}",
-                share(own[cluster] / max(own.sum(), 1)),
-                share(sizes[cluster] / max(sizes.sum(), 1)),
-                kind,
-                genes,
-            )
-        )
-    return Table(
-        "This lab's cells by cluster, beside the pool's",
-        ("cluster", "cells here", "share here", "share in pool", "suggested type", "markers"),
-        rows,
-        numbers=("cells here", "share here", "share in pool"),
-        colours=colours_of(results.k),
-    )
+    k, names = results.k, None if results.markers is None else results.markers["names"]
+    figures = {
+        "cells here": [f"{size:,}" for size in own],
+        "share here": [share(size / max(own.sum(), 1)) for size in own],
+        "share in pool": [share(size / max(sizes.sum(), 1)) for size in sizes],
+    }
+    genes = [[] if names is None else list(map(str, names[str(cluster)])) for cluster in range(k)]
+    caption = "This lab's cells by cluster, beside the pool's"
+    return cluster_table(caption, figures, results.types, results.shares, genes)
 
 
 def _map(results: Annotation) -> list[Section]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 130
+_MARKERS = 8  # genes of a cluster
 _MOST_POINTS = 50_000  # drawn on a map: a picture shows no more
 MOST_LABS = 100
 """Rows of a table by lab; more is in the labs' files."""
@@ -107,9 +108,39 @@ def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str)
     return pictures
 
 
-def colours_of(n: int) -> list[str]:
-    """Give clusters the colours they have in the pictures."""
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+def cluster_table(
+    caption: str,
+    figures: dict[str, list[str]],
+    types: Sequence[str],
+    shares: np.ndarray | None,
+    markers: Sequence[Sequence[str]],
+) -> Table:
+    """List clusters, one a row, in the colours they have in the pictures.
+
+    Parameters
+    ----------
+    caption
+        What it shows.
+    figures
+        Columns of numbers, (k,) each, by name.
+    types, shares
+        As of :class:`~fedsc.data.annotated.Annotation`.
+    markers
+        Genes of every cluster, (k,), the best first.
+    """
+    k = len(markers)
+    kinds = ["–"] * k
+    if shares is not None and len(types):
+        kinds = [f"{kind} ({share(part)})" for kind, part in zip(types, shares, strict=True)]
+    columns = {
+        "cluster": [str(cluster) for cluster in range(k)],
+        **figures,
+        "suggested type": kinds,
+        "markers": [", ".join(genes[:_MARKERS]) or "–" for genes in markers],
+    }
+    rows = list(zip(*columns.values(), strict=True))
+    colours = [COLOURS[i % len(COLOURS)] for i in range(k)]
+    return Table(caption, list(columns), rows, list(figures), colours)
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -88,8 +88,8 @@ def _lead(run: Run) -> list[str]:
     two = f"Graph clusters agree with the labs' cell types with ARI {ari:.2f}"
     if floor is None:
         return [one, f"{two} (1 = the same, 0 = as by chance)."]
-    helped = "training has helped" if ari > floor else "training has not helped"
-    return [one, f"{two}, without training with {floor:.2f}: {helped}."]
+    helped = "has helped" if run.training_helped("graph") else "has not helped"
+    return [one, f"{two}, without training with {floor:.2f}: training {helped}."]
 
 
 def _count(run: Run) -> int:

@@ -1,14 +1,7 @@
 """Scores of the clusters, beside those without any training."""
 
 from fedsc.report.parts import Section, Table, number
-from fedsc.results import Run
-
-_WAYS = {
-    "graph": "graph clusters (number found)",
-    "kmeans": "k-means (number known), from sums",
-    "pooled": "k-means on the pooled embedding, as in the papers",
-    "pooled_integrated": "the same on the integrated embedding",
-}
+from fedsc.results import WAYS, Run
 
 
 def scores(run: Run) -> Section | None:
@@ -20,7 +13,7 @@ def scores(run: Run) -> Section | None:
     known = table[["ari", "nmi", "silhouette"]].notna().any(axis=None)
     floor_of = ("ari", "nmi") if has_floor else ()
     rows = []
-    for way, title in _WAYS.items():
+    for way, title in WAYS.items():
         here = table[table["way"] == way].set_index("floor")
         if here.empty:
             continue

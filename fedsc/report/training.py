@@ -1,8 +1,7 @@
 """How training went: loss, distance d and share μ of own weights over the rounds."""
 
-from typing import Any
-
 import numpy as np
+import pandas as pd
 
 from fedsc.plots import CURVES, draw_curves
 from fedsc.report.parts import Picture, Section, number, picture
@@ -18,10 +17,6 @@ def training(run: Run) -> Section | None:
         return None
     trained = history[history["loss"].notna()]
     last = trained[trained["round"] == trained["round"].max()]
-    rows = [
-        {key: None if value != value else value for key, value in row.items()}
-        for row in trained.drop(columns="failed", errors="ignore").to_dict("records")
-    ]
     mu = last["mu"].astype(float).mean()
     loss = np.average(last["loss"].astype(float), weights=last["cells"].astype(float))
     texts = [
@@ -33,14 +28,14 @@ def training(run: Run) -> Section | None:
     ]
     if mu > _OWN_MODELS:
         texts.append("Here labs keep their own models: the global model is one of many.")
-    return Section("Training", texts, pictures=_curves(rows, run.alpha))
+    return Section("Training", texts, pictures=_curves(history, run.alpha))
 
 
-def _curves(rows: list[dict[str, Any]], alpha: float | None) -> list[Picture]:
+def _curves(history: pd.DataFrame, alpha: float | None) -> list[Picture]:
     from matplotlib.figure import Figure
 
     figures = [Figure(figsize=(4.6, 3.4), layout="constrained") for _ in CURVES]
-    draw_curves([figure.subplots() for figure in figures], rows, alpha)
+    draw_curves([figure.subplots() for figure in figures], history, alpha)
     return [
         picture(figure, f"Curves by lab over the rounds: {title}.", f"{title}, by round and lab.")
         for figure, title in zip(figures, CURVES.values(), strict=True)

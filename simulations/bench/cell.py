@@ -1,8 +1,9 @@
 """One cell of a suite's grid: one method on one set with one seed, run and written down.
 
-A cell's folder is named by what decides its result: its options, the code and the data. So suites
-share cells, a finished one is not run again, and one of other code or data is. A federated cell's
-folder is an ordinary run folder: a run that was killed goes on from its last checkpoint.
+A cell's folder is named by what decides its result: its options, the code, the packages and the
+data. So suites share cells, a finished one is not run again, and one of other code, packages or
+data is. A federated cell's folder is an ordinary run folder: a run that was killed goes on from its
+last checkpoint.
 """
 
 import fcntl
@@ -32,6 +33,9 @@ from simulations.bench.provenance import code_digest, data_digest
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
+
+COSTS = ("seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs", "questions")
+"""What a row says about the run, not about its result."""
 
 _ROW = "row.json"
 _MOST_READABLE = LONGEST - 2 * len("-01234567")  # two digests follow
@@ -79,7 +83,8 @@ class Cell(BaseModel):
     @property
     def key(self) -> str:
         """Name of the cell's folder, readable and unique."""
-        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)}"
+        packages = versions(*_PACKAGES)
+        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)} {packages}"
         return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:6]}"
 
     @property
@@ -126,7 +131,7 @@ def load_row(cell: Cell, output: Path) -> Row | None:
 
 
 def of_other_code_or_data(cell: Cell, output: Path) -> bool:
-    """Say whether the cell is finished with other code or data only, so its row is not used."""
+    """Say whether a cell is finished with other code, packages or data only: such is not used."""
     folders = output.glob(f"{glob.escape(cell.name)}-*")
     return load_row(cell, output) is None and any((f / _ROW).exists() for f in folders)
 
@@ -179,7 +184,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "data": data_digest(cell.dataset),
             "options": json.dumps(cell.options, sort_keys=True),
             **found,
-            **(dict.fromkeys(cost) if resumed else cost),
+            **(dict.fromkeys(COSTS) if resumed else cost),
             "resumed": resumed,
             **versions(*_PACKAGES),
         }
@@ -231,8 +236,9 @@ def _federated(cell: Cell, output: Path) -> Row:
     pooled = written["pooled_integrated"] or written["pooled"]
     scores = pooled or written["kmeans"]
     graph = written["graph"]
+    given = None if pooled else config.analysis.k
     return {
-        "k_is": "true k",
+        "k_is": f"k = {given}" if given else "true k",
         "clusters": None,
         **{name: scores.get(name) for name in METRICS},
         **{f"graph_{name}": graph[name] for name in _OF_GRAPH},
@@ -307,7 +313,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         batches = expression.obs[batch_key].astype(str).to_numpy()
         mixing = _mixing(fitted.embedding, batches, [expression])
     return {
-        "k_is": "Leiden" if k == "auto" else "true k",
+        "k_is": {"auto": "Leiden", "true": "true k"}.get(k, f"k = {k}"),
         "clusters": int(found["k"]),
         **{name: found[name] for name in METRICS},
         **mixing,

@@ -24,6 +24,7 @@ from simulations.flower import app_folder
 _ROUNDS = 12
 _LABS = 2
 _PAUSE = 0.05  # seconds between two looks at the log
+_SILENCE = 60.0  # seconds without a round before Flower is asked whether the run lives
 
 
 def deployed_rounds() -> dict[str, list[float]]:
@@ -71,16 +72,25 @@ def _looks(deployment: Deployment, options: Config) -> list[tuple[float, float]]
     file.write_text(tomli_w.dumps(options.to_mapping()))
     with app_folder() as app:
         arguments = ("run", str(app), deployment.name, "--run-config", str(file))
-        flower.ask(*arguments, home=deployment.flwr_home)
+        run_id = str(flower.ask(*arguments, home=deployment.flwr_home)["run-id"])
     log = Path(options.run.output) / options.run.name / "log.jsonl"
     seen: list[tuple[float, float]] = []
+    heard = time.monotonic()
     while len(seen) < _ROUNDS:
         lines = log.read_text().splitlines() if log.exists() else []
         said = [entry.fields for entry in read_entries(lines)]
         if failed := [line["message"] for line in said if "the run failed" in line["message"]]:
             raise RunError(f"the deployed run failed: {failed[-1]}")
         if sum("loss" in line for line in said) > len(seen):
-            seen.append((time.monotonic(), machine_cpu()))
+            heard = time.monotonic()
+            seen.append((heard, machine_cpu()))
+        elif time.monotonic() > heard + _SILENCE:  # who is killed logs nothing
+            heard = time.monotonic()
+            which = ("ls", deployment.name, "--run-id", run_id)
+            run = flower.ask(*which, home=deployment.flwr_home)["runs"][0]
+            if run["status"] in ("finished:failed", "finished:stopped"):
+                why = run.get("status-details") or run["status"]
+                raise RunError(f"the deployed run failed: {why}")
         time.sleep(_PAUSE)
     return seen
 

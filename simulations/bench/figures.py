@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,16 @@ def _figures(
     suite: Suite, planned: Planned, rows: pd.DataFrame, cells: Path
 ) -> "Iterator[tuple[str, Figure]]":
     if "bars" in suite.figures:
-        published = {(row.line, row.dataset): row.scores for row in suite.published if not row.at}
-        yield "bars", bars(rows, published)
+        places = {place for place, _ in planned}
+        printed = {(p.words, p.dataset): scores for p in places if (scores := suite.printed(p))}
+        yield "bars", bars(rows, printed)
     if "dots" in suite.figures:
         yield "dots", dots(rows)
     if "sweep" in suite.figures:
-        for axis in _axes(rows):
-            yield f"sweep-{axis}", sweep(rows, axis)
+        sets = rows.groupby("dataset", sort=False)
+        for (name, of_set), axis in product(sets, _axes(rows)):
+            stem = f"-{Path(name).stem}" if len(sets) > 1 else ""
+            yield f"sweep-{axis}{stem}", sweep(of_set, axis)
     done = [(place, cell) for place, cell in planned if (cells / cell.key / "row.json").exists()]
     for data in suite.datasets:
         here = [(place, cell) for place, cell in done if place.dataset == data.name]
@@ -75,24 +79,22 @@ def _figures(
             yield f"attention-{stem}", figure
 
 
-def bars(
-    rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, float, float]]
-) -> "Figure":
+def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ...]]) -> "Figure":
     """Draw ARI and NMI as bars, a dot per seed, a diamond where a paper's figure is; a panel a set.
 
     Parameters
     ----------
     rows
-        With the columns ``line``, ``control``, ``dataset``, ``ari`` and ``nmi``.
+        With the columns ``line``, ``at`` (JSON), ``control``, ``dataset``, ``ari`` and ``nmi``.
     published
-        ARI, NMI, silhouette in % by line and set.
+        ARI, NMI, silhouette in % by line (:attr:`~simulations.bench.suite.Place.words`) and set.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     sets = list(dict.fromkeys(rows["dataset"]))
-    names = rows["line"] + np.where(rows["control"], ", IID control", "")
+    names = _words(rows)
     lines = list(dict.fromkeys(names))
     figure = Figure(figsize=(1.5 + 4.5 * len(sets), 0.6 + 0.62 * len(lines)), layout="constrained")
     grid = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
@@ -143,11 +145,11 @@ def dots(rows: pd.DataFrame) -> "Figure":
     Parameters
     ----------
     rows
-        With the columns ``line``, ``control``, ``dataset`` and ``ari``.
+        With the columns ``line``, ``at`` (JSON), ``control``, ``dataset`` and ``ari``.
     """
     from matplotlib.figure import Figure
 
-    rows = rows[~rows["control"]]
+    rows = rows[~rows["control"]].assign(line=_words)
     sets, lines = (list(dict.fromkeys(rows[name])) for name in ("dataset", "line"))
     figure = Figure(figsize=(9, 1.6 + 0.42 * len(sets)), layout="constrained")
     axes = figure.subplots()
@@ -178,7 +180,7 @@ def sweep(rows: pd.DataFrame, axis: str) -> "Figure":
     Parameters
     ----------
     rows
-        With the columns ``line``, ``at`` (JSON), ``control``, ``ari`` and ``nmi``.
+        Of one set, with the columns ``line``, ``at`` (JSON), ``control``, ``ari`` and ``nmi``.
     axis
         The option; the others are held at a value each, a line for every combination of them
         with at least two values of ``axis``.
@@ -270,6 +272,16 @@ def _legend_below(figure: "Figure", panel: "Axes", columns: int) -> None:
     """Name the lines of a panel below all panels, where they cover none."""
     handles, names = panel.get_legend_handles_labels()
     figure.legend(handles, names, fontsize="small", loc="outside lower center", ncols=columns)
+
+
+def _words(rows: pd.DataFrame) -> pd.Series:
+    """Name each row's line, control and point of the grid."""
+    places = zip(rows["dataset"], rows["line"], rows["at"], rows["control"], strict=True)
+    words = [
+        Place(dataset, line, tuple(json.loads(at).items()), control).words
+        for dataset, line, at, control in places
+    ]
+    return pd.Series(words, index=rows.index, dtype=str)
 
 
 def _series(rows: pd.DataFrame, axis: str) -> pd.DataFrame:

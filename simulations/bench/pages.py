@@ -9,17 +9,15 @@ import glob
 import json
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from fedsc.data.catalogue import DATASETS
 from fedsc.files import replace
 from simulations.bench.cell import Cell, Row
 from simulations.bench.provenance import data_digest
 from simulations.bench.suite import Place, Suite, load, places, plan, suites
-from simulations.bench.table import frame, legend, tables
+from simulations.bench.table import frame, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = DOCS / "results" / "rows"
@@ -89,21 +87,11 @@ def block(name: str, rows: pd.DataFrame) -> str:
     for place, row in zip(places_of(rows), _records(rows), strict=True):
         if place in by_place:
             by_place[place][int(str(row["seed"]))] = row
-    done = {place: seeds for place, seeds in by_place.items() if seeds}
-    waiting = [place for place in by_place if place not in done]
-    parts = []
-    if done:
-        seeds = sorted({seed for of_place in done.values() for seed in of_place})
+    parts = tables(suite, by_place, "###", f"fedsc bench {name} --seeds {suite.seeds}")
+    if seeds := {seed for of_place in by_place.values() for seed in of_place}:
         command = f"fedsc bench {name} --seeds {max(seeds) + 1}"
-        parts.append(
-            f"`{command}`, as far as it has run; {_versions(rows)}; [rows](rows/{name}.csv)."
-        )
-        parts += tables(suite, done, "###")
-        parts.append(legend(suite, len(seeds)))
-        warnings = sorted({str(r["warning"]) for s in done.values() for r in s.values()} - {""})
-        parts += [f"**Warning**: {warning}." for warning in warnings]
-    if waiting:
-        parts.append(_not_run(name, suite, waiting))
+        made_by = f"`{command}`, as far as it has run; {_versions(rows)}; [rows](rows/{name}.csv)."
+        parts = [made_by, *parts]
     return "\n\n".join(parts) + "\n"
 
 
@@ -184,31 +172,6 @@ def _versions(rows: pd.DataFrame) -> str:
         if name in rows
     ]
     return f"digest of the code {codes}, {', '.join(packages)}"
-
-
-def _not_run(name: str, suite: Suite, waiting: Iterable[Place]) -> str:
-    """List what has no row, by set, with the command that would run it."""
-    by_set: dict[str, list[str]] = {}
-    for place in waiting:
-        at = ", ".join(f"{option} = {value}" for option, value in place.at)
-        words = f"{place.line}{', IID control' if place.control else ''}{f' ({at})' if at else ''}"
-        by_set.setdefault(place.dataset, []).append(words)
-    lines = sum(map(len, by_set.values()))
-    absent = [dataset for dataset in by_set if _by_hand(dataset)]
-    here = {dataset: words for dataset, words in by_set.items() if dataset not in absent}
-    parts = [f"**Not run** ({lines} rows): `fedsc bench {name} --seeds {suite.seeds}` would."]
-    parts += [f"- {dataset}: {'; '.join(words)}" for dataset, words in here.items()]
-    if absent:
-        parts.append(
-            f"- not at hand (`fedsc datasets` tells where each comes from): {', '.join(absent)}"
-        )
-    return f"{parts[0]}\n\n" + "\n".join(parts[1:])
-
-
-def _by_hand(dataset: str) -> bool:
-    """Say whether a set can only be fetched by hand."""
-    known = DATASETS.get(dataset)
-    return known is not None and known.url is None and not known.file
 
 
 if __name__ == "__main__":

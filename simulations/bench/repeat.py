@@ -5,14 +5,13 @@ suite, and prints what came of them. ``FOLDER`` must not hold these runs yet.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from fedsc.errors import RunError
-from fedsc.evaluate import METRICS
-from simulations.bench.cell import Cell, load_row, run_cell
+from simulations.bench.cell import COSTS, Cell, load_row, run_cell
 from simulations.bench.pages import ROWS, places_of, read_rows
 from simulations.bench.suite import Suite, load, plan, suites
 from simulations.bench.table import seen
@@ -51,11 +50,17 @@ def repeat(suite: Suite, rows: pd.DataFrame, count: int, folder: Path) -> Iterat
             raise RunError(f"{folder} holds {cell.key} already: give another folder")
         now = seen(lines[place.line], run_cell(cell, folder))
         differ = [
-            f"{name} {float(kept[name])} is now {now[name]}"
-            for name in METRICS
-            if name in kept and pd.notna(kept[name]) and kept[name] != now[name]
+            f"{name} {before} is now {now.get(name)}"
+            for name, before in kept.items()
+            if _is_score(name, before) and before != now.get(name)
         ]
         yield f"{cell.name}: {'; '.join(differ) or 'equal'}"
+
+
+def _is_score(name: Hashable, value: object) -> bool:
+    """Say whether a row's value is of the result: a number that is known, and no cost."""
+    number = isinstance(value, float | int) and not isinstance(value, bool) and pd.notna(value)
+    return number and name not in (*COSTS, "seed")
 
 
 def main(arguments: list[str]) -> None:

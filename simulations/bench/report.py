@@ -16,6 +16,7 @@ def write_report(
     rows: Mapping[str, Row],
     cells: Path,
     into: Path,
+    command: str,
 ) -> list[Path]:
     """Write a suite's rows, page and figures from the cells that are finished.
 
@@ -29,6 +30,8 @@ def write_report(
         Folder of the cells' folders.
     into
         The suite's folder; made when missing.
+    command
+        What would run what is not finished.
 
     Returns
     -------
@@ -42,6 +45,6 @@ def write_report(
         table.to_parquet(partial, index=False)
     figures = draw(suite, planned, table, cells, into)
     images = [f"![{path.stem}]({path.name})" for path in figures]
-    content = [markdown(suite, planned, rows).rstrip(), *images]
+    content = [markdown(suite, planned, rows, command).rstrip(), *images]
     replace(page, ("\n\n".join(content) + "\n").encode())
     return [page, parquet, *figures]

@@ -1,7 +1,7 @@
-"""``fedsc bench speed``: what FedSC takes beside straightforward PyTorch, in one process.
+"""``fedsc bench speed``: what FedSC takes beside straightforward PyTorch of one thread.
 
 Machines differ and are busy, so what counts are ratios: the reference and FedSC take turns, and
-every turn gives a ratio of its own.
+every turn gives a ratio of its own. Whole rounds train labs in as many processes as a run would.
 """
 
 import copy

@@ -161,6 +161,19 @@ class Suite(_Strict):
         """Give the partition the set's federated lines use."""
         return str({"partition": "subtypes", **self.federated, **data.split}["partition"])
 
+    def printed(self, place: "Place") -> tuple[float, ...]:
+        """Give what a paper printed for a place, ARI, NMI, silhouette in %; ``()`` for nothing."""
+        at, read = dict(place.at), {line.name: line.reading_of for line in self.lines}
+        for row in self.published:
+            if (
+                not place.control
+                and row.line in (place.line, read[place.line])
+                and row.dataset == place.dataset
+                and all(at.get(name) == value for name, value in row.at.items())
+            ):
+                return row.scores
+        return ()
+
     def narrowed(
         self, datasets: list[str], seeds: int | None, federated: Mapping[str, Scalar]
     ) -> "Suite":
@@ -169,7 +182,7 @@ class Suite(_Strict):
         A set the suite does not list is added with the options of a known set, if it is one.
         """
         listed = {data.name: data for data in self.datasets}
-        chosen = [listed.get(name) or _other(name) for name in datasets]
+        chosen = [listed.get(name) or _other(name) for name in dict.fromkeys(datasets)]
         return self.model_copy(
             update={
                 "datasets": tuple(chosen) or self.datasets,
@@ -197,6 +210,12 @@ class Place:
     line: str
     at: tuple[tuple[str, Scalar], ...] = ()
     control: bool = False
+
+    @property
+    def words(self) -> str:
+        """Line, control and point of the grid, as figures and lists name them."""
+        at = ", ".join(f"{option} = {value}" for option, value in self.at)
+        return f"{self.line}{', IID control' if self.control else ''}{f' ({at})' if at else ''}"
 
 
 def suites() -> dict[str, Path]:

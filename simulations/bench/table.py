@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fedsc.data.catalogue import DATASETS
 from fedsc.rng import numpy_generator
 from simulations.bench.cell import Cell, Row
 from simulations.bench.suite import Line, Place, Suite
@@ -114,8 +115,10 @@ def frame(
     return pd.DataFrame(records).drop_duplicates(ignore_index=True)
 
 
-def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row]) -> str:
-    """Write a suite's page: what was run, and a table per set."""
+def markdown(
+    suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row], command: str
+) -> str:
+    """Write a suite's page: what was run, a table per set, and what ``command`` would add."""
     lines = {line.name: line for line in suite.lines}
     by_place: dict[Place, dict[int, Row]] = {}
     for place, cell in planned:
@@ -123,28 +126,69 @@ def markdown(suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[
         if cell.key in rows:
             seeds[cell.seed] = seen(lines[place.line], rows[cell.key])
     parts = [f"# {suite.title}", suite.about.strip(), _options_in_words(suite)]
-    parts += tables(suite, by_place, "##")
-    parts.append(legend(suite, suite.seeds))
-    warnings = sorted({str(row["warning"]) for row in rows.values() if row["warning"]})
-    parts += [f"**Warning**: {warning}." for warning in warnings]
+    parts += tables(suite, by_place, "##", command)
     return "\n\n".join(parts) + "\n"
 
 
-def tables(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str) -> list[str]:
-    """Write a heading and a table for every set that has a place.
+def tables(
+    suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: str, command: str
+) -> list[str]:
+    """Write a table for every set of which something is finished, and what they mean.
 
-    Before them stand means, if there are many sets, and how far the papers' figures are.
+    Before them stand means, if there are many sets, and how far the papers' figures are; after
+    them the warnings of the runs and the lines that have none.
+
+    Parameters
+    ----------
+    suite
+        The suite.
+    by_place
+        Rows of finished runs by place and seed.
+    heading
+        What begins a heading.
+    command
+        What would run the lines that are not finished.
     """
-    parts = _means(suite, by_place, heading) if len(suite.datasets) > _MANY else []
-    parts += _distances(suite, by_place, heading)
-    for data in suite.datasets:
-        places = {place: seeds for place, seeds in by_place.items() if place.dataset == data.name}
-        if places:
-            parts += [f"{heading} {data.name}", _table(suite, places)]
-    return parts
+    done = {place: seeds for place, seeds in by_place.items() if seeds}
+    parts: list[str] = []
+    if done:
+        parts += _means(suite, done, heading) if len(suite.datasets) > _MANY else []
+        parts += _distances(suite, done, heading)
+        for data in suite.datasets:
+            places = {place: seeds for place, seeds in done.items() if place.dataset == data.name}
+            if places:
+                parts += [f"{heading} {data.name}", _table(suite, places)]
+        parts.append(_legend(suite, len({seed for seeds in done.values() for seed in seeds})))
+        rows = [row for seeds in done.values() for row in seeds.values()]
+        warnings = sorted({str(row["warning"]) for row in rows} - {""})
+        parts += [f"**Warning**: {warning}." for warning in warnings]
+    waiting = [place for place in by_place if place not in done]
+    return [*parts, _not_run(waiting, command)] if waiting else parts
 
 
-def legend(suite: Suite, seeds: int) -> str:
+def _not_run(waiting: Sequence[Place], command: str) -> str:
+    """List what has no row, by set, with the command that would run it."""
+    by_set: dict[str, list[str]] = {}
+    for place in waiting:
+        by_set.setdefault(place.dataset, []).append(place.words)
+    absent = [dataset for dataset in by_set if _by_hand(dataset)]
+    here = {dataset: words for dataset, words in by_set.items() if dataset not in absent}
+    parts = [f"**Not run** (rows: {len(waiting)}): `{command}` would.", ""]
+    parts += [f"- {dataset}: {'; '.join(words)}" for dataset, words in here.items()]
+    if absent:
+        parts.append(
+            f"- not at hand (`fedsc datasets` tells where each comes from): {', '.join(absent)}"
+        )
+    return "\n".join(parts)
+
+
+def _by_hand(dataset: str) -> bool:
+    """Say whether a set can only be fetched by hand."""
+    known = DATASETS.get(dataset)
+    return known is not None and known.url is None and not known.file
+
+
+def _legend(suite: Suite, seeds: int) -> str:
     """Say what the columns of a table are, of which a line has up to ``seeds`` seeds."""
     shown = " / ".join(_scores(suite).values())
     compared = (
@@ -157,7 +201,8 @@ def legend(suite: Suite, seeds: int) -> str:
         f"{compared if seeds > 1 else f'{shown} in %, of one seed, so without spread and test. '}"
         "*true k*: k-means is told the number of types; nothing else of the labels is used. *IID "
         "control*: the same run on labs dealt at random, where a lab says nothing about labels. "
-        "Time is CPU time; MB is what labs sent and got; CH is the Calinski–Harabasz index."
+        "CPU s (CPU time), MB (what labs sent and got) and CH (Calinski–Harabasz index) are "
+        "medians over seeds."
     )
 
 
@@ -180,11 +225,11 @@ def _means(suite: Suite, by_place: Mapping[Place, Mapping[int, Row]], heading: s
         whole = {line: of for line, of in rows.items() if there and set(there) <= set(of)}
         if not whole:
             continue
-        head = ["method", *scores.values()]
+        head = ["method", *scores.values(), "seeds"]
         table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for line, of_sets in whole.items():
             cells = [_mean_of_means([of_sets[name] for name in there], s) for s in scores]
-            table.append(f"| {' | '.join([line, *cells])} |")
+            table.append(f"| {' | '.join([line, *cells, _range(map(len, of_sets.values()))])} |")
         over = f"Mean over {len(there)} sets: {', '.join(there)}."
         parts += [f"{heading} {title}", over, "\n".join(table)]
     return parts
@@ -198,24 +243,32 @@ def _distances(
     Nothing where no line has two: the tables show one row's distance as well.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
+    counts: dict[str, list[int]] = {}
     for place, seeds in by_place.items():
-        published = _published(suite, place)
+        published = suite.printed(place)
         if published and seeds:
             of_seeds = [_PERCENT * float(np.mean(_known(seeds, score))) for score in ("ari", "nmi")]
             rows.setdefault(place.line, []).append(
                 tuple(ours - theirs for ours, theirs in zip(of_seeds, published, strict=False))
             )
+            counts.setdefault(place.line, []).append(len(seeds))
     if max(map(len, rows.values()), default=0) < 2:
         return []
-    head = "| method | rows | ARI − published | its size | NMI − published | its size |"
-    lines = [head, f"|{'---|' * 6}"]
+    head = "| method | rows | ARI − published | its size | NMI − published | its size | seeds |"
+    lines = [head, f"|{'---|' * 7}"]
     for line, off in rows.items():
         shown = (
             f"{np.mean(one):+.1f} | {np.mean(np.abs(one)):.1f}" for one in zip(*off, strict=True)
         )
-        lines.append(f"| {line} | {len(off)} | {' | '.join(shown)} |")
+        lines.append(f"| {line} | {len(off)} | {' | '.join(shown)} | {_range(counts[line])} |")
     words = "Means over the published rows, of the difference and of its size."
     return [f"{heading} Distance to the published figures", words, "\n".join(lines)]
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """Write the smallest and the largest of some numbers."""
+    known = sorted(set(numbers))
+    return f"{known[0]} to {known[-1]}" if len(known) > 1 else str(known[0])
 
 
 def _known(seeds: Mapping[int, Row], score: str) -> list[float]:
@@ -244,7 +297,7 @@ def _table(suite: Suite, places: Mapping[Place, Mapping[int, Row]]) -> str:
             _k(seeds.values()),
             *(_spread([row.get(score) for row in seeds.values()]) for score in scores),
             _difference(suite, places, place),
-            " / ".join(f"{score:.2f}" for score in _published(suite, place)),
+            " / ".join(f"{score:.2f}" for score in suite.printed(place)),
             str(len(seeds)),
             _median([row["cpu_seconds"] for row in seeds.values()]),
             _median([_megabytes(row) for row in seeds.values()]),
@@ -266,10 +319,8 @@ def _name(place: Place, seeds: Mapping[int, Row]) -> str:
 def _k(rows: Collection[Row]) -> str:
     """Say where the number of clusters is from, and what it was where nobody gave it."""
     kinds = ", ".join(sorted({str(row["k_is"]) for row in rows}))
-    found = sorted({int(k) for row in rows if (k := row.get("clusters")) is not None})
-    if not found or kinds == "true k":
-        return kinds or "–"
-    return f"{kinds}: {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
+    found = [int(k) for row in rows if (k := row.get("clusters")) is not None]
+    return f"{kinds}: {_range(found)}" if found and "k" not in kinds.split() else kinds
 
 
 def _difference(suite: Suite, places: Mapping[Place, Mapping[int, Row]], place: Place) -> str:
@@ -292,20 +343,6 @@ def _difference(suite: Suite, places: Mapping[Place, Mapping[int, Row]], place: 
         return ""
     mean, low, high = (_PERCENT * value for value in (found.mean, found.low, found.high))
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {found.better}/{found.n}, p {found.p:.2f}"
-
-
-def _published(suite: Suite, place: Place) -> tuple[float, ...]:
-    """Give what the paper printed for a place; nothing where it printed nothing."""
-    at, read = dict(place.at), {line.name: line.reading_of for line in suite.lines}
-    for row in suite.published:
-        if (
-            not place.control
-            and row.line in (place.line, read[place.line])
-            and row.dataset == place.dataset
-            and all(at.get(name) == value for name, value in row.at.items())
-        ):
-            return row.scores
-    return ()
 
 
 def _spread(values: Sequence[Any]) -> str:

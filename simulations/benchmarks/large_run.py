@@ -36,9 +36,9 @@ _SECONDS = 0.25  # between two looks at the memory
 PHASES = {
     "server_app.federation:Federation.gather": "reading",
     "server_app.main:prepare": "statistics",
-    "server_app.main:_learn_pca": "principal components",
+    "server_app.floor:_learn_pca": "principal components",
     "server_app.main:_train": "training",
-    "server_app.main:_floor": "floor",
+    "server_app.main:score_floor": "floor",
     "server_app.analysis:embed": "embedding",
     "server_app.analysis:integrate": "Harmony",
     "server_app.analysis:find_clusters": "graph",

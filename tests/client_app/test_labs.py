@@ -7,13 +7,13 @@ import pytest
 
 from client_app import cache, labs
 from client_app.labs import Lab, LabFile, hosted_labs
-from client_app.state import cells_digest
 from deployment.certificates import make_supernode_key
 from fedsc.data.expression import OnDisk
 from fedsc.data.reading import large, stored
 from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError
 from fedsc.federated.preprocessing import fit_preprocessing
+from protocol.cells import cells_digest
 from protocol.identity import is_signed
 
 

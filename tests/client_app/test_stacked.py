@@ -10,7 +10,7 @@ from fedsc.config import Config
 from fedsc.data.preprocess import CellMatrix
 from fedsc.errors import RunError
 from fedsc.stacked import Stack
-from simulations.gpu_check import first_weights
+from simulations.benchmarks.gpu_check import first_weights
 
 _DEVICE = "cpu:0"  # not "cpu", so labs train stacked
 

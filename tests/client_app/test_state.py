@@ -9,7 +9,6 @@ import pytest
 from client_app import state
 from client_app.state import (
     KeptEmbedding,
-    cells_digest,
     load_embedding,
     load_integration,
     load_private,
@@ -21,6 +20,7 @@ from fedsc.data.coverage import Coverage
 from fedsc.data.reading.read import read
 from fedsc.errors import DataError, RunError
 from fedsc.federated.correction import BatchedCells
+from protocol.cells import cells_digest
 from simulations.harmony import integrate_here
 
 

@@ -1,5 +1,7 @@
+import errno
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -55,6 +57,25 @@ def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_pat
     with supervised(tmp_path, Patience(first=0.01, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
         assert until(lambda: "(restarts: 2)" in processes.states()["a"])
+
+
+def test_a_restart_that_fails_is_told_and_tried_again(tmp_path, until, monkeypatch):
+    original, short = subprocess.Popen, [OSError(errno.ENOMEM, "Cannot allocate memory")] * 2
+
+    def popen(*given, **more):
+        if (tmp_path / "a.log").read_bytes() and short:  # it was started before
+            raise short.pop()
+        return original(*given, **more)
+
+    monkeypatch.setattr("deployment.supervisor.subprocess.Popen", popen)
+    with supervised(tmp_path, Patience(first=0.01, longest=0.01)) as processes:
+        processes.start([_program("a")])
+        until(lambda: (tmp_path / "a.log").read_text() == "up\n")
+        os.kill(processes.pid("a"), signal.SIGKILL)
+        until(lambda: (tmp_path / "a.log").read_text().endswith("up\n") and not short)
+        assert processes.states() == {"a": "running (restarts: 3)"}
+    said = "fedsc: cannot be started again: [Errno 12] Cannot allocate memory\n"
+    assert (tmp_path / "a.log").read_text() == f"up\n{said * 2}up\n"
 
 
 def test_stopping_takes_along_what_a_process_started(tmp_path, until):

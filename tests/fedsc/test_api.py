@@ -41,6 +41,7 @@ def test_names_are_listed_and_others_are_refused():
 
 def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path, monkeypatch):
     cells.obsm["X_pca"] = np.ones((96, 2))
+    cells.obs["note"] = ["old", "new"] * 48
     labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
     run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
     assert run.folder.parent == tmp_path
@@ -57,6 +58,7 @@ def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path,
     assert a.uns["fedsc"]["versions"]["fedsc"] == fedsc.__version__
     assert len(a.uns["fedsc"]["model"]) == 16
     assert "X_fedsc" not in labs["A"].obsm
+    assert labs["A"].obs["note"].dtype == cells.obs["note"].dtype
 
     scores = run.scores.set_index(["way", "floor"])
     assert scores.loc[("graph", False), "ari"] == run.record["graph"]["ari"]
@@ -153,6 +155,20 @@ def test_genes_are_those_of_a_run(cells, tmp_path):
         assert adata.var["fedsc_std"][~adata.var["highly_variable"]].isna().all()
 
 
+def test_genes_of_raw_are_found_by_name_whatever_the_order_of_var(cells):
+    def chosen(adata):
+        return set(adata.var_names[adata.var["highly_variable"]])
+
+    cells.raw = cells
+    labs = {"same": cells.copy(), "turned": cells[:, ::-1].copy(), "few": cells[:, 7:30].copy()}
+    for adata in labs.values():
+        fedsc.pp.highly_variable_genes({"A": adata}, n_genes=20, layer="raw")
+    expected = chosen(labs["same"])
+    assert chosen(labs["turned"]) == expected
+    assert chosen(labs["few"]) == expected & set(cells.var_names[7:30])
+    assert labs["few"].var["fedsc_mean"].equals(labs["same"].var["fedsc_mean"][7:30])
+
+
 def test_symbols_take_the_place_of_names_and_repeats_keep_theirs(cells):
     cells.var["symbol"] = ["a", "a", None, "b", *[f"s{i}" for i in range(4, 60)]]
     named = fedsc.pp.use_symbols(cells, "symbol", copy=True)
@@ -184,8 +200,10 @@ def test_pictures_are_axes(cells, tmp_path, monkeypatch):
     for lab in run.labs:  # as a run that drew a map leaves them
         placed = run.labs[lab]
         placed.obsm["X_fedsc_umap"] = np.zeros((placed.n_obs, 2))
+        placed.obs["depth"] = np.linspace(0, 1, placed.n_obs)
         placed.write_h5ad(run.labs.path(lab))
     again = fedsc.load(run.folder)
+    assert len(fedsc.pl.map(again, color="depth").collections) == 1
     for color in ("donor", "lab", "fedsc_cluster"):  # of the labs' own columns too
         assert fedsc.pl.map(again, color=color).get_title() == f"{color} (96 cells)"
     with pytest.raises(DataError, match="no column 'batch'"):

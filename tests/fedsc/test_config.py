@@ -56,6 +56,10 @@ def test_a_method_has_its_own_where_nothing_is_set_and_a_config_has_what_runs(op
     assert Config.from_mapping(told) == config
 
 
+def test_a_changed_config_keeps_every_value():
+    assert Config.of().replace(method="fedpca").data.n_genes == 500
+
+
 def test_every_option_is_described():
     groups = [field.annotation for field in Config.model_fields.values()]
     fields = [field for group in groups for field in group.model_fields.values()]

@@ -9,7 +9,7 @@ from fedsc import stacked
 from fedsc.config import Config
 from fedsc.cuda_graph import capture
 from fedsc.training import batch_sizes
-from simulations.gpu_check import (
+from simulations.benchmarks.gpu_check import (
     farthest,
     first_weights,
     labs_of,

@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn import metrics
 from sklearn.datasets import make_blobs
 
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.leiden import by_size, leiden, neighbour_graph
 
 
@@ -115,6 +115,11 @@ def test_a_higher_resolution_gives_more_clusters(blobs):
 @pytest.mark.parametrize("n", [3, 6, 15, 16])
 def test_fewer_cells_than_neighbours(blobs, n):
     assert leiden(blobs[0][:n], resolution=0.5, seed=0).shape == (n,)
+
+
+def test_two_cells_are_too_few(blobs):
+    with pytest.raises(DataError, match="needs at least 3 cells, and there are 2"):
+        leiden(blobs[0][:2], resolution=0.5, seed=0)
 
 
 def test_cells_that_are_all_alike_are_clustered_all_the_same():

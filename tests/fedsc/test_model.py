@@ -44,6 +44,14 @@ def test_a_model_comes_back_bit_for_bit(model, tiny, tmp_path):
     np.testing.assert_array_equal(back.embed(cells), expected)
 
 
+def test_a_gene_named_with_what_unicode_takes_for_the_end_of_a_line_comes_back(model, tmp_path):
+    vocabulary = (*model.preprocessing.vocabulary, "TP5\u2028B")
+    _save(
+        replace(model, preprocessing=replace(model.preprocessing, vocabulary=vocabulary)), tmp_path
+    )
+    assert load_model(tmp_path).preprocessing.vocabulary == vocabulary
+
+
 def test_the_order_of_a_files_genes_does_not_matter(model, tiny):
     cells = read(tiny.data.dataset)
     order = np.random.default_rng(0).permutation(len(cells.genes))

@@ -2,9 +2,10 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.figure import Figure
 
-from fedsc.plots import attention_map, draw_composition, embedding_map, run_curves
+from fedsc.plots import attention_map, draw_composition, draw_map, embedding_map, run_curves
 
 PLACES = np.array([[0, 0], [0, 1], [1, 0]])
 
@@ -54,7 +55,7 @@ def test_run_curves_have_a_line_per_lab_and_leave_out_what_is_not_known():
         {"round": 2, "lab": "a", "loss": 1.5, "d": 0.9, "mu": 0.8},
         {"round": 2, "lab": "b", "loss": 1.0, "d": None, "mu": 0.0},
     ]
-    loss, d, mu = run_curves(rows, alpha=0.7).axes
+    loss, d, mu = run_curves(pd.DataFrame(rows), alpha=0.7).axes
     assert [line.get_label() for line in loss.lines] == ["a", "b"]
     assert list(loss.lines[0].get_ydata()) == [2.0, 1.5]
     assert list(d.lines[0].get_xdata()) == [2]
@@ -66,11 +67,17 @@ def test_many_labs_have_a_median_and_no_legend():
     rows = [
         {"round": r, "lab": f"l{i}", "loss": float(i), "d": 1.0, "mu": 0.5}
         for r in (1, 2)
-        for i in range(9)
+        for i in range(r == 1, 9)  # the first lab is missing in the first round
     ]
-    loss, *_ = run_curves(rows, alpha=None).axes
+    loss, *_ = run_curves(pd.DataFrame(rows), alpha=None).axes
     assert loss.get_legend() is None
-    assert list(loss.lines[-1].get_ydata()) == [4.0, 4.0]
+    assert list(loss.lines[-1].get_xdata()) == [1, 2]
+    assert list(loss.lines[-1].get_ydata()) == [4.5, 4.0]
+
+
+def test_a_run_without_any_update_has_empty_curves():
+    rows = [{"round": 1, "lab": "a", "failed": "gone"}]
+    assert not any(panel.lines for panel in run_curves(pd.DataFrame(rows), alpha=None).axes)
 
 
 def test_embedding_map_draws_every_cell_once_per_panel():
@@ -91,6 +98,37 @@ def test_up_to_8_groups_have_a_legend_and_more_their_names_on_the_map():
     assert [text.get_text() for text in other.texts] == [str(i) for i in range(11)]
     looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in other.collections}
     assert len(looks) == 11  # no two groups look alike
+
+
+def test_numbers_are_one_scatter_with_a_bar_of_colours():
+    x = np.random.default_rng(0).normal(size=(120, 2))
+    values = {"share": pd.Series(x[:, 0]), "depth": np.arange(120), "batch": np.arange(120.0) % 3}
+    share, depth, batch, *bars = embedding_map(x, values).axes
+    assert len(bars) == 2
+    for axes, expected in ((share, x[:, 0]), (depth, np.arange(120))):
+        (cells,) = axes.collections
+        np.testing.assert_array_equal(cells.get_array(), expected)
+        assert len(axes.texts) == 0
+        assert axes.get_legend() is None
+    assert [text.get_text() for text in batch.get_legend().get_texts()] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (pd.Categorical(["a", "b", None, None, "a"]), ["a", "b", "left out", "no value"]),
+        ([str(i) for i in range(5)], ["0", "1", "3", "4", "left out"]),
+        ([0.5, 0.1, 0.7, np.nan, 0.2], ["left out", "no value"]),
+    ],
+)
+def test_cells_left_out_are_grey_and_no_group(values, named):
+    x = np.arange(10.0).reshape(5, 2)
+    axes = Figure().subplots()
+    draw_map(axes, x, pd.Series(values), "of cells", np.arange(5) == 2)
+    assert axes.get_title() == "of cells (4 cells)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == named
+    (grey,) = (c for c in axes.collections if c.get_label() == "left out")
+    np.testing.assert_array_equal(grey.get_offsets(), [[4, 5]])
 
 
 def test_points_are_smaller_the_more_cells_there_are():

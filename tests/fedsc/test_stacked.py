@@ -15,7 +15,7 @@ from fedsc.rng import torch_generator
 from fedsc.ssl.objective import Objective
 from fedsc.stacked import stack, why_not
 from fedsc.training import batch_sizes, train_lab
-from simulations.gpu_check import (
+from simulations.benchmarks.gpu_check import (
     METHODS,
     farthest,
     first_weights,

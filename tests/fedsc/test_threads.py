@@ -1,12 +1,18 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import scipy.linalg
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from fedsc import placement
+from fedsc.baselines import fitting
+from fedsc.baselines.method import Settings
+from fedsc.errors import DataError
 from fedsc.federated import pca
 from fedsc.threads import one_blas_thread, one_thread
 
@@ -53,6 +59,39 @@ with one_blas_thread():
 """
     without = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     subprocess.run([sys.executable, "-c", code], check=True, env=without)
+
+
+def test_the_limit_lasts_until_the_last_block_ends(two_threads):
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(one_blas_thread())
+    second.enter_context(one_blas_thread())  # of another thread of Python
+    first.close()
+    assert threads() == {1}
+    second.close()
+    assert threads() == {2}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (fitting, "import_module", lambda: fitting.fit("pca", None, Settings(), 2)),
+        (placement, "load_model", lambda: placement.place(Path("run"), None)),
+    ],
+)
+def test_a_fit_and_cells_that_come_later_are_computed_with_one_thread(
+    two_threads, monkeypatch, module, name, call
+):
+    seen = []
+
+    def noting(_):
+        seen.append(threads())
+        raise DataError("that is all")
+
+    monkeypatch.setattr(module, name, noting)
+    with pytest.raises(DataError, match="that is all"):
+        call()
+    assert seen == [{1}]
+    assert threads() == {2}
 
 
 def test_server_and_labs_compute_with_one_thread(two_threads, tiny, change, lead, monkeypatch):

@@ -119,6 +119,11 @@ def test_mistakes_are_named(adata, options, message):
         fedsc.tl.pca(adata, k=3, **options)
 
 
+def test_a_checkpoint_may_be_named_by_a_text(adata, tmp_path):
+    fedsc.tl.contrastive_sc(adata, k=3, overrides={"epochs": 1}, checkpoint=str(tmp_path / "kept"))
+    assert (tmp_path / "kept" / "contrastive-sc.safetensors").exists()
+
+
 def test_a_device_that_is_not_there(adata):
     import torch
 

@@ -32,6 +32,8 @@ def test_a_description_is_taken():
     assert (about.node, about.cells, about.kind, about.types) == (7, 5, "counts", ("x", "y"))
     assert about.genes.tolist() == ["a", "b"]
     assert not about.simulated
+    odd = "NK\u00a0cell, γδ"  # a no-break space, as spreadsheets write it
+    assert read_about("A", 7, _about(types=odd.encode())).types == (odd,)
     assert (
         read_about("A", 7, ConfigRecord({k: v for k, v in GOOD.items() if k != "types"})).types
         == ()
@@ -55,6 +57,10 @@ def test_a_description_is_taken():
         ({"genes": b"a\n\nb"}, "empty"),
         ({"genes": b"a" * 201}, "200 letters"),
         ({"types": b"t" * 5_000_000}, "types"),
+        ({"genes": b"a\nTP5\x00y"}, r"the genes of lab A: .* control character '\\x00'"),
+        ({"types": b"T\r"}, r"cell types of lab A: .* control character '\\r'"),
+        ({"types": "a\u2028b".encode()}, r"'\\u2028'"),
+        ({"genes": "a\u200bb".encode()}, r"'\\u200b'"),
         ({"siblings": 10**6}, "siblings"),
     ],
 )

@@ -231,11 +231,29 @@ def test_clusters_of_noise_are_not_given_without_a_word(tiny, change, lead, file
     assert copy_of(files, "A").uns["fedsc"]["warnings"] == warning
 
 
-def test_more_clusters_than_cells_are_refused_and_the_model_is_kept(quick, change, lead, files):
+def test_more_clusters_than_cells_are_refused_before_any_work(quick, change, lead, files):
     config = change(quick, clusters=97)
-    with pytest.raises(ConfigError, match="k = 97: must be from 1 to the number of cells, 96"):
+    with pytest.raises(ConfigError, match="option clusters = 97: the labs have 96 cells"):
         lead(config, nodes_of(files))
-    assert (Path(quick.run.output) / "run" / "model.safetensors").exists()
+    assert not (Path(quick.run.output) / "run" / "preprocessing.json").exists()
+
+
+def test_more_clusters_than_the_cells_that_are_left_cost_k_means_alone(quick, change, lead, files):
+    app = lying("embedded", MetricRecord({"cells": 55}))  # B, with 56 cells, is left out
+    scores = scores_of(lead(change(quick, label_key="", clusters=50), nodes_of(files), app))
+    assert scores["kmeans"] is None
+    assert any("clusters = 50, and 40 cells are left" in warning for warning in scores["warnings"])
+
+
+def test_cell_types_that_no_cell_has_are_no_clusters(quick, lead, files):
+    def app(message, context):
+        reply = client(message, context)
+        if "about:B" in reply.content:
+            reply.content["about:B"]["types"] += b"\na\nb\nc\nd\ne\nf"
+        return reply
+
+    scores = scores_of(lead(quick, nodes_of(files), app))["kmeans"]
+    assert (scores["clusters"], scores["k_from"]) == (4, "the 4 cell types the labs name")
 
 
 def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(quick, change, lead, files, tmp_path):

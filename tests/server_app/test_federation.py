@@ -140,6 +140,7 @@ def test_a_node_whose_error_is_for_good_ends_a_run_of_no_other_at_once(federatio
         ({"cells": 99}, {"max_cells": 98}, "lab B claims 99 cells, more than max-cells = 98"),
         ({"genes": b"a\nb\nc"}, {"max_genes": 2}, "lab B claims 3 genes, more than max-genes = 2"),
         ({"types": b"a\nb"}, {"max_types": 1}, "lab B claims 2 types, more than max-types = 1"),
+        ({"types": b"a\nb", "cells": 1}, {}, "lab B names 2 cell types of 1 cells"),
     ],
 )
 def test_a_lab_of_impossible_size_is_refused_by_name(federation, about, options, words, caplog):

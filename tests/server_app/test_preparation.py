@@ -176,6 +176,7 @@ def test_a_lab_of_which_nothing_is_left_is_told_why(config, files, lead, tmp_pat
     ("option", "value"),
     [
         ("min_genes", "-1"),
+        ("min_genes", "0"),
         ("min_genes", "many"),
         ("min_genes", "inf"),
         ("max_mito", 1.5),

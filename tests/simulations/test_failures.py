@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 
@@ -476,6 +477,19 @@ def test_a_finished_run_that_is_resumed_has_no_results_of_before(
     assert run.finished == new
     assert (run.clusters is not None) == new
     assert ("has not come to its end" in report_of(run)) != new
+
+
+def test_a_run_is_not_resumed_on_other_cells(tiny, change, lead, finished, undisturbed, tmp_path):
+    cells = anndata.read_h5ad(tiny.data.dataset)
+    cells.write_h5ad(tmp_path / "moved.h5ad")
+    cells.X.data = cells.X.data[::-1].copy()  # of the same names and types
+    cells.write_h5ad(tmp_path / "other.h5ad")
+    more = {"resume": str(finished.folder), "dataset": str(tmp_path / "other.h5ad")}
+    with pytest.raises(ConfigError, match=r"other\.h5ad': lab-0, .* would have other cells"):
+        lead(change(tiny, rounds=4, **more))
+    assert results_of(finished.folder) == ["scores.json", "clusters.safetensors", "markers.csv"]
+    moved = lead(change(tiny, **more | {"dataset": str(tmp_path / "moved.h5ad")}))
+    assert moved.model == undisturbed.model
 
 
 @pytest.mark.slow

@@ -59,6 +59,13 @@ def test_another_refusal_is_told_at_once(tiny, superlink):
     assert superlink["started"] == 1
 
 
+def test_a_run_whose_log_breaks_off_is_followed_to_its_end(tiny, superlink, monkeypatch):
+    superlink["ends"] = [{"status": "running"}, {"status": "running"}, DONE]
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    run_flower(tiny)
+    assert not superlink["ends"]
+
+
 RAY = {
     "status": "finished:failed",
     "status-details": "Simulation failed with exception: An error was encountered. "

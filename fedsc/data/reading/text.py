@@ -204,7 +204,8 @@ def _chunks(
             names=range(width),
             skiprows=1,
             index_col=False,
-            dtype=dict.fromkeys([0, *text.tolist()], str),
+            dtype=dict.fromkeys(text.tolist(), str),
+            converters={0: str},  # a cell may be named NA
             chunksize=max(1, SLAB // width),
             low_memory=False,
             encoding="utf-8-sig",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import LONGEST_NAME, Kind, cell_types
+from fedsc.data.expression import LONGEST_NAME, Kind, cell_types, control_characters
 from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
@@ -198,14 +198,14 @@ def _named_like_barcodes(names: np.ndarray) -> bool:
 
 
 def _unfit(what: str, names: Iterable[object]) -> list[str]:
-    """Find names that cannot travel: of more than one line (they do one a line), or too long."""
-    texts = [text for text in map(str, names) if text]
-    rules = {
-        "of one line": [text for text in texts if text.splitlines() != [text]],
-        f"of at most {LONGEST_NAME} letters": [t for t in texts if len(t) > LONGEST_NAME],
-    }
+    """Find names that a run would refuse."""
+    texts = [str(name) for name in names]
+    unseen = set(control_characters("".join(texts)))
+    broken = [text for text in texts if not unseen.isdisjoint(text)]
+    long = [text for text in texts if len(text) > LONGEST_NAME]
+    rules = {"hold no control characters": broken, f"have {LONGEST_NAME} letters at most": long}
     return [
-        f"{what} must be {rule}: {', '.join(repr(name[:80]) for name in wrong[:3])}; rename them"
+        f"{what} must {rule}: {', '.join(repr(name[:80]) for name in wrong[:3])}; rename them"
         for rule, wrong in rules.items()
         if wrong
     ]

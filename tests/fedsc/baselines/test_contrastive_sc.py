@@ -6,6 +6,8 @@ import pytest
 from fedsc.baselines.contrastive_sc import PRESETS, embed_all, fit, learning_rate, train_encoder
 from fedsc.baselines.inputs import prepare
 from fedsc.baselines.method import Settings
+from fedsc.baselines.presets import choose
+from fedsc.errors import ConfigError
 from fedsc.leiden import leiden
 
 
@@ -20,6 +22,11 @@ def test_the_embedding_has_unit_length_and_the_loss_falls(cells):
     fitted = fit(cells(), replace(PRESETS["steady"], epochs=20), 3, Settings())
     np.testing.assert_allclose(np.linalg.norm(fitted.embedding, axis=1), 1.0, rtol=1e-5)
     assert fitted.record["losses"][-1] < fitted.record["losses"][0]
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ConfigError, match="temperature = 0"):
+        choose(PRESETS, "", {"temperature": 0})
 
 
 def test_an_encoder_for_prepared_cells_is_the_one_of_the_fit(cells):

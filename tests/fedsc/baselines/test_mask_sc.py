@@ -1,16 +1,20 @@
 import json
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata.io import write_elem
 from scipy.sparse import csr_matrix
 
+from fedsc.baselines import mask_sc
 from fedsc.baselines.inputs import prepare
 from fedsc.baselines.mask_sc import PRESETS, fit
 from fedsc.baselines.method import Settings
 from fedsc.baselines.presets import choose
+from fedsc.data.annotated import storable
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 from fedsc.models.mlp import init_mlp
@@ -60,6 +64,14 @@ def test_result_has_embedding_clusters_attention_and_a_record():
     assert record["clusters"] == {"by": "k-means", "k": 2}
     assert record["FLOP per second"] > 0
     assert record["sizes"]["base"]["seconds at this speed"] > record["training seconds"]
+
+
+def test_the_cost_of_many_cells_can_be_written(monkeypatch):
+    monkeypatch.setattr(mask_sc, "step_flops", lambda *_: 2**60)
+    record = quick(file(), given=teacher()).record
+    with h5py.File("memory.h5ad", "w", driver="core", backing_store=False) as written:
+        write_elem(written, "record", storable(record))
+        assert written["record/sizes/base/FLOP"][()] == 2.0**60 * 50 * 1600
 
 
 def test_types_far_apart_are_told_apart():

@@ -5,6 +5,8 @@ from typer.testing import CliRunner
 
 from fedsc.cli import app
 from fedsc.errors import ConfigError, DataError
+from simulations.bench.cell import run_cell
+from simulations.bench.suite import load, plan
 
 
 @pytest.fixture
@@ -46,6 +48,34 @@ def test_tables_only_runs_nothing(cli, tmp_path):
     )
     assert result.exit_code == 0
     assert not (tmp_path / "out").exists()
+
+
+SUITE = """
+title = "T"
+about = "A"
+reference = "two"
+seeds = 2
+datasets = [{ name = "pbmc68k_reduced" }]
+lines = [
+  { name = "two", method = "pca", options = { k = "true", components = 2 } },
+  { name = "five", method = "pca", options = { k = "true", components = 5 } },
+]
+"""
+
+
+def test_a_quick_look_does_not_take_the_place_of_the_whole_suite(cli, tmp_path):
+    suite, out = tmp_path / "mine.toml", tmp_path / "out"
+    suite.write_text(SUITE)
+    for _, cell in plan(load(str(suite))):
+        run_cell(cell, out / "cells")
+    cli(suite, "--tables-only", "-o", out)
+    whole = {path.name: path.read_bytes() for path in (out / "mine").iterdir()}
+    assert b"| five |" in whole["table.md"]
+    cli(suite, "--tables-only", "-o", out, "--line", "two", "--seeds", 1)
+    assert (out / "mine" / "table.md").read_bytes() == whole["table.md"]
+    cli(suite, "--tables-only", "-o", out, "--set", "rounds=20")
+    assert {path.name: path.read_bytes() for path in (out / "mine").iterdir()} == whole
+    assert (out / "mine-rounds-20" / "table.md").exists()
 
 
 def test_a_line_that_is_none_is_refused(cli, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import anndata
 import numpy as np
@@ -93,6 +94,27 @@ def test_another_fit_in_the_same_folder_is_refused(file, tmp_path):
     call("pca", file, "--k", "3", "--output", out)
     with pytest.raises(RunError, match=r"holds another fit \(k = '3'; asked for now: k = '4'\)"):
         call("pca", file, "--k", "4", "--output", out)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_fit_of_cells_that_have_changed_is_refused(file, tmp_path, folder):
+    if folder:
+        file = tmp_path / "10x"
+        file.mkdir()
+        (file / "matrix.mtx").write_text(
+            "%%MatrixMarket matrix coordinate integer general\n3 4 5\n"
+            "1 1 4\n2 2 5\n3 3 6\n1 4 7\n2 4 1\n"
+        )
+        (file / "features.tsv").write_text("".join(f"id{i}\tgene-{i}\n" for i in "abc"))
+        (file / "barcodes.tsv").write_text("a\nb\nc\nd\n")
+    out = tmp_path / "out"
+    arguments = ("nmf", file, "--k", "2", "--set", "iterations=2", "--output", out)
+    call(*arguments)
+    assert "already holds this fit" in " ".join(call(*arguments).output.split())
+    changed = file / "barcodes.tsv" if folder else file
+    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+    with pytest.raises(RunError, match="from before it changed; choose another --output"):
+        call(*arguments)
 
 
 def test_a_fit_that_fails_leaves_no_empty_folder(file, tmp_path):

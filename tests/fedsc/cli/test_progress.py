@@ -48,3 +48,17 @@ def test_a_terminal_has_a_bar_and_the_log_but_for_the_rounds(show):
 
 def test_a_file_has_the_log_and_nothing_else(show):
     assert show(terminal=False, earlier="09:00 INFO before\n") == "\n".join([*LOG, ""])
+
+
+def test_rounds_that_a_resumed_run_drops_and_does_again_are_shown_from_the_first(tmp_path):
+    """The server cuts the file while it is being followed, then writes on."""
+    metrics = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(ROWS[0] | {"round": n}) + "\n" for n in range(1, 7)]
+    metrics.write_text("".join(lines))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    with RunProgress(tmp_path, 9, console) as progress:
+        metrics.write_text("".join(lines[:4]))
+        progress.show()
+        metrics.write_text("".join(lines[:5]))
+    assert "5/9" in screen.getvalue()

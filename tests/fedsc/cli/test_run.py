@@ -127,6 +127,12 @@ def test_a_share_of_a_gpu_needs_the_engine_that_shares_it(tiny, fedsc):
     assert "--gpus 0.25: nodes share a GPU under Ray; add --engine flower" in err
 
 
+def test_processes_are_not_ignored_under_the_engine_that_has_its_own(tiny, fedsc):
+    ended, _, err = fedsc(*_arguments(tiny), "--engine", "flower", "--processes", "2")
+    assert ended == 2
+    assert "--processes 2: under --engine flower nodes have processes of Ray's" in err
+
+
 def test_resume_of_something_else_is_refused(fedsc, tmp_path):
     code, _, err = fedsc("run", "--resume", tmp_path)
     assert code == 2

@@ -203,6 +203,8 @@ def test_bad_options_and_files(tmp_path):
     options = (tmp_path / "all.h5ad", "-o", tmp_path / "labs")
     with pytest.raises(ConfigError, match=r"needs label-key.*'kind', 'donor', 'depth'"):
         run(*options)
+    with pytest.raises(ConfigError, match=r"option label-key = 'kin': .*did you mean 'kind'"):
+        run(*options, "--partition", "iid", "--label-key", "kin")
     with pytest.raises(ConfigError, match="option partition = 'random'"):
         run(*options, "--partition", "random")
     with pytest.raises(ConfigError, match="option labs = 0"):

@@ -154,6 +154,10 @@ def test_a_file_that_contradicts_itself_or_leads_elsewhere_is_refused(tmp_path):
     def narrow(content):
         content["X"].attrs["shape"] = np.array([25, 7])
 
+    def short(content):
+        del content["X"]
+        content["X"] = np.ones((22, 35), np.float32)
+
     def beyond(content):
         content["X/indices"][0] = 99
 
@@ -161,7 +165,12 @@ def test_a_file_that_contradicts_itself_or_leads_elsewhere_is_refused(tmp_path):
         del content["X"]
         content["X"] = h5py.ExternalLink(str(files["a"]), "X")
 
-    for spoil, words in ((narrow, "35 genes have names"), (beyond, "damaged"), (elsewhere, "link")):
+    for spoil, words in (
+        (narrow, "/X is 25 × 7, but 25 cells and 35 genes have names"),
+        (short, "/X is 22 × 35, but 25 cells"),
+        (beyond, "damaged"),
+        (elsewhere, "link"),
+    ):
         make(tmp_path)
         break_x(files["b"], spoil)
         with pytest.raises(DataError, match=words):

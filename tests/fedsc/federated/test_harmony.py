@@ -348,6 +348,8 @@ def test_damaged_states_are_said():
         HarmonyState.from_arrays(arrays)
     with pytest.raises(DataError, match="kept integration is damaged"):
         Harmony.from_arrays({"moved": harmony.moved, "1.odd": harmony.moved})
+    with pytest.raises(DataError, match="kept integration is damaged"):
+        Harmony.from_arrays(harmony.arrays() | {"moved": np.array(0.5)})
     with pytest.raises(RunError, match="no question"):
         fit_later(one_batch(x), [])
 

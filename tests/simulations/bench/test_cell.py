@@ -118,6 +118,18 @@ def test_a_centralised_row_has_scores_and_keeps_the_embedding(method, tiny_set, 
         assert len(file["embedding"]) == len(file["clusters"]) == 96
 
 
+def test_a_number_of_clusters_of_ones_own_is_not_called_the_true_one(tiny_set, tmp_path):
+    assert run_cell(cell("pca", tiny_set, k=3), tmp_path)["k_is"] == "k = 3"
+
+
+def test_an_upgrade_of_a_package_makes_another_cell(tiny_set, monkeypatch):
+    run = cell("pca", tiny_set)
+    before = run.key
+    monkeypatch.setattr("simulations.bench.cell.versions", lambda *names: {"torch": "99"})
+    assert run.key != before
+    assert run.name in run.key
+
+
 def test_a_finished_cell_is_not_run_again(tiny_set, tmp_path):
     run = cell("pca", tiny_set)
     first = run_cell(run, tmp_path)

@@ -33,6 +33,19 @@ def test_bars_have_a_diamond_where_a_paper_has_a_figure():
     assert [line.get_xdata()[0] for line in diamonds] == [33.0, 44.0]
 
 
+def test_points_of_a_grid_have_bars_and_dots_of_their_own():
+    at = [json.dumps({"rounds": r}) for r in (1, 1, 2, 2)]
+    found = rows(at=at, ari=[0.1, 0.3, 0.5, 0.7], nmi=[0.5] * 4)
+    (axes,) = bars(found, {("a (rounds = 2)", "x"): (33.0, 44.0, 0.0)}).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "a (rounds = 1)",
+        "a (rounds = 2)",
+    ]
+    assert [bar.get_width() for bar in axes.patches][:2] == pytest.approx([20, 60])
+    (axes,) = dots(found).axes
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([20, 60])
+
+
 def test_bars_leave_room_for_a_line_without_scores():
     figure = bars(
         rows(line=["a", "b"], ari=[0.2, None], nmi=[0.3, None]).astype(

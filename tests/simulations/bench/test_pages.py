@@ -185,5 +185,5 @@ def test_text_around_the_tables_stays(suite, tmp_path):
 
 def test_a_suite_without_rows_says_so(suite):
     text = pages.block("mine", pages.read_rows(pages.ROWS / "mine.csv"))
-    assert text.startswith("**Not run** (4 rows): `fedsc bench mine --seeds 2` would.")
+    assert text.startswith("**Not run** (rows: 4): `fedsc bench mine --seeds 2` would.")
     assert isinstance(pages.read_rows(pages.ROWS / "mine.csv"), pd.DataFrame)

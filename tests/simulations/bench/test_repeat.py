@@ -52,6 +52,15 @@ def test_a_row_that_comes_out_otherwise_is_told(kept, tmp_path):
     assert "nmi" not in line
 
 
+def test_every_score_is_held_against_the_kept_one_not_just_the_first_three(kept, tmp_path):
+    suite, rows = kept
+    wrong = rows.assign(rare_f1=0.0, clusters=99.0)
+    (line,) = repeat(suite, wrong, 1, tmp_path / "again")
+    assert "rare_f1 0.0 is now" in line
+    assert "clusters 99.0 is now" in line
+    assert "seconds" not in line
+
+
 def test_a_run_that_is_there_is_no_repetition(kept, tmp_path):
     with pytest.raises(RunError, match="already"):
         next(repeat(*kept, 1, tmp_path / "cells"))

@@ -86,7 +86,7 @@ def cells_of(page, name):
 
 
 def test_a_page_has_means_differences_and_published_values(done):
-    page = markdown(*done)
+    page = markdown(*done, "run it")
     assert cells_of(page, "ours")[1:6] == ["true k", "41.0 ± 1.0", "70.0 ± 0.0", "–", "reference"]
     theirs = cells_of(page, "theirs")
     assert theirs[2] == "51.0 ± 1.0"
@@ -110,15 +110,15 @@ def test_a_suite_of_many_sets_begins_with_means_over_those_that_are_finished():
                 planned.append((Place(data.name, line.name), cell))
                 if data.name != "set5" and (line.name, data.name) != ("slow", "set1"):
                     rows[cell.key] = row(cell, ari=i / 10 + seed / 100, nmi=0.5)
-    page = markdown(suite, planned, rows)
+    page = markdown(suite, planned, rows, "run it")
     first, second = page.split("## All sets ")[1:]
     assert "Mean over 3 sets: set0, set1, set2." in first
-    assert "| ours | 10.5 | 50.0 | – |" in first
+    assert "| ours | 10.5 | 50.0 | – | 2 |" in first
     assert "slow" not in first  # it lacks a set
     second = second.split("## set0")[0]
     assert "Mean over 2 sets: set3, set4." in second
-    assert "| ours | 35.5 | 50.0 | – |" in second
-    assert "| slow | 35.5 | 50.0 | – |" in second
+    assert "| ours | 35.5 | 50.0 | – | 2 |" in second
+    assert "| slow | 35.5 | 50.0 | – | 2 |" in second
 
 
 def test_the_distance_to_the_published_figures_is_a_mean_over_rows_and_knows_readings():
@@ -146,26 +146,26 @@ def test_the_distance_to_the_published_figures_is_a_mean_over_rows_and_knows_rea
             cell = Cell(method=method, dataset=dataset, seed=seed, options={})
             planned.append((Place(dataset, name), cell))
             rows[cell.key] = row(cell, ari=mean + (seed - 0.5) / 10, nmi=0.5)
-    page = markdown(suite, planned, rows)
+    page = markdown(suite, planned, rows, "run it")
     distances = page.split("## Distance to the published figures")[1].split("## a")[0]
     # ours: 40 − 50 and 80 − 60 in ARI, twice 50 − 60 in NMI.
-    assert cells_of(distances, "ours")[1:] == ["2", "+5.0", "15.0", "-10.0", "10.0"]
-    assert cells_of(distances, "other")[1:] == ["1", "+0.0", "0.0", "-10.0", "10.0"]
+    assert cells_of(distances, "ours")[1:] == ["2", "+5.0", "15.0", "-10.0", "10.0", "2"]
+    assert cells_of(distances, "other")[1:] == ["1", "+0.0", "0.0", "-10.0", "10.0", "2"]
     assert "unprinted" not in distances
     assert cells_of(page.split("## a")[1], "other")[6] == "50.00 / 60.00 / 0.00"
 
 
 def test_one_published_row_a_line_needs_no_table_of_distances(done):
-    assert "Distance" not in markdown(*done)
+    assert "Distance" not in markdown(*done, "run it")
 
 
 def test_missing_runs_make_a_smaller_table_not_a_wrong_one(done):
     suite, planned, rows = done
     few = {k: r for k, r in rows.items() if r["seed"] == 0 and r["cell"].startswith("fedsc")}
-    page = markdown(suite, planned, few)
+    page = markdown(suite, planned, few, "run it")
     assert cells_of(page, "ours")[2] == "40.0"
-    assert cells_of(page, "theirs")[1:6] == ["–"] * 4 + [""]
-    assert cells_of(page, "theirs")[7] == "0"
+    assert "| theirs |" not in page
+    assert page.endswith("**Not run** (rows: 1): `run it` would.\n\n- x: theirs\n")
 
 
 def test_costs_that_are_not_known_are_left_out_of_the_median(done):
@@ -173,13 +173,13 @@ def test_costs_that_are_not_known_are_left_out_of_the_median(done):
     for found in rows.values():
         if found["seed"] == 0:
             found.update(cpu_seconds=None, bytes_to_labs=None)
-    assert cells_of(markdown(suite, planned, rows), "ours")[8:10] == ["10", "3"]
+    assert cells_of(markdown(suite, planned, rows, "run it"), "ours")[8:10] == ["10", "3"]
 
 
 def test_warnings_of_rows_are_on_the_page(done):
     suite, planned, rows = done
     next(iter(rows.values()))["warning"] = "scale = 'lab' leaks"
-    page = markdown(suite, planned, rows)
+    page = markdown(suite, planned, rows, "run it")
     assert "**Warning**: scale = 'lab' leaks." in page
     assert cells_of(page, "ours (see the warning)")[2] == "41.0 ± 1.0"
 
@@ -217,7 +217,7 @@ def test_two_lines_share_a_run_and_show_the_clusters_each_is_about():
         rows[cell.key] = row(
             cell, ari=0.5, nmi=0.6, clusters=None, rare_f1=0.2, ilisi=0.25, **graph
         )
-    page = markdown(suite, planned, rows)
+    page = markdown(suite, planned, rows, "run it")
     assert cells_of(page, "graph")[1:6] == [
         "graph: 7 to 8",
         "80.0 ± 0.0",

@@ -308,6 +308,13 @@ def test_long_tables_are_read_in_pieces(tmp_path, x, monkeypatch):
     assert expression.labels.tolist() == TYPES
 
 
+def test_a_cell_may_be_named_as_if_it_were_missing(tmp_path):
+    (tmp_path / "a.csv").write_text("cell,GENEA,GENEB,type\nNA,1,2,x\n007,3,0,NA\nnull,4,1,y\n")
+    expression = read(tmp_path / "a.csv", ReadAs(label_key="type"))
+    assert expression.cells.tolist() == ["NA", "007", "null"]
+    assert expression.labels.tolist() == ["x", "", "y"]
+
+
 # X and Y
 
 

@@ -118,16 +118,19 @@ def test_labels_that_tell_every_cell_apart_are_noted():
     assert note == "every cell has a label of its own in 'barcode'"
 
 
-def test_names_of_more_than_one_line_are_refused():
+def test_names_with_control_characters_are_refused():
     obs = pd.DataFrame({"type": ["B cell", "T\ncell", None, "T\ncell"]})
     (problem,) = label_problems(obs, "type")
-    assert problem == "labels in 'type' must be of one line: 'T\\ncell'; rename them"
+    assert problem == "labels in 'type' must hold no control characters: 'T\\ncell'; rename them"
     (problem,) = name_problems(np.array(["CD3E", "CD\r8A", "CD4", "TP53\u2028"]), np.array(["x"]))
-    assert problem == "gene names must be of one line: 'CD\\r8A', 'TP53\\u2028'; rename them"
+    assert (
+        problem
+        == "gene names must hold no control characters: 'CD\\r8A', 'TP53\\u2028'; rename them"
+    )
 
 
 def test_genes_whose_names_a_run_would_refuse_are_refused():
     problems = name_problems(np.array(["CD3E", "", "G" * 201, "G" * 200]), np.array(["x"]))
     assert problems[0] == "1 gene without a name: name them, or leave them out"
-    assert problems[1].startswith("gene names must be of at most 200 letters: 'GGG")
+    assert problems[1].startswith("gene names must have 200 letters at most: 'GGG")
     assert len(problems) == 2

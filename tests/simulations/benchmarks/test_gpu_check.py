@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from fedsc.config import Config
-from simulations import gpu_check
-from simulations.gpu_check import METHODS, Watch, labs_of, main, operations_and_waits, per_step
+from simulations.benchmarks import gpu_check
+from simulations.benchmarks.gpu_check import (
+    METHODS,
+    Watch,
+    labs_of,
+    main,
+    operations_and_waits,
+    per_step,
+)
 
 _MOST = 240  # operations of a stacked step, whatever the method and the number of labs
 

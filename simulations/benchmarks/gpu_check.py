@@ -1,6 +1,7 @@
-"""What labs trained stacked give on a GPU: ``python -m simulations.gpu_check -o gpu_check.json``.
+"""What labs trained stacked give on a GPU.
 
-Correctness against the CPU, kernels and waits a step, memory, and the seconds of whole rounds:
+``python -m simulations.benchmarks.gpu_check -o gpu_check.json`` measures
+correctness against the CPU, kernels and waits a step, memory, and the seconds of whole rounds:
 stacked with CUDA graphs, stacked without, and one lab after the other (docs/performance.md).
 """
 
