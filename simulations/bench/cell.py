@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,7 @@ class Cell(BaseModel):
     @property
     def key(self) -> str:
         """Name of the cell's folder, readable and unique."""
-        packages = versions(*_PACKAGES)
-        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)} {packages}"
+        made_from = f"{code_digest(self.method)} {data_digest(self.dataset)} {_packages()}"
         return f"{self.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:6]}"
 
     @property
@@ -320,6 +320,11 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         "scored": "pooled",
         "warning": "",
     }
+
+
+@cache
+def _packages() -> str:
+    return str(versions(*_PACKAGES))
 
 
 @contextmanager

@@ -257,7 +257,7 @@ HOSTILE = {
         _bytes("vocabulary.txt", lambda b: b"\xff\xfe\x00"),
         "cannot be read|not finite|missing",
     ),
-    "empty-vocabulary": (_bytes("vocabulary.txt", lambda b: b""), "does not"),
+    "empty-vocabulary": (_bytes("vocabulary.txt", lambda b: b""), "without a name"),
     "vocabulary-twice": (_bytes("vocabulary.txt", lambda b: b + b), "twice"),
 }
 

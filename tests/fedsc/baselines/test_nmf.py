@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pytest
@@ -48,9 +50,7 @@ def test_transfer_keeps_the_sources_gene_factors_in_any_gene_order(
     cells, given, atlas, same_partition
 ):
     order = np.random.default_rng(0).permutation(120)
-    target = type(given)(
-        given.matrix[:, order], given.genes[order], given.cells, given.obs, "counts", "type"
-    )
+    target = replace(given, genes=given.genes[order], matrix=given.matrix[:, order])
     alone = fit(cells(n_cells=70, n_genes=120), Preset(), 3, Settings())
     fitted = fit(target, atlas(n_cells=70), 3, Settings())
     assert fitted.record["transfer"]

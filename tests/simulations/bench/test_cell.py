@@ -125,7 +125,7 @@ def test_a_number_of_clusters_of_ones_own_is_not_called_the_true_one(tiny_set, t
 def test_an_upgrade_of_a_package_makes_another_cell(tiny_set, monkeypatch):
     run = cell("pca", tiny_set)
     before = run.key
-    monkeypatch.setattr("simulations.bench.cell.versions", lambda *names: {"torch": "99"})
+    monkeypatch.setattr("simulations.bench.cell._packages", lambda: "torch 99")
     assert run.key != before
     assert run.name in run.key
 

