@@ -16,7 +16,7 @@ MOST_TIMES_START = 10.0
 """The norm of (update − start) is at most this many times the norm of the start, and of 1."""
 
 MOST_TIMES_MEDIAN = 10.0
-"""It is at most this many times the median norm of the others, more for more steps of training."""
+"""It is at most this many times the median norm of the round, more for more steps of training."""
 
 MOST_FOR_STEPS = 10.0
 """More steps allow at most this much more: how many there were is what the lab says of its cells.
@@ -125,12 +125,20 @@ def too_far(
     Returns
     -------
     dict of str to str
-        Reason, by lab. Both of two labs: nobody can say which of them is wrong, and a lab that
-        hardly moves must not be able to shut out the other.
+        Reason, by lab; none of one or two labs, as nobody can say which of two is wrong.
     """
     found: dict[str, str] = {}
-    if len(moved) < 2:
+    if len(moved) < 3:
         return found
+    median, usual = float(np.median(list(moved.values()))), float(np.median(list(steps.values())))
+    for lab, own in moved.items():
+        most = MOST_TIMES_MEDIAN * median * min(max(1.0, steps[lab] / usual), MOST_FOR_STEPS)
+        if own > most and own > NEVER_FAR * _norm(starts[lab]):
+            found[lab] = (
+                f"its weights moved by {own:.3g}, the median of the round is {median:.3g} and the "
+                f"most for its cells {most:.3g}"
+            )
+    return found
     for lab, own in moved.items():
         others = [other for other in moved if other != lab]
         usual = float(np.median([moved[other] for other in others]))

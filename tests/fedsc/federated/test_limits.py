@@ -54,7 +54,7 @@ def test_a_lab_that_moves_far_more_than_the_others_is_named():
     moved = {"A": 1.0, "B": 1.2, "C": 0.8, "D": 50.0}
     found = too_far(moved, steps, dict.fromkeys(moved, START))
     assert list(found) == ["D"]
-    assert "the median of the others is 1 " in found["D"]
+    assert "the median of the round is 1.1 " in found["D"]
 
 
 def test_a_lab_with_more_cells_may_move_farther():
@@ -69,20 +69,18 @@ def test_a_claim_of_ever_more_cells_does_not_allow_ever_more(own, far):
     assert ("B" in found) is far
 
 
-@pytest.mark.parametrize("other", [0.0, 1.0])
-def test_of_two_labs_that_are_far_apart_neither_is_believed(other):
-    moved = {"A": other, "B": 90.0}
-    found = too_far(moved, {"A": 8, "B": 8}, dict.fromkeys(moved, START))
-    assert list(found) == ["A", "B"]
-    assert f"the weights of B moved by 90, those of A by {other:g}" in found["A"]
-
-
 @pytest.mark.parametrize(
     "moved",
-    [{}, {"A": 5.0}, {"A": 0.0, "B": 0.0}, {"A": 0.9, "B": 9.0}, {"small": 1.0, "large": 39.0}],
+    [
+        {},
+        {"A": 5.0},
+        {"A": 0.5, "B": 14.4},  # a last batch of two cells moves an honest lab so far
+        {"small": 1.0, "large": 39.0},
+        {"A": 0.1, "B": 0.1, "C": 14.0, "D": 15.0},  # half of the labs
+    ],
 )
-def test_one_lab_alone_or_two_that_training_may_set_apart_are_not_blamed(moved):
-    steps = {**dict.fromkeys("AB", 1), "small": 2, "large": 79}  # of 135 and of 10 000 cells
+def test_one_lab_or_two_or_half_of_the_labs_are_not_blamed(moved):
+    steps = {**dict.fromkeys("ABCD", 1), "small": 2, "large": 79}  # of 135 and of 10 000 cells
     assert too_far(moved, steps, dict.fromkeys(moved, START)) == {}
 
 
