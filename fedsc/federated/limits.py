@@ -139,18 +139,3 @@ def too_far(
                 f"most for its cells {most:.3g}"
             )
     return found
-    for lab, own in moved.items():
-        others = [other for other in moved if other != lab]
-        usual = float(np.median([moved[other] for other in others]))
-        longer = steps[lab] / float(np.median([steps[other] for other in others]))
-        most = MOST_TIMES_MEDIAN * usual * min(max(1.0, longer), MOST_FOR_STEPS)
-        if own <= most or own <= NEVER_FAR * _norm(starts[lab]):
-            continue
-        if len(moved) == 2:
-            apart = f"the weights of {lab} moved by {own:.3g}, those of {others[0]} by {usual:.3g}"
-            return dict.fromkeys(moved, f"{apart}, and nobody can say which of the two is wrong")
-        found[lab] = (
-            f"its weights moved by {own:.3g}, the median of the others is {usual:.3g} and the most "
-            f"for its cells {most:.3g}"
-        )
-    return found
