@@ -4,8 +4,8 @@ A cell is a matrix of genes in 4 × 4 patches. An encoder sees a quarter of them
 predicts, for each of the others, what a frozen contrastive-sc encoder makes of it (eq. (6)). A
 cell's embedding is the mean of the encoder's patch tokens on the whole cell.
 
-The rows of the paper's Table 2 are overrides of a preset: :data:`ABLATION`. Its Fig. 4 varies
-``side`` and ``mask_ratio``, its Fig. 5 is :func:`fedsc.plots.attention_map`.
+The paper's Table 2 varies ``embedding`` and ``target``, its Fig. 4 ``side`` and ``mask_ratio``; its
+Fig. 5 is :func:`fedsc.plots.attention_map`.
 """
 
 from dataclasses import replace
@@ -34,13 +34,6 @@ PRESETS = {
     "base": Preset("base", epochs=1600, warmup=40, batch_size=256, learning_rate=1e-4),
 }
 """``base`` is the paper's (mask-sc §4.1), a job for a GPU; the others are for smaller machines."""
-
-ABLATION: dict[str, dict[str, Any]] = {
-    "IME": {"target": "expression"},
-    "MED": {"embedding": "sequence"},
-    "IME + MED": {},
-}
-"""mask-sc's Table 2 as overrides; its row with neither is contrastive-sc."""
 
 _INFERENCE_BATCH = 256
 
