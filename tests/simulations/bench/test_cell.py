@@ -177,6 +177,7 @@ def assert_same_but_for_its_cost(resumed, whole):
     assert {name: resumed[name] for name in rest} == {name: whole[name] for name in rest}
 
 
+@pytest.mark.slow
 def test_a_cell_begins_with_the_longest_run_of_fewer_rounds_and_ends_as_from_nothing(
     tiny_set, tmp_path, monkeypatch
 ):
