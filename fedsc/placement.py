@@ -1,23 +1,29 @@
 """New cells in a finished run: its model's embedding, its clusters, their types, its map."""
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedsc.clusters import load_clusters
-from fedsc.data.annotated import Annotation
+from fedsc.data.annotated import Annotation, additions_of
 from fedsc.data.coverage import coverage_warning
 from fedsc.data.expression import Expression
 from fedsc.data.genes import case_note
 from fedsc.data.reading.backed import Backed
+from fedsc.data.reading.how import ReadAs
+from fedsc.data.reading.in_memory import expression_of
 from fedsc.errors import DataError
 from fedsc.federated.correction import BatchedCells, correct
 from fedsc.federated.harmony import load_harmony
 from fedsc.federated.harmony_lab import load_correction
 from fedsc.model import Model, load_model, load_private_norm
 from fedsc.threads import one_blas_thread
+
+if TYPE_CHECKING:
+    import anndata
 
 RESOLUTION = 0.5
 """Of Leiden, where a run has made no clusters and nobody says otherwise."""
@@ -127,6 +133,70 @@ def place(
     if integrated:
         said.append(f"integrated {integrated}")
     return Placement(annotation, tuple(said))
+
+
+def embed(
+    adata: "anndata.AnnData",
+    run: str | PathLike[str],
+    *,
+    layer: str = "",
+    symbols: str = "",
+    make_unique: bool = False,
+    fold_case: bool = False,
+    resolution: float | None = None,
+    seed: int = 0,
+    allow_low_coverage: bool = False,
+    copy: bool = False,
+) -> "anndata.AnnData | None":
+    """Embed cells with the model of a run and give them its clusters, types and map.
+
+    Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
+    ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
+    ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+
+    Parameters
+    ----------
+    adata
+        Cells; they get the results.
+    run
+        A run (``fedsc.load``), or its folder.
+    layer
+        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
+    symbols
+        Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
+    make_unique
+        Number names of genes and cells that repeat.
+    fold_case
+        Spell gene names in capitals, as a run with ``fold_case`` did.
+    resolution
+        Make Leiden clusters of this resolution, not the run's.
+    seed
+        Of Leiden.
+    allow_low_coverage
+        Go on even if the cells have under 20 % of the model's genes.
+    copy
+        Give a copy with the results and leave ``adata`` as it is.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, if one was wanted.
+
+    Raises
+    ------
+    DataError
+        If the folder is none of a run, or the cells do not fit its model.
+    """
+    placed = place(
+        Path(run),
+        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
+        resolution=resolution,
+        seed=seed,
+        allow_low_coverage=allow_low_coverage,
+    )
+    target = adata.copy() if copy else adata
+    additions_of(placed.annotation).add_to(target)
+    return target if copy else None
 
 
 def _integrated(

@@ -16,16 +16,13 @@ import numpy as np
 import pandas as pd
 
 from fedsc.clusters import Clusters, load_clusters
-from fedsc.data.annotated import additions_of
 from fedsc.data.joined import concat
-from fedsc.data.reading.how import ReadAs
-from fedsc.data.reading.in_memory import expression_of
 from fedsc.data.reading.memory import refuse_large
 from fedsc.data.reading.read import explained
 from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.model import Model, load_model
-from fedsc.placement import place
+from fedsc.placement import embed
 from fedsc.run_log import Entry, read_entries, read_metrics
 
 if TYPE_CHECKING:
@@ -108,6 +105,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run('{self.folder}')"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -271,18 +271,39 @@ class Run:
             table["fedsc_type"] = np.array(found.types, dtype=object)[cluster]
         return found.places, table
 
-    def embed(self, adata: "anndata.AnnData", **options: Any) -> "anndata.AnnData":
+    def embed(
+        self,
+        adata: "anndata.AnnData",
+        *,
+        layer: str = "",
+        symbols: str = "",
+        make_unique: bool = False,
+        fold_case: bool = False,
+        resolution: float | None = None,
+        seed: int = 0,
+        allow_low_coverage: bool = False,
+    ) -> "anndata.AnnData":
         """Embed new cells and give a copy with the clusters, types and map of the run.
 
         Parameters
         ----------
         adata
             Cells; they stay as they are.
-        **options
-            Of :func:`fedsc.tl.embed`, which does the same in place.
+        layer, symbols, make_unique, fold_case, resolution, seed, allow_low_coverage
+            As in :func:`fedsc.tl.embed`, which does the same in place.
         """
         target = adata.copy()
-        embed(target, self, **options)
+        embed(
+            target,
+            self,
+            layer=layer,
+            symbols=symbols,
+            make_unique=make_unique,
+            fold_case=fold_case,
+            resolution=resolution,
+            seed=seed,
+            allow_low_coverage=allow_low_coverage,
+        )
         return target
 
     def concat(self) -> "anndata.AnnData":
@@ -318,70 +339,6 @@ def load(folder: str | Path) -> Run:
         If it is not the folder of a run.
     """
     return Run(folder)
-
-
-def embed(
-    adata: "anndata.AnnData",
-    run: Run | str | Path,
-    *,
-    layer: str = "",
-    symbols: str = "",
-    make_unique: bool = False,
-    fold_case: bool = False,
-    resolution: float | None = None,
-    seed: int = 0,
-    allow_low_coverage: bool = False,
-    copy: bool = False,
-) -> "anndata.AnnData | None":
-    """Embed cells with the model of a run and give them its clusters, types and map.
-
-    Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
-    ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
-    ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
-
-    Parameters
-    ----------
-    adata
-        Cells; they get the results.
-    run
-        A run, or its folder.
-    layer
-        ``""`` for ``X``, ``"raw"`` for ``adata.raw``, else a layer's name.
-    symbols
-        Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
-    make_unique
-        Number names of genes and cells that repeat.
-    fold_case
-        Spell gene names in capitals, as a run with ``fold_case`` did.
-    resolution
-        Make Leiden clusters of this resolution, not the run's.
-    seed
-        Of Leiden.
-    allow_low_coverage
-        Go on even if the cells have under 20 % of the model's genes.
-    copy
-        Give a copy with the results and leave ``adata`` as it is.
-
-    Returns
-    -------
-    AnnData or None
-        The copy, if one was wanted.
-
-    Raises
-    ------
-    DataError
-        If the folder is none of a run, or the cells do not fit its model.
-    """
-    placed = place(
-        run.folder if isinstance(run, Run) else load(run).folder,
-        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
-        resolution=resolution,
-        seed=seed,
-        allow_low_coverage=allow_low_coverage,
-    )
-    target = adata.copy() if copy else adata
-    additions_of(placed.annotation).add_to(target)
-    return target if copy else None
 
 
 def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:

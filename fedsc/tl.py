@@ -17,7 +17,7 @@ from fedsc.baselines.method import Progress, Settings, silent
 from fedsc.baselines.outcome import additions_of
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
-from fedsc.results import embed
+from fedsc.placement import embed
 
 if TYPE_CHECKING:
     import anndata
