@@ -89,7 +89,7 @@ def embed(message: Message, context: Context) -> Message:
         digest = cells_digest(lab.expression)
         covered = coverage(cells.measured, own["encoder.0.weight"])
         save_embedding(folder, KeptEmbedding(x, batches, digest, covered, names))
-        return pack_embedded(lab.name, cells.n_cells)
+        return pack_embedded(lab.name, cells.n_cells, cells.n_blank)
 
     return _for_each_lab(message, context, embedded)
 

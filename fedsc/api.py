@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import tomli_w
+
 from fedsc.cli.progress import RunProgress
 from fedsc.config import Config
+from fedsc.data.labs_toml import LABS, told_by_labs
 from fedsc.data.registry import resolve
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, DataError
 from fedsc.names import check_name
 from fedsc.results import Run
 
@@ -17,14 +20,17 @@ if TYPE_CHECKING:
 
     Cells: TypeAlias = anndata.AnnData | str | Path
 
+Named: TypeAlias = str | Mapping[str, str]
+"""One name, or one for each lab; labs that a mapping leaves out have none."""
+
 
 def run(
     data: "Cells | Mapping[str, Cells] | Sequence[Cells]",
     *,
-    batch_key: str = "",
-    label_key: str = "",
-    layer: str = "",
-    symbols: str = "",
+    batch_key: Named = "",
+    label_key: Named = "",
+    layer: Named = "",
+    symbols: Named = "",
     method: str = "fedsc",
     integrate: Literal["none", "harmony", "auto"] = "none",
     resolution: float | str = "0.4",
@@ -39,6 +45,10 @@ def run(
     **options: Any,
 ) -> Run:
     """Cluster the cells of several labs together, as ``fedsc run``.
+
+    ``label_key``, ``batch_key``, ``layer`` and ``symbols`` are of all labs, or a mapping from labs
+    to names: ``label_key={"A": "cell_type"}`` if no other lab is annotated. Of a lab that is a path
+    ``labs.toml`` beside the file counts where a mapping says nothing.
 
     Parameters
     ----------
@@ -96,10 +106,13 @@ def run(
     from server_app.run_folder import new_name
     from simulations.inprocess import run_inprocess, silence_flower
 
-    given = {
+    named = {
         "label_key": label_key,
+        "batch_key": batch_key,
         "layer": layer,
         "symbols": symbols,
+    }
+    given = {
         "method": method,
         "integrate": integrate,
         "resolution": resolution,
@@ -113,10 +126,11 @@ def run(
         **options,
     }
     with tempfile.TemporaryDirectory(prefix="fedsc-") as scratch:
-        dataset, several = _dataset(data, Path(scratch))
-        if batch_key:
-            given |= {"batch_key": batch_key} if several else _by_column(batch_key)
-        config = Config.of(dataset=dataset, **given)
+        dataset, several = _dataset(data, named, Path(scratch))
+        common = {name: value for name, value in named.items() if isinstance(value, str)}
+        if not several and (column := common.pop("batch_key", "")):
+            common |= {"partition": "column", "partition_key": column}
+        config = Config.of(dataset=dataset, **given | common)
         source = resolve(dataset)
         by_type = not several and config.split.scheme in ("subtypes", "dirichlet")
         no_types = source.path.suffix == ".h5ad" and not (label_key or source.label_key)
@@ -142,50 +156,78 @@ def run(
     return Run(folder)
 
 
-def _by_column(column: str) -> dict[str, str]:
-    return {"partition": "column", "partition_key": column}
-
-
 def _dataset(
-    data: "Cells | Mapping[str, Cells] | Sequence[Cells]", scratch: Path
+    data: "Cells | Mapping[str, Cells] | Sequence[Cells]", named: dict[str, Named], scratch: Path
 ) -> tuple[str, bool]:
     """Put the data where the engine finds them; say whether each lab has its own.
 
     Raises
     ------
     ConfigError
-        If there are no labs, or a name is none.
+        If there are no labs, a name is none, or a lab has not got a column that is named.
+    DataError
+        If a lab's cells cannot be written.
     """
     from partitioning.simulation import holds_labs
 
-    if isinstance(data, str | Path):
-        path = Path(data).expanduser()
-        return (str(path.resolve()) if path.exists() else str(data)), holds_labs(path)
-    labs: dict[str, Cells]
+    labs: dict[str, Cells] = {}
     if isinstance(data, Mapping):
         labs = dict(data)
-    elif isinstance(data, Sequence):
+    elif isinstance(data, Sequence) and not isinstance(data, str):
         labs = {f"lab-{i}": cells for i, cells in enumerate(data)}
     else:
+        if by_lab := [name for name, value in named.items() if not isinstance(value, str)]:
+            raise ConfigError(
+                f"{by_lab[0]}: names by lab go with data by lab; in a folder of labs' files "
+                f"{LABS} has them"
+            )
+        if isinstance(data, str | Path):
+            path = Path(data).expanduser()
+            return (str(path.resolve()) if path.exists() else str(data)), holds_labs(path)
         file = scratch / "data.h5ad"
-        _write(data, file)
+        _write("data", data, file)
         return str(file), False
     if not labs:
         raise ConfigError("data: there are no labs in it")
     folder = scratch / "data"
     folder.mkdir()
+    for name, value in named.items():
+        if strange := set(value) - set(labs) if not isinstance(value, str) else ():
+            raise ConfigError(f"{name}: there is no lab '{min(strange)}'")
+    own = {}
     for lab, cells in labs.items():
         file = folder / f"{check_name(lab, 'data: lab')}.h5ad"
+        told: dict[str, Any] = {}
         if isinstance(cells, str | Path):
             path = Path(cells).expanduser().resolve()
             if path.suffix != ".h5ad" or not path.is_file():
                 raise ConfigError(f"data: lab {lab}: {cells} is no .h5ad file")
             file.symlink_to(path)
+            told = told_by_labs(path.parent).get(path.stem, {})
         else:
-            _write(cells, file)
+            _write(f"data: lab {lab}", cells, file)
+        for name, value in named.items():
+            if not isinstance(value, str):
+                told[name] = value.get(lab, told.get(name, ""))
+        if not isinstance(cells, str | Path):
+            _has_columns(lab, cells, {**named, **told})
+        own[lab] = {name.replace("_", "-"): value for name, value in told.items()}
+    (folder / LABS).write_text(tomli_w.dumps(own), encoding="utf-8")
     return str(folder), True
 
 
-def _write(cells: "anndata.AnnData", file: Path) -> None:
+def _has_columns(lab: str, cells: "anndata.AnnData", named: Mapping[str, Any]) -> None:
+    for name in ("label_key", "batch_key"):
+        if (column := named[name]) and column not in cells.obs:
+            raise ConfigError(
+                f"data: lab {lab}: obs has no column '{column}' ({name}); if only some labs have "
+                f'it, name it for these: {name}={{"LAB": "{column}"}}'
+            )
+
+
+def _write(what: str, cells: "anndata.AnnData", file: Path) -> None:
     """Write cells and leave them as they are: AnnData turns columns of text into categories."""
-    cells.to_memory().write_h5ad(file)  # shares the arrays, but not the tables
+    try:
+        cells.to_memory().write_h5ad(file)  # shares the arrays, but not the tables
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{what}: anndata cannot write these cells ({error})") from error

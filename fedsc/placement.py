@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 import numpy as np
 
 from fedsc.clusters import load_clusters
 from fedsc.data.annotated import Annotation, additions_of
-from fedsc.data.coverage import coverage_warning
+from fedsc.data.coverage import blank_cells, coverage_warning
 from fedsc.data.expression import Expression
 from fedsc.data.genes import case_note
 from fedsc.data.reading.backed import Backed
@@ -38,11 +39,14 @@ class Placement:
     annotation
         Results, one row a cell.
     said
-        Sentences a person has to know: coverage, standardisation, integration.
+        How it was done: coverage, standardisation, integration.
+    warnings
+        What has to be known to trust the results.
     """
 
     annotation: Annotation
     said: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @one_blas_thread()
@@ -92,7 +96,9 @@ def place(
     hint = None
     if covered.measured < covered.genes:
         hint = case_note({"the file": cells.genes, "the model": trained.preprocessing.genes})
-    warning = coverage_warning(covered, hint, allow_low=allow_low_coverage)
+    low = coverage_warning(covered, hint, allow_low=allow_low_coverage)
+    blank = blank_cells(prepared.n_blank) if prepared.n_blank else None
+    warnings = tuple(filter(None, (low, blank)))
     embedding = trained.embed(prepared, norm)
     embedding, integrated = _integrated(embedding, cells, folder, trained, integration, batch_key)
     found = load_clusters(folder, trained) if resolution is None else None
@@ -103,7 +109,7 @@ def place(
         "genes": covered.genes,
         "genes-measured": covered.measured,
         "weight-measured": covered.weight,
-        "warning": warning,
+        "warning": "; ".join(warnings) or None,
     }
     if integrated:
         about["integrated"] = integrated
@@ -127,12 +133,15 @@ def place(
         clusters = leiden(embedding, resolution, seed)
         about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
         annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
-    said = [f"measured: {covered}"] if warning is None else [f"warning: {warning}"]
+    said = [f"measured: {covered}"]
     if trained.scale == "lab":
         said.append("standardised within this file, as the run did within each lab")
     if integrated:
         said.append(f"integrated {integrated}")
-    return Placement(annotation, tuple(said))
+    if (folder / "quality.json").exists():
+        said.append("the run controlled quality; these cells are not judged")
+    about["said"] = "; ".join(said)
+    return Placement(annotation, tuple(said), warnings)
 
 
 def embed(
@@ -145,6 +154,9 @@ def embed(
     fold_case: bool = False,
     resolution: float | None = None,
     seed: int = 0,
+    private: str | PathLike[str] | None = None,
+    integration: str | PathLike[str] | None = None,
+    batch_key: str = "",
     allow_low_coverage: bool = False,
     copy: bool = False,
 ) -> "anndata.AnnData | None":
@@ -172,6 +184,10 @@ def embed(
         Make Leiden clusters of this resolution, not the run's.
     seed
         Of Leiden.
+    private, integration, batch_key
+        Of the lab the cells are from, if it was one of the run's: its private state, for a model
+        trained with ``local_norm``; its ``integration.safetensors`` after a run with Harmony
+        (without it the cells are a new lab's); and the column of ``obs`` with its batches.
     allow_low_coverage
         Go on even if the cells have under 20 % of the model's genes.
     copy
@@ -186,14 +202,25 @@ def embed(
     ------
     DataError
         If the folder is none of a run, or the cells do not fit its model.
+
+    Warns
+    -----
+    UserWarning
+        If the cells have under 80 % of the model's genes, or some cells have none of them. How they
+        were placed is in ``uns["fedsc"]["said"]``.
     """
     placed = place(
         Path(run),
         expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
         resolution=resolution,
         seed=seed,
+        private=None if private is None else Path(private),
+        integration=None if integration is None else Path(integration),
+        batch_key=batch_key,
         allow_low_coverage=allow_low_coverage,
     )
+    for warning in placed.warnings:
+        warn(warning, stacklevel=2)
     target = adata.copy() if copy else adata
     additions_of(placed.annotation).add_to(target)
     return target if copy else None

@@ -1,6 +1,6 @@
 """Figures, as matplotlib ``Figure`` objects: nothing is shown or kept in global state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +200,8 @@ def draw_map(
         float (cells, 2).
     values
         Of every cell, (cells,). Numbers that are not whole, or of more than 50 values, are drawn
-        as such; all else names a group. Cells without a value are grey.
+        as such; all else names a group. Of a categorical all categories have a colour, also those
+        that no cell is of: so two pictures agree. Cells without a value are grey.
     title
         What the values are.
     left_out
@@ -219,9 +220,11 @@ def draw_map(
         axes.figure.colorbar(points, ax=axes)
         axes.set(xticks=[], yticks=[])
     else:
-        group = column.convert_dtypes().astype(str).to_numpy(dtype=object)
-        scatter_groups(axes, shown, group)
+        group = _names(column)
         names = _in_order(group)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            names = list(_names(pd.Series(column.cat.categories)))
+        scatter_groups(axes, shown, group, names)
     few = 0 < len(names) <= DISTINCT
     handles = list(axes.get_legend_handles_labels()[0]) if few else []
     for name, cells in (("left out", left), ("no value", unknown)):
@@ -235,10 +238,16 @@ def draw_map(
         legend = axes.legend(handles=handles, frameon=False, fontsize="small", **beside)
         for handle in legend.legend_handles:
             handle.set_sizes([36.0])  # type: ignore[union-attr]
-    for name in () if few else names:
+    for name in () if few else (name for name in names if (group == name).any()):
         x, y = np.median(shown[group == name], axis=0)
         outline = withStroke(linewidth=2.5, foreground="white")
         axes.text(x, y, name, ha="center", va="center", fontsize="small", path_effects=[outline])
+
+
+def _names(column: "pd.Series") -> np.ndarray:
+    """Name groups, object (n,); whole numbers without a point."""
+    named: np.ndarray = column.convert_dtypes().astype(str).to_numpy(dtype=object)
+    return named
 
 
 def _are_numbers(column: "pd.Series") -> bool:
@@ -285,7 +294,7 @@ def draw_composition(axes: "Axes", table: "pd.DataFrame") -> None:
 
 
 def draw_markers(panels: "list[Axes]", table: "pd.DataFrame", n_genes: int) -> None:
-    """Draw the best markers of each cluster as bars, the best on top.
+    """Draw the best markers of each cluster as bars, the best on top; none that is not higher.
 
     Parameters
     ----------
@@ -299,7 +308,7 @@ def draw_markers(panels: "list[Axes]", table: "pd.DataFrame", n_genes: int) -> N
     for i, (axes, (cluster, rows)) in enumerate(
         zip(panels, table.groupby("cluster", sort=True), strict=True)
     ):
-        best = rows.head(n_genes)
+        best = rows[rows["score"] > 0].head(n_genes)
         axes.barh(range(len(best)), best["score"], color=COLOURS[i % len(COLOURS)])
         axes.set_yticks(range(len(best)), best["gene"])
         axes.invert_yaxis()
@@ -319,7 +328,9 @@ def tsne(embedding: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(flat)
 
 
-def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
+def scatter_groups(
+    axes: "Axes", flat: np.ndarray, group: np.ndarray, names: Sequence[str] = ()
+) -> None:
     """Scatter cells, a colour and a marker per group; the more cells, the smaller.
 
     Parameters
@@ -330,18 +341,22 @@ def scatter_groups(axes: "Axes", flat: np.ndarray, group: np.ndarray) -> None:
         Coordinates, float (cells, 2).
     group
         Group of every cell, str (cells,).
+    names
+        All groups, in the order of the colours; default: those of the cells.
     """
     size = _size(len(flat))
-    names = _in_order(group)
+    names, present = names or _in_order(group), set(group)
     if len(names) <= DISTINCT:  # all at once, in no order, or the last group hides the others
         colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
         mixed = np.random.default_rng(0).permutation(len(flat))
         colours = [colour_of[group[i]] for i in mixed]
         _scatter(axes, flat[mixed], size, c=colours)
-        for name, colour in colour_of.items():
-            axes.scatter([], [], s=size, label=name, color=colour, linewidths=0)
+        for name in filter(present.__contains__, names):
+            axes.scatter([], [], s=size, label=name, color=colour_of[name], linewidths=0)
     else:
         for i, name in enumerate(names):
+            if name not in present:
+                continue
             _scatter(
                 axes,
                 flat[group == name],

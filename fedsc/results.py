@@ -7,26 +7,29 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from fedsc.clusters import Clusters, load_clusters
+from fedsc.data.annotated import cluster_column, type_column
 from fedsc.data.joined import concat
 from fedsc.data.reading.memory import refuse_large
 from fedsc.data.reading.read import explained
 from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
+from fedsc.files import identity
 from fedsc.model import Model, load_model
 from fedsc.placement import embed
 from fedsc.run_log import Entry, read_entries, read_metrics
 
 if TYPE_CHECKING:
     import anndata
+
+T = TypeVar("T")
 
 WAYS = {
     "graph": "graph, k unknown",
@@ -86,6 +89,8 @@ class Labs(Mapping[str, "anndata.AnnData"]):
 class Run:
     """A run, read from its folder; nothing is read before it is asked for.
 
+    What is asked for is read once, and again when its file has changed: a run can be watched.
+
     Parameters
     ----------
     folder
@@ -99,7 +104,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._read: dict[tuple[str, ...], pd.DataFrame] = {}
+        self._read: dict[Hashable, tuple[object, Any]] = {}
         if not (self.folder / "config.json").is_file():
             raise DataError(f"{folder} is not the folder of a run: config.json is missing")
 
@@ -109,15 +114,17 @@ class Run:
     def __fspath__(self) -> str:
         return str(self.folder)
 
-    @cached_property
+    @property
     def options(self) -> dict[str, Any]:
         """Every option of the run, by its kebab-case name."""
-        return dict(self._json("config.json"))
+        return self._once("config.json", lambda: dict(self._json("config.json")))
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         """What ``scores.json`` holds (docs/reference/files.md); empty before the end."""
-        return dict(self._json("scores.json")) if self.finished else {}
+        return self._once(
+            "scores.json", lambda: dict(self._json("scores.json")) if self.finished else {}
+        )
 
     @property
     def finished(self) -> bool:
@@ -188,17 +195,17 @@ class Run:
         refuse_large(path, _MOST_TEXT)
         return pd.read_csv(path, dtype={"gene": str}, keep_default_na=False, na_values=[""])
 
-    @cached_property
+    @property
     def model(self) -> Model:
         """The trained model."""
-        return load_model(self.folder)
+        return self._once("model.safetensors", lambda: load_model(self.folder))
 
-    @cached_property
+    @property
     def clusters(self) -> Clusters | None:
         """What places a cell; ``None`` before the run has clusters."""
         if not (self.folder / "model.safetensors").exists():
             return None
-        return load_clusters(self.folder, self.model)
+        return self._once("clusters.safetensors", lambda: load_clusters(self.folder, self.model))
 
     @property
     def warnings(self) -> list[str]:
@@ -212,16 +219,24 @@ class Run:
         Columns ``lab``, ``fedsc_cluster``, ``fedsc_type`` and others of ``obs`` that FedSC made,
         and ``x`` and ``y`` on the map, where the files have them.
         """
-        return self._cells(())
+        return self._cells(()).copy()
 
     def _cells(self, more: tuple[str, ...]) -> pd.DataFrame:
         """Give :attr:`cells` with more columns of ``obs``, missing where a file has not got one."""
-        if more not in self._read:
+
+        def joined() -> pd.DataFrame:
             parts = [_results_in(self.labs.path(lab), more).assign(lab=lab) for lab in self.labs]
-            self._read[more] = (
-                pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"lab": []})
-            )
-        return self._read[more]
+            return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"lab": []})
+
+        return self._once("labs", joined, more)
+
+    def _once(self, name: str, read: Callable[[], T], what: Hashable = ()) -> T:
+        """Read something of the files of that name, unless it was and they have not changed."""
+        now = identity(self.folder / name)
+        if self._read.get((name, what), (None, None))[0] != now:
+            self._read[name, what] = now, read()
+        found: T = self._read[name, what][1]
+        return found
 
     @property
     def composition(self) -> pd.DataFrame:
@@ -229,8 +244,8 @@ class Run:
         cells = self.cells
         if cells.empty:
             return pd.DataFrame()
-        counts = pd.crosstab(cells["lab"], cells["fedsc_cluster"])
-        return counts[sorted(counts.columns, key=int)]
+        counts = pd.crosstab(cells["lab"], cells["fedsc_cluster"], dropna=False)
+        return counts.rename(columns=str)
 
     @property
     def alpha(self) -> float | None:
@@ -266,9 +281,9 @@ class Run:
         if found is None or found.places is None:
             raise DataError(f"{self.folder} has no map (option draw-map)")
         cluster = found.assign(found.micro.centres)
-        table = pd.DataFrame({"fedsc_cluster": cluster.astype(str)})
+        table = pd.DataFrame({"fedsc_cluster": cluster_column(cluster, found.k)})
         if found.types:
-            table["fedsc_type"] = np.array(found.types, dtype=object)[cluster]
+            table["fedsc_type"] = type_column(found.types, cluster)
         return found.places, table
 
     def embed(
@@ -281,20 +296,17 @@ class Run:
         fold_case: bool = False,
         resolution: float | None = None,
         seed: int = 0,
+        private: str | Path | None = None,
+        integration: str | Path | None = None,
+        batch_key: str = "",
         allow_low_coverage: bool = False,
     ) -> "anndata.AnnData":
         """Embed new cells and give a copy with the clusters, types and map of the run.
 
-        Parameters
-        ----------
-        adata
-            Cells; they stay as they are.
-        layer, symbols, make_unique, fold_case, resolution, seed, allow_low_coverage
-            As in :func:`fedsc.tl.embed`, which does the same in place.
+        ``adata`` stays as it is; all else as :func:`fedsc.tl.embed`, which works in place.
         """
-        target = adata.copy()
-        embed(
-            target,
+        placed = embed(
+            adata,
             self,
             layer=layer,
             symbols=symbols,
@@ -302,9 +314,14 @@ class Run:
             fold_case=fold_case,
             resolution=resolution,
             seed=seed,
+            private=private,
+            integration=integration,
+            batch_key=batch_key,
             allow_low_coverage=allow_low_coverage,
+            copy=True,
         )
-        return target
+        assert placed is not None
+        return placed
 
     def concat(self) -> "anndata.AnnData":
         """Join the labs' files (see :func:`fedsc.data.joined.concat`)."""
@@ -351,5 +368,6 @@ def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
         if "X_fedsc_umap" in file["obsm"]:
             table[["x", "y"]] = read_elem(file["obsm/X_fedsc_umap"])
     table = table[table["fedsc_cluster"].notna()]  # quality control may leave cells out
-    texts = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
+    ours = ("fedsc_cluster", "fedsc_type")  # with the categories that all labs share
+    texts = [n for n in names if n not in ours and not pd.api.types.is_numeric_dtype(table[n])]
     return table.assign(**{n: table[n].astype(str).where(table[n].notna()) for n in texts})

@@ -1,7 +1,9 @@
 """Embed: the model goes out; the embedding stays in the lab, which tells how many cells it has."""
 
+from typing import Annotated
+
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedsc.federated.averaging import Arrays
 from fedsc.model import Model
@@ -13,6 +15,7 @@ class _Embedded(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     cells: Cells
+    blank: Annotated[int, Field(ge=0)]
 
 
 def pack_model(model: Model) -> RecordDict:
@@ -31,13 +34,19 @@ def unpack_encoder(content: RecordDict) -> tuple[Arrays, bool]:
     return unpack_arrays(content["weights"]), bool(content["run"]["unit"])
 
 
-def pack_embedded(lab: str, n_cells: int) -> RecordDict:
-    """Say that a lab has embedded its cells."""
-    return RecordDict({key("embedded", lab): MetricRecord({"cells": n_cells})})
+def pack_embedded(lab: str, n_cells: int, n_blank: int) -> RecordDict:
+    """Say that a lab has embedded its cells, and how many have none of the model's genes."""
+    told = MetricRecord({"cells": n_cells, "blank": n_blank})
+    return RecordDict({key("embedded", lab): told})
 
 
-def read_embedded(content: RecordDict, lab: str, n_cells: int) -> None:
+def read_embedded(content: RecordDict, lab: str, n_cells: int) -> int:
     """Hold what a lab says of its embedding against the cells it described itself with.
+
+    Returns
+    -------
+    int
+        Cells that have none of the model's genes.
 
     Raises
     ------
@@ -47,3 +56,6 @@ def read_embedded(content: RecordDict, lab: str, n_cells: int) -> None:
     told = read_record(_Embedded, content.get(key("embedded", lab)), MetricRecord, "the embedding")
     if told.cells != n_cells:
         raise BadReply(f"embedded {told.cells} cells, described itself with {n_cells}")
+    if told.blank > n_cells:
+        raise BadReply(f"{told.blank} of {n_cells} cells have none of the model's genes")
+    return told.blank

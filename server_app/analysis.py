@@ -12,6 +12,7 @@ from flwr.common import log
 
 from fedsc.clusters import Clusters
 from fedsc.config import Config
+from fedsc.data.coverage import blank_cells
 from fedsc.federated.annotation import UNKNOWN, alike, learn_types, types_question
 from fedsc.federated.answers import no_clusters
 from fedsc.federated.map import learn_map
@@ -51,8 +52,13 @@ class Analysis:
     markers: Markers
 
 
-def embed(federation: Federation, model: Model) -> int:
-    """Let every lab embed its cells and keep the embedding; give its dimensions.
+def embed(federation: Federation, model: Model) -> dict[str, int]:
+    """Let every lab embed its cells and keep the embedding.
+
+    Returns
+    -------
+    dict
+        By lab how many cells have none of the model's genes.
 
     Raises
     ------
@@ -61,20 +67,23 @@ def embed(federation: Federation, model: Model) -> int:
     """
     log(INFO, "embedding the cells of %d labs", len(federation.labs))
     answers = federation.tell_all(EMBED, pack_model(model))
-    if wrong := not_embedded(federation, answers):
-        raise LabsLost(wrong)
-    return model.dimensions
+    blank, failures = read_all_embedded(federation, answers)
+    if failures:
+        raise LabsLost(failures)
+    return blank
 
 
-def not_embedded(federation: Federation, answers: Answers) -> dict[str, str]:
-    """Say of which labs the cells are not embedded, and why, by lab."""
-    failures = dict(answers.failures)
+def read_all_embedded(
+    federation: Federation, answers: Answers
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Give by lab how many cells have none of the model's genes, or why none are embedded."""
+    blank, failures = dict[str, int](), dict(answers.failures)
     for lab, reply in answers.records.items():
         try:
-            read_embedded(reply, lab, federation.labs[lab].cells)
+            blank[lab] = read_embedded(reply, lab, federation.labs[lab].cells)
         except BadReply as bad:
             failures[lab] = str(bad)
-    return failures
+    return blank, failures
 
 
 def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
@@ -94,8 +103,8 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     LabsLost
         If a lab does not answer.
     """
-    dimensions = embed(federation, model)
-    integration = integrate(federation, config, dimensions)
+    blank = {lab: n for lab, n in embed(federation, model).items() if n}
+    integration = integrate(federation, config, model.dimensions)
     found = find_clusters(federation, config, model, integration.name)
     types = federation.types
     clusters = _clusters(found, config.analysis, config.run.seed, model.digest)
@@ -113,6 +122,9 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
         )
     markers = learn_markers(ask, clusters.k, target_sum)
     warnings = list(found.warnings)
+    if blank:
+        of_labs = ", ".join(f"{n} of {lab}" for lab, n in sorted(blank.items()))
+        warnings.append(blank_cells(sum(blank.values()), f" ({of_labs})"))
     if types:
         named = learn_types(ask, types, clusters.k, config.analysis.type_threshold)
         names = tuple(map(str, named.names))

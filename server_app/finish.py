@@ -13,7 +13,7 @@ from protocol.checks import BadReply
 from protocol.embed import pack_model
 from protocol.finish import Results, pack_results, read_finished
 from protocol.records import EMBED, FINISH
-from server_app.analysis import Analysis, not_embedded
+from server_app.analysis import Analysis, read_all_embedded
 from server_app.federation import Federation
 
 _MARKERS = 100  # genes of each cluster that a lab's file holds
@@ -65,7 +65,7 @@ def finish(
     for late in federation.stragglers(served):
         if not results.integration:  # or it would lose its correction
             answers = federation.tell(late, EMBED, pack_model(model))
-            failures = not_embedded(federation, answers)
+            _, failures = read_all_embedded(federation, answers)
             _warn(failures)
             late = [lab for lab in late if lab not in failures]
         _tell_results(federation, late, results)

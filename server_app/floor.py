@@ -63,8 +63,8 @@ def score_floor(federation: Federation, config: Config, model: Model) -> dict[st
     )
 
     def scored() -> dict[str, Any]:
-        dimensions = embed(federation, components)
-        integration = integrate(federation, config, dimensions)
+        embed(federation, components)
+        integration = integrate(federation, config, components.dimensions)
         found = find_clusters(federation, config, components, integration.name)
         return {**found.scores, **pooled(federation, config, components, integration)}
 

@@ -105,10 +105,7 @@ def embed(
     found = placed.annotation
     found.about.update({kebab(name): value for name, value in asdict(how).items() if value})
     write_annotated(Origin(file), output, cells, additions_of(found))
-    said = list(placed.said)
-    if (model / "quality.json").exists():
-        said.append("the run controlled quality; the cells of this file are not judged")
-    for sentence in said:
+    for sentence in (*placed.said, *(f"warning: {warning}" for warning in placed.warnings)):
         console.print(sentence, highlight=False, soft_wrap=True)
     if not isinstance(cells, Expression):
         console.print("larger than memory: read a block of cells at a time", highlight=False)
@@ -119,12 +116,13 @@ def embed(
         soft_wrap=True,
     )
     if plot is not None:
+        from fedsc.data.annotated import cluster_column, type_column
         from fedsc.plots import embedding_map, save, tsne
 
         groups = {name: obs[name] for name in colour or []}
-        groups["fedsc_cluster"] = found.clusters.astype(str)
+        groups["fedsc_cluster"] = cluster_column(found.clusters, found.k)
         if len(found.types):
-            groups["fedsc_type"] = np.array(found.types, dtype=object)[found.clusters].astype(str)
+            groups["fedsc_type"] = type_column(found.types, found.clusters)
         places = tsne(found.embedding, seed) if found.places is None else found.places
         save(embedding_map(places, groups), plot)
         console.print(f"map: {plot}", highlight=False)

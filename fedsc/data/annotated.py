@@ -22,6 +22,7 @@ from fedsc.files import identity, replace, replacing
 if TYPE_CHECKING:
     import anndata
     import h5py
+    import pandas as pd
 
 _MARKERS = "rank_genes_groups"
 _SLACK = 2**20  # bytes for HDF5's own tables
@@ -296,6 +297,38 @@ class Annotation:
     left_out: np.ndarray | None = None
 
 
+def cluster_column(clusters: np.ndarray, k: int) -> "pd.Categorical":
+    """Name clusters; all k are categories, so that they and their colours are those of every lab.
+
+    Parameters
+    ----------
+    clusters
+        int (cells,); −1 = none.
+    k
+        How many there are.
+    """
+    import pandas as pd
+
+    return pd.Categorical.from_codes(clusters, categories=[str(i) for i in range(k)])
+
+
+def type_column(types: Sequence[str], clusters: np.ndarray) -> "pd.Categorical":
+    """Give each cell the type of its cluster; the types of all clusters are categories.
+
+    Parameters
+    ----------
+    types
+        Of every cluster, (k,).
+    clusters
+        As of :func:`cluster_column`.
+    """
+    import pandas as pd
+
+    names = sorted(set(types))
+    codes = np.array([*(names.index(name) for name in types), -1])  # −1 is the last
+    return pd.Categorical.from_codes(codes[clusters], categories=names)
+
+
 def additions_of(results: Annotation) -> Additions:
     """Give FedSC's results the names that every file has them under.
 
@@ -316,9 +349,9 @@ def additions_of(results: Annotation) -> Additions:
         whole[rows] = values
         return whole
 
-    names = [str(cluster) for cluster in range(results.k)]
+    clusters = spread(results.clusters, -1)
     obs: dict[str, Any] = {
-        "fedsc_cluster": pd.Categorical.from_codes(spread(results.clusters, -1), categories=names),
+        "fedsc_cluster": cluster_column(clusters, results.k),
         "fedsc_type": None,
         "fedsc_type_share": None,
         "fedsc_distance": None,
@@ -327,8 +360,7 @@ def additions_of(results: Annotation) -> Additions:
     if left_out is not None:
         obs["fedsc_left_out"] = pd.Categorical([why or None for why in left_out])
     if len(results.types) and results.shares is not None:
-        of_cells = spread(np.asarray(results.types, dtype=object)[results.clusters], None)
-        obs["fedsc_type"] = pd.Categorical(of_cells, categories=sorted(set(results.types)))
+        obs["fedsc_type"] = type_column(results.types, clusters)
         obs["fedsc_type_share"] = spread(results.shares[results.clusters], np.nan)
     if results.distances is not None:
         obs["fedsc_distance"] = spread(results.distances.astype(np.float32), np.nan)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsc.data.reading.kind import count
 from fedsc.errors import DataError
 
 WARN_BELOW = 0.8
@@ -90,4 +91,12 @@ def coverage_warning(
         )
     return (
         f"{sentence}: genes that were not measured count as average, so clusters may be off{hint}"
+    )
+
+
+def blank_cells(n_blank: int, whose: str = "") -> str:
+    """Warn of cells without a value in the model's genes, all of which have one place."""
+    return (
+        f"{count(n_blank, 'cell')}{whose} without a value in any of the model's genes: nothing "
+        "tells them apart, so they have one place and one cluster, which mean nothing"
     )

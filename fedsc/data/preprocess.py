@@ -1,8 +1,9 @@
 """From expression to encoder input: log-normalise, choose genes, standardise, clip.
 
-Genes and cells without counts are left out, every cell is scaled to one library size, log1p,
-highly variable genes, zero mean and unit variance (FedSC §3.1, §4.1). What is learnt from data
-sits in a :class:`Preprocessing`, so a file that comes later is treated the same way.
+Every cell is scaled to one library size, log1p, highly variable genes, zero mean and unit variance
+(FedSC §3.1, §4.1). Cells without counts take no part in what is learnt, and are zeros (decision
+12). What is learnt from data sits in a :class:`Preprocessing`, so a file that comes later is
+treated the same way.
 """
 
 import hashlib
@@ -101,6 +102,11 @@ class CellMatrix:
     def n_genes(self) -> int:
         """Number of columns G."""
         return int(self.values.shape[1])
+
+    @property
+    def n_blank(self) -> int:
+        """Number of cells without a value: a model cannot tell them apart."""
+        return int(np.count_nonzero(np.diff(self.values.indptr) == 0))
 
     def batch(self, rows: np.ndarray) -> np.ndarray:
         """Standardise and clip some cells.

@@ -67,7 +67,9 @@ class GraphClusters:
 
 
 def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Give every cell the community that has most of its weight, the first of equal ones.
+    """Give every cell the community that has most of its weight.
+
+    Of equal ones it is the first among the nodes, so the numbers of communities do not matter.
 
     Parameters
     ----------
@@ -84,13 +86,14 @@ def assign(micro_centres: MicroCentres, communities: np.ndarray, x: np.ndarray) 
         int32 (cells,) or (resolutions, cells).
     """
     several = np.atleast_2d(communities)
-    members = [indicator(row) for row in several]
+    members = [indicator(number(row)) for row in several]
+    names = [row[np.sort(np.unique(row, return_index=True)[1])] for row in several]
     labels = np.empty((len(several), len(x)), dtype=np.int32)
     start = 0
     for batch in batches(x):
         z = micro.weigh(micro_centres, batch)
-        for row, of in zip(labels, members, strict=True):
-            row[start : start + len(batch)] = (z @ of).argmax(axis=1)
+        for row, of, name in zip(labels, members, names, strict=True):
+            row[start : start + len(batch)] = name[(z @ of).argmax(axis=1)]
         start += len(batch)
     return labels.reshape(*communities.shape[:-1], len(x))
 

@@ -13,7 +13,8 @@ def clusters(run: Run) -> Section | None:
     by_graph = found.centres is None
     graph = run.record.get("graph") or {}
     labs = [str(n) for n in graph.get("labs", ())][: found.k] if by_graph else []
-    of_cluster = (markers[markers["cluster"] == cluster] for cluster in range(found.k))
+    higher = markers[markers["score"] > 0]
+    of_cluster = (higher[higher["cluster"] == cluster] for cluster in range(found.k))
     genes = [
         [f"{m.gene} ({m.labs_supporting}/{m.labs_measured})" for m in best.itertuples()]
         for best in of_cluster
@@ -47,11 +48,7 @@ def cluster_map(run: Run) -> Section | None:
         return None
     places, table = run.places()
     titles = {"fedsc_cluster": "Cluster", "fedsc_type": "Suggested type", "lab": "Lab"}
-    groups = {
-        title: table[name].astype(str).to_numpy(dtype=object)
-        for name, title in titles.items()
-        if name in table
-    }
+    groups = {title: table[name] for name, title in titles.items() if name in table}
     points = "cells" if "lab" in table else "micro-centres (groups of some cells)"
     texts = ["Near points are alike; distances between far groups mean little."]
     return Section("Map", texts, pictures=map_pictures(places, groups, points))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import fedsc
-from fedsc.data.annotated import Annotation
+from fedsc.data.annotated import Annotation, cluster_column, type_column
 from fedsc.report.page import render
 from fedsc.report.parts import Section, Table, cluster_table, map_pictures, share
 
@@ -47,23 +47,30 @@ def lab_report(results: Annotation, sizes: np.ndarray) -> str:
 
 
 def _clusters(results: Annotation, own: np.ndarray, sizes: np.ndarray) -> Table:
-    k, names = results.k, None if results.markers is None else results.markers["names"]
     figures = {
         "cells here": [f"{size:,}" for size in own],
         "share here": [share(size / max(own.sum(), 1)) for size in own],
         "share in pool": [share(size / max(sizes.sum(), 1)) for size in sizes],
     }
-    genes = [[] if names is None else list(map(str, names[str(cluster)])) for cluster in range(k)]
+    genes = [_higher(results.markers, str(cluster)) for cluster in range(results.k)]
     caption = "This lab's cells by cluster, beside the pool's"
     return cluster_table(caption, figures, results.types, results.shares, genes)
+
+
+def _higher(markers: Mapping[str, Any] | None, cluster: str) -> list[str]:
+    """Name the markers of a cluster, the best first; none where nothing could be tested."""
+    if markers is None:
+        return []
+    scores = markers["scores"][cluster]
+    return [str(gene) for gene in markers["names"][cluster][scores > 0]]
 
 
 def _map(results: Annotation) -> list[Section]:
     if results.places is None:
         return []
-    groups = {"Cluster": results.clusters.astype(str).astype(object)}
+    groups = {"Cluster": cluster_column(results.clusters, results.k)}
     if len(results.types):
-        groups["Suggested type"] = np.array(results.types, dtype=object)[results.clusters]
+        groups["Suggested type"] = type_column(results.types, results.clusters)
     return [Section("Map", pictures=map_pictures(results.places, groups, "cells"))]
 
 

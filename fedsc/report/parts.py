@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from fedsc.plots import COLOURS, draw_map
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _DPI = 130
@@ -77,7 +78,9 @@ def picture(figure: "Figure", alt: str, caption: str) -> Picture:
     return Picture(base64.b64encode(image.getvalue()).decode(), alt, caption, width, height)
 
 
-def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str) -> list[Picture]:
+def map_pictures(
+    places: np.ndarray, groups: "Mapping[str, pd.Series | pd.Categorical]", points: str
+) -> list[Picture]:
     """Draw the map once for each way to colour it.
 
     Parameters
@@ -85,10 +88,11 @@ def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str)
     places
         float (points, 2).
     groups
-        Title of the picture to the group of every point, str (points,).
+        Title of the picture to the group of every point, as of :func:`~fedsc.plots.draw_map`.
     points
         What a point is.
     """
+    import pandas as pd
     from matplotlib.figure import Figure
 
     n = len(places)
@@ -97,7 +101,7 @@ def map_pictures(places: np.ndarray, groups: dict[str, np.ndarray], points: str)
     pictures = []
     for title, group in groups.items():
         figure = Figure(figsize=(4.7, 3.8), layout="constrained")
-        draw_map(figure.subplots(), places[shown], group[shown], title)
+        draw_map(figure.subplots(), places[shown], pd.Series(group).iloc[shown], title)
         pictures.append(
             picture(
                 figure,

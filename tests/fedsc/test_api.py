@@ -99,6 +99,90 @@ def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path,
     )
 
 
+def test_labs_without_the_column_are_named_and_can_be_left_out(cells, tmp_path):
+    bare = cells[50:].copy()
+    del bare.obs["cell_type"]
+    labs = {"A": cells[:50].copy(), "B": bare}
+    with pytest.raises(ConfigError, match=r"lab B: obs has no column 'cell_type' \(label_key\)"):
+        fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
+    assert not list(tmp_path.iterdir())
+    run = fedsc.run(labs, label_key={"A": "cell_type"}, output=tmp_path, **FEW)
+    assert set(run.labs["B"].obs["fedsc_type"]) <= {*cells.obs["cell_type"], "unknown"}
+    assert run.scores["ari"].notna().any()
+
+
+def test_labs_toml_beside_a_lab_s_file_counts_and_the_mapping_before_it(cells, tmp_path):
+    cells.layers["half"] = cells.X.copy()
+    cells.X = cells.X * 2
+    cells.write_h5ad(tmp_path / "one.h5ad")
+    (tmp_path / "labs.toml").write_text('[one]\nlayer = "half"\nlabel-key = "cell_type"\n')
+    data = {"A": tmp_path / "one.h5ad", "B": cells}
+    files = fedsc.run(data, layer={"B": "half"}, output=tmp_path / "runs", run_name="a", **FEW)
+    same = fedsc.run({"A": cells, "B": cells}, layer="half", output=tmp_path / "runs", **FEW)
+    assert files.model.digest == same.model.digest
+    assert files.labs["A"].obs["fedsc_type"].notna().all()
+    other = fedsc.run(data, layer={"A": "", "B": "half"}, output=tmp_path, run_name="b", **FEW)
+    assert other.model.digest != same.model.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"label_key": {"C": "cell_type"}}, ConfigError, "label_key: there is no lab 'C'"),
+        ({"batch_key": "batch"}, ConfigError, "lab A: obs has no column 'batch'"),
+        ({"data": "cells.h5ad", "layer": {"A": "x"}}, ConfigError, "layer: names by lab go with"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_in_words(cells, tmp_path, change, error, words):
+    data = change.pop("data", {"A": cells})
+    with pytest.raises(error, match=words):
+        fedsc.run(data, output=tmp_path, **change, **FEW)
+
+
+def test_cells_that_anndata_cannot_write_are_named(cells, tmp_path):
+    cells.obs["odd"] = [{"a": 1}] * 96
+    with pytest.raises(DataError, match="data: lab A: anndata cannot write these cells"):
+        fedsc.run({"A": cells}, output=tmp_path, **FEW)
+
+
+def test_cells_without_a_gene_of_the_model_are_told_wherever_they_are_placed(cells, tmp_path):
+    counts = cells.X.toarray()
+    counts[[3, 60, 61]] = 0
+    cells.X = counts
+    labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
+    run = fedsc.run(labs, output=tmp_path, **FEW)
+    (told,) = (warning for warning in run.warnings if "without a value" in warning)
+    assert told.startswith("3 cells (1 of A, 2 of B) without a value in any of the model's genes")
+    assert told in run.labs["A"].uns["fedsc"]["warnings"]
+    with pytest.warns(UserWarning, match="2 cells without a value"):
+        placed = run.embed(labs["B"])
+    assert "2 cells without a value" in placed.uns["fedsc"]["warning"]
+
+
+def test_cells_are_embedded_as_those_of_a_lab_of_the_run_or_of_another(cells, tmp_path):
+    labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
+    run = fedsc.run(labs, integrate="harmony", output=tmp_path, **FEW)
+    other = run.embed(labs["A"])
+    assert "integrated as a new lab" in other.uns["fedsc"]["said"]
+    (kept, _) = sorted(run.folder.rglob("*/integration.safetensors"))  # of A, of B
+    same = run.embed(labs["A"], integration=kept)
+    np.testing.assert_allclose(same.obsm["X_fedsc"], run.labs["A"].obsm["X_fedsc"], atol=1e-5)
+    few = labs["A"][:, :30].copy()
+    with pytest.warns(UserWarning, match="of the model's"):
+        fedsc.tl.embed(few, run)
+
+
+def test_cells_that_are_backed_are_read_and_what_is_no_cells_is_refused(cells, tmp_path):
+    run = fedsc.run({"A": cells[:50].copy(), "B": cells[50:].copy()}, output=tmp_path, **FEW)
+    cells.write_h5ad(tmp_path / "all.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "all.h5ad", backed="r")
+    fedsc.tl.embed(backed, run)
+    whole = fedsc.tl.embed(cells, run, copy=True)
+    np.testing.assert_array_equal(backed.obsm["X_fedsc"], whole.obsm["X_fedsc"])
+    with pytest.raises(DataError, match=r"an AnnData, but str"):
+        fedsc.tl.embed("all.h5ad", run)
+
+
 def test_one_set_is_split_by_a_column(cells, tmp_path):
     run = fedsc.run(cells, batch_key="donor", output=tmp_path, run_name="by-donor", **FEW)
     assert run.folder.name == "by-donor"

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from fedsc.plots import attention_map, draw_composition, draw_map, embedding_map, run_curves
+from fedsc.plots import (
+    attention_map,
+    draw_composition,
+    draw_map,
+    draw_markers,
+    embedding_map,
+    run_curves,
+)
 
 PLACES = np.array([[0, 0], [0, 1], [1, 0]])
 
@@ -129,6 +136,30 @@ def test_cells_left_out_are_grey_and_no_group(values, named):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == named
     (grey,) = (c for c in axes.collections if c.get_label() == "left out")
     np.testing.assert_array_equal(grey.get_offsets(), [[4, 5]])
+
+
+@pytest.mark.parametrize("k", [5, 11])
+def test_a_group_has_one_colour_whatever_groups_the_picture_shows(k):
+    def colours(codes):
+        column = pd.Categorical.from_codes(codes, [str(i) for i in range(k)])
+        axes = Figure().subplots()
+        draw_map(axes, np.zeros((len(codes), 2)), column, "cluster")
+        return {
+            handle.get_label(): tuple(handle.get_facecolor()[0])
+            for handle in axes.get_legend_handles_labels()[0]
+        }
+
+    whole, part = colours(list(range(k))), colours([0, 2, 4])
+    assert part == {name: whole[name] for name in ("0", "2", "4")}
+    assert len(whole) == k
+
+
+def test_genes_that_are_not_higher_are_no_markers():
+    table = pd.DataFrame({"cluster": [0, 0, 1], "gene": list("abc"), "score": [2.0, 0.0, 0.0]})
+    panels = list(Figure().subplots(1, 2))
+    draw_markers(panels, table, 8)
+    named = [[tick.get_text() for tick in axes.get_yticklabels()] for axes in panels]
+    assert named == [["a"], []]
 
 
 def test_points_are_smaller_the_more_cells_there_are():

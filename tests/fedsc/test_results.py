@@ -25,6 +25,18 @@ def test_the_history_of_a_run_that_writes_just_now_has_its_whole_lines(run):
     assert run.history.to_dict("records") == rows
 
 
+def test_a_run_that_is_watched_shows_what_came_since(run):
+    whole = (run.folder / "scores.json").read_text()
+    (run.folder / "scores.json").unlink()
+    watched = load(run.folder)
+    assert (watched.finished, len(watched.scores), watched.warnings) == (False, 0, [])
+    (run.folder / "scores.json").write_text(whole)
+    assert len(watched.scores) == 4
+    assert watched.record == run.record
+    (run.folder / "scores.json").write_text(whole.replace("0.5", "0.75"))
+    assert watched.scores["ari"].max() == 0.75
+
+
 def test_training_has_helped_where_its_clusters_are_above_the_floor(run):
     assert run.training_helped("pooled") is True
     assert run.training_helped("graph") is False  # as without it

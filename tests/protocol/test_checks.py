@@ -93,12 +93,15 @@ def test_a_record_of_another_type_is_refused(record):
         (None, "the embedding is missing"),
         (ConfigRecord({"cells": 5}), "the embedding is missing"),
         (MetricRecord({}), "cells"),
-        (MetricRecord({"cells": 5.0}), "cells"),
-        (MetricRecord({"cells": 4}), "embedded 4 cells, described itself with 5"),
+        (MetricRecord({"cells": 5.0, "blank": 0}), "cells"),
+        (MetricRecord({"cells": 5}), "blank"),
+        (MetricRecord({"cells": 5, "blank": -1}), "blank"),
+        (MetricRecord({"cells": 5, "blank": 6}), "6 of 5 cells have none of the model's genes"),
+        (MetricRecord({"cells": 4, "blank": 0}), "embedded 4 cells, described itself with 5"),
     ],
 )
 def test_an_embedding_that_is_none_is_refused(record, words):
-    read_embedded(pack_embedded("A", 5), "A", 5)
+    assert read_embedded(pack_embedded("A", 5, 2), "A", 5) == 2
     with pytest.raises(BadReply, match=words):
         read_embedded(RecordDict({} if record is None else {"embedded:A": record}), "A", 5)
 

@@ -21,7 +21,7 @@ def expression_of(adata: "anndata.AnnData", how: ReadAs = AS_IT_IS) -> Expressio
     Parameters
     ----------
     adata
-        Not modified.
+        Not modified; one that is backed is read.
     how
         Which of its values, and under which names.
 
@@ -30,8 +30,14 @@ def expression_of(adata: "anndata.AnnData", how: ReadAs = AS_IT_IS) -> Expressio
     DataError
         With one line per problem.
     """
+    import anndata
+
     from fedsc.data.reading.hdf5 import named_genes
 
+    if not isinstance(adata, anndata.AnnData):
+        raise DataError(f"these are no cells in memory, an AnnData, but {type(adata).__name__}")
+    if adata.isbacked:
+        adata = adata.to_memory()
     layer = how.layer
     if layer == "raw" and adata.raw is None:
         raise DataError("there is no adata.raw; leave layer = 'raw' out")

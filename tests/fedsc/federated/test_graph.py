@@ -15,7 +15,7 @@ from fedsc.federated.graph import (
     tidy,
 )
 from fedsc.federated.metrics import Embedded
-from fedsc.federated.micro import ANSWERS, learn_micro, weigh
+from fedsc.federated.micro import ANSWERS, MicroCentres, learn_micro, weigh
 from fedsc.federated.query import Question, add, ask_locally
 
 RESOLUTIONS = (0.4, 1.0)
@@ -195,6 +195,17 @@ def test_cells_take_the_community_with_most_of_their_weight():
             [z[:, communities == c].sum(axis=1) for c in range(communities.max() + 1)]
         )
         np.testing.assert_array_equal(row, weight.argmax(axis=0))
+
+
+def test_equal_weights_do_not_depend_on_how_communities_are_numbered():
+    """A cell between two centres, one set: half its weight each."""
+    centres = np.array([[1.0, 0.0], [0.0, 1.0]])
+    nodes = MicroCentres(centres, np.array([0, 0]), 1.0)
+    between = np.array([[0.5, 0.5]], dtype=np.float32)
+    assert (weigh(nodes, between).toarray() == 0.5).all()
+    assert assign(nodes, np.array([0, 1]), between).tolist() == [0]
+    assert assign(nodes, np.array([1, 0]), between).tolist() == [1]  # the same node's
+    assert assign(nodes, np.array([[1, 0], [0, 1]]), between).tolist() == [[1], [0]]
 
 
 def test_small_communities_join_the_most_linked_smallest_first():

@@ -170,6 +170,10 @@ def test_a_lab_s_report_tells_of_its_own_cells():
         types=("T", NASTY, "unknown"),
         shares=np.array([0.9, 0.6, 0.0]),
         places=np.random.default_rng(0).normal(size=(5, 2)),
+        markers={
+            "names": {str(i): np.array(["GENE1", "GENE2"][i:]) for i in range(3)},
+            "scores": {str(i): np.array([3.0, 0.0][i:]) for i in range(3)},
+        },
     )
     text = lab_report(annotation, np.array([50, 30, 20]))
     page = check_page(text)
@@ -179,6 +183,8 @@ def test_a_lab_s_report_tells_of_its_own_cells():
     assert "70 of the 100 genes" in page.text
     assert f"few {NASTY}" in page.text
     assert "60%" in page.text
+    assert page.text.count("GENE1") == 1
+    assert "GENE2" not in page.text  # no higher in its cluster than outside
 
 
 @pytest.mark.slow
