@@ -20,18 +20,22 @@ _LARGEST_PIECE_MB = 64
 
 
 def write_files(deployment: Deployment, new_labs: tuple[str, ...]) -> None:
-    """Write all of them; a lab's own only for new labs, for the others may have edited theirs."""
+    """Write all of them; a lab's own only for new labs, for the others may have edited theirs.
+
+    What somebody may have edited here stays beside the new file, as ``.bak``.
+    """
     server = deployment.server
-    write(deployment.root / "docker-compose.yml", rehearsal(deployment))
+    _write_anew(deployment.root / "docker-compose.yml", rehearsal(deployment))
     write(deployment.root / "README.txt", _readme(deployment))
     _write_new(deployment.root / ".env", _env(deployment))
-    write(server / "docker-compose.yml", server_only(deployment))
-    write(server / "gate.conf", gate(deployment))
+    _write_anew(server / "docker-compose.yml", server_only(deployment))
+    _write_anew(server / "gate.conf", gate(deployment))
     _write_new(server / ".env", _env(deployment))
     for lab in new_labs:
         folder = deployment.lab(lab)
         write(folder / "docker-compose.yml", lab_only(deployment, lab))
-        readme = _render("lab-README.txt.j2", lab=lab, address=deployment.address)
+        facts = {"lab": lab, "address": deployment.address, "version": version("fedsc")}
+        readme = _render("lab-README.txt.j2", **facts)
         write(folder / "README.txt", readme)
         _write_new(folder / ".env", _env(deployment, lab))
 
@@ -115,9 +119,10 @@ def _readme(deployment: Deployment) -> str:
 
 
 def _env(deployment: Deployment, lab: str = "") -> str:
-    checkout = Path(__file__).parents[2]
+    """Say where this machine's clone is and who owns the folder; a lab has to say so itself."""
+    checkout = Path(__file__).parents[1]
     built_from = checkout if (checkout / "docker" / "Dockerfile").exists() and not lab else ""
-    user = "{}:{}".format(*_user())
+    user = "" if lab else "{}:{}".format(*_user())
     # Docker's names are lower case; labs' names differ by more than case.
     project = "-".join(["fedsc", deployment.name, *([lab] if lab else [])])
     project = project.lower().replace(".", "-")
@@ -136,6 +141,12 @@ def hand_over(paths: Iterable[Path]) -> None:
 def _user() -> tuple[int, int]:
     """Say who the containers run as: whoever makes the deployment, but never root."""
     return (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
+
+
+def _write_anew(path: Path, content: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") != content:
+        os.replace(path, path.with_name(f"{path.name}.bak"))
+    write(path, content)
 
 
 def _write_new(path: Path, content: str) -> None:

@@ -22,12 +22,14 @@ def register(deployment: Deployment) -> list[str]:
     Raises
     ------
     RunError
-        If a key cannot be read or is another lab's, or the server does not answer or refuses it.
+        If a key cannot be read, or the server does not answer. If it refuses keys it has had
+        before, when all other labs are registered.
     """
     deployment.save_connection()  # the folder may have been moved since it was made
     known = {node["node-id"] for node in nodes(deployment)}
     ids = {lab: node for lab, node in deployment.nodes().items() if node in known}
-    new = []
+    new: list[str] = []
+    refused: list[str] = []
     for lab in deployment.labs:
         key = deployment.server / "keys" / f"{lab}.pub"
         if lab in ids:
@@ -47,16 +49,21 @@ def register(deployment: Deployment) -> list[str]:
             )
         except RunError as error:
             if _KNOWN_KEY in str(error):
-                raise RunError(
-                    f"lab {lab}: its key is registered, but {deployment.flwr_home}/nodes.json does "
-                    "not say as which node: find it with flwr supernode list, take it off with "
-                    "flwr supernode unregister, and register again"
-                ) from error
+                refused.append(lab)
+                continue
             raise RunError(f"lab {lab}: {error}") from error
         ids[lab] = str(answer["node-id"])
         new.append(lab)
         deployment.save_nodes(ids)  # at once: a node without a name is hard to tell from others
         record(deployment.register, lab, public)
+    if refused:
+        done = f"registered: {', '.join(new)}; but " if new else ""
+        raise RunError(
+            f"{done}the server has had the key of {', '.join(refused)} before, and "
+            f"{deployment.flwr_home / 'nodes.json'} does not say as which node. If the lab was "
+            "removed, take its name out of deployment.toml (a key that was taken off never comes "
+            "back: with another key the lab may). If nodes.json was lost, put back your copy of it"
+        )
     return new
 
 

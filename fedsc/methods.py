@@ -83,7 +83,10 @@ def load_objective(method: Method) -> "Objective":
         objective = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         option = f"option method = {method.objective!r}"
-        raise ConfigError(f"{option}: {error}", f"{option}: cannot be imported") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            hint = "; put its folder on Python's path: export PYTHONPATH=$PWD"
+        raise ConfigError(f"{option}: {error}{hint}", f"{option}: cannot be imported") from error
     if not isinstance(objective, Objective):
         raise ConfigError(
             f"option method = {method.objective!r}: should be a fedsc.ssl.objective.Objective, "

@@ -3,7 +3,7 @@
 >>> import fedsc
 >>> fedsc.tl.embed(adata, "runs/my-run")
 >>> fedsc.tl.contrastive_sc(adata, preset="steady", overrides={"epochs": 50})
->>> adata.obsm["X_contrastive_sc"], adata.obs["contrastive_sc"], adata.uns["contrastive_sc"]
+>>> adata.obsm["X_fedsc_contrastive_sc"], adata.obs["fedsc_contrastive_sc"]
 """
 
 import inspect
@@ -37,8 +37,8 @@ __all__ = [
 
 _PARAMETERS = """
 
-    Adds ``obsm["X_{key}"]``, the embedding, ``obs["{key}"]``, the clusters, and ``uns["{key}"]``,
-    the record.
+    Adds ``obsm["X_fedsc_{key}"]``, the embedding, ``obs["fedsc_{key}"]``, the clusters, and
+    ``uns["fedsc_{key}"]``, the record.
 
     Parameters
     ----------

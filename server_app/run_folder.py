@@ -178,7 +178,7 @@ class RunFolder:
         self.write_json(_QUALITY, {"fingerprint": fingerprint, **asdict(quality)})
 
     def write_cells(self, digests: Mapping[str, str], fingerprint: str) -> None:
-        """Keep digests of the cells of a simulation's labs, by lab."""
+        """Keep digests of the cells of a simulation's labs, by lab; of real labs none."""
         self.write_json(_CELLS, {"fingerprint": fingerprint, "labs": digests})
 
     def read_preprocessing(self, fingerprint: str) -> Preprocessing | None:

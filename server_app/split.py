@@ -20,20 +20,26 @@ def simulation_of(federation: Federation, config: Config) -> Simulation:
 def hold_cells(federation: Federation, config: Config, folder: RunFolder) -> None:
     """Hold the cells of simulated labs against those the run began with, wherever the set lies now.
 
-    Real labs may come back with other cells in every phase, so also after a stop.
+    Real labs, of which none is kept, may come back with other cells in every phase, so also after
+    a stop.
 
     Raises
     ------
     ConfigError
-        If a resumed run would go on with other cells.
+        If a resumed run would go on with other cells, or with simulated labs for real ones.
     """
     labs = simulation_of(federation, config).labs
     now = {lab: cells_digest(cells) for lab, cells in labs.items()}
-    if not now:
-        return
     before = folder.read_cells(config.fingerprint())
     if before is None:
         folder.write_cells(now, config.fingerprint())
+    elif bool(now) != bool(before):
+        raise ConfigError(
+            "option resume: the run was of real labs, and these are simulated; resume it on its "
+            "server: flwr run . fedsc --run-config 'resume=\"/server/runs/NAME\"'"
+            if now
+            else "option resume: the run was a simulation, and these labs are real"
+        )
     elif now != before:
         other = sorted(lab for lab in now.keys() | before.keys() if now.get(lab) != before.get(lab))
         raise ConfigError(

@@ -12,10 +12,11 @@ from fedsc.data.annotated import Additions, storable
 def additions_of(fitted: Fitted, about: dict[str, Any]) -> Additions:
     """Give the results of a fit their names, scanpy style.
 
-    ``obsm["X_<method>"]`` the embedding, ``obs["<method>"]`` the clusters (a category),
-    ``uns["<method>"]`` the record, ``about`` in it; the method's name with underscores.
+    ``obsm["X_fedsc_<method>"]`` the embedding, ``obs["fedsc_<method>"]`` the clusters (a
+    category), ``uns["fedsc_<method>"]`` the record, ``about`` in it; the method's name with
+    underscores. scanpy's own ``X_pca`` and ``leiden`` stay.
     """
-    key = fitted.record["method"].replace("-", "_")
+    key = f"fedsc_{fitted.record['method'].replace('-', '_')}"
     names = [str(j) for j in np.unique(fitted.clusters)]
     return Additions(
         {key: pd.Categorical(fitted.clusters.astype(str), categories=names)},

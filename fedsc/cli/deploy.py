@@ -80,6 +80,7 @@ def add(folder: Folder, labs: Labs) -> None:
     making.add(load(folder), new)
     for lab in new:
         typer.echo(f"new: {folder / 'labs' / lab}")
+    typer.echo("compose files are written anew; what was changed in the old ones is in *.yml.bak")
     typer.echo(f"then, when the server runs: fedsc deploy register {folder}")
 
 

@@ -55,11 +55,11 @@ def fit(
 ) -> None:
     """Cluster one file with one centralised method.
 
-    The output folder gets a copy of the file with the embedding in `obsm["X_<method>"]`, the
-    clusters in `obs["<method>"]` and the record in `uns["<method>"]`; `fit.json`, the record;
-    `scores.json` if cell types are known; `extras.npz` if a method has more results (mask-sc also
-    draws `attention.png`); `checkpoint/` if it trains. Ctrl-C stops a fit; the same command
-    continues it. A folder that already holds this fit is left as it is.
+    The output folder gets a copy of the file with the embedding in `obsm["X_fedsc_<method>"]`,
+    the clusters in `obs["fedsc_<method>"]` and the record in `uns["fedsc_<method>"]`; `fit.json`,
+    the record; `scores.json` if cell types are known; `extras.npz` if a method has more results
+    (mask-sc also draws `attention.png`); `checkpoint/` if it trains. Ctrl-C stops a fit; the same
+    command continues it. A folder that already holds this fit is left as it is.
 
     **Examples**
 

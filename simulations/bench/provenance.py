@@ -25,11 +25,12 @@ def code_digest(method: str) -> str:
     Parameters
     ----------
     method
-        Of one's own, ``module:ATTRIBUTE``, that module's file counts too.
+        Of one's own, ``module:ATTRIBUTE``, that module's file counts too, and those beside it that
+        it imports.
     """
     total = hashlib.sha256(_own_code().encode())
     module, colon, _ = method.partition(":")
-    if colon and (file := _file_of(module)):
+    for file in _files_of(module) if colon else []:
         total.update(_code(file).encode())
     return total.hexdigest()[:_LENGTH]
 
@@ -75,12 +76,29 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
-def _file_of(module: str) -> Path | None:
+def _files_of(module: str) -> list[Path]:
+    """Give a module's file and, of its folder, those that it imports, or that these import."""
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):  # the run will say so
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+        return []
+    files = [Path(spec.origin)] if spec and spec.origin else []
+    for file in files:  # which grows
+        words = _imported(ast.parse(file.read_bytes()))
+        beside = sorted(file.parent.glob("*.py"))
+        files += [other for other in beside if other.stem in words and other not in files]
+    return files
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Give every part of every name that is imported."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {part for name in names for part in name.split(".")}
 
 
 @cache

@@ -163,6 +163,21 @@ def test_the_image_is_built_from_pinned_parts_and_runs_as_nobody():
     assert "*" in ignored
 
 
+def test_the_server_is_built_from_this_clone_and_a_lab_says_which_is_its_own(federation):
+    user = "{}:{}".format(*compose._user())
+    for folder in (federation.root, federation.server):
+        told = (folder / ".env").read_text().splitlines()
+        assert {f"FEDSC_SOURCE={_CHECKOUT}", f"FEDSC_USER={user}"} <= set(told)
+    lab = federation.lab("A")
+    assert {"FEDSC_SOURCE=", "FEDSC_USER="} <= set((lab / ".env").read_text().splitlines())
+    service = yaml.safe_load((lab / "docker-compose.yml").read_text())["x-service"]
+    assert service["build"]["context"] == "${FEDSC_SOURCE:?set FEDSC_SOURCE in .env}"
+    assert service["user"] == "${FEDSC_USER:?set FEDSC_USER in .env}"
+    steps = (lab / "README.txt").read_text()
+    assert "FEDSC_SOURCE" in steps
+    assert "FEDSC_USER" in steps
+
+
 @pytest.mark.slow
 def test_docker_accepts_the_files(federation):
     def compose_cli(*arguments, **options):
@@ -179,7 +194,13 @@ def test_docker_accepts_the_files(federation):
     command = ["docker", "compose"] if plugin else [shutil.which("docker-compose")]
     if command == [None]:
         pytest.skip("neither docker compose nor docker-compose is installed")
-    for folder in (federation.root, federation.server, federation.lab("A")):
+    lab = federation.lab("A")
+    done = compose_cli(cwd=lab)
+    assert done.returncode != 0
+    assert "set FEDSC_" in done.stderr
+    own = (lab / ".env").read_text().replace("SOURCE=", f"SOURCE={_CHECKOUT}")
+    (lab / ".env").write_text(own.replace("USER=", "USER=7:8"))
+    for folder in (federation.root, federation.server, lab):
         done = compose_cli(cwd=folder)
         assert done.returncode == 0, done.stderr
         written = yaml.safe_load((folder / "docker-compose.yml").read_text())

@@ -112,6 +112,8 @@ def test_a_lab_is_added_and_the_others_stay(federation):
 
     edited = federation.lab("A") / ".env"
     edited.write_text("FEDSC_FILE=mine.h5ad\n")
+    with (federation.server / "docker-compose.yml").open("a") as file:
+        file.write("# ours\n")
     before = contents()
     grown = init.add(federation, ["C"])
     assert load(federation.root) == grown
@@ -122,7 +124,10 @@ def test_a_lab_is_added_and_the_others_stay(federation):
         "deployment.toml",
         "docker-compose.yml",
         "README.txt",
+        "server/docker-compose.yml",
     }
+    assert "# ours" in (federation.server / "docker-compose.yml.bak").read_text()
+    assert not (federation.server / "gate.conf.bak").exists()  # as it was
     assert (grown.lab("C") / "supernode.key").exists()
     with pytest.raises(ConfigError, match="same name"):
         init.add(grown, ["b"])

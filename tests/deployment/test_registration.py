@@ -66,12 +66,13 @@ def test_after_the_server_lost_its_state_all_are_registered_anew(federation, ser
     assert registration.register(federation) == ["A", "B"]
 
 
-def test_a_key_registered_by_hand_cannot_be_told_from_others(federation, server):
-    server["refused"].add("B")
-    with pytest.raises(RunError, match=r"lab B: its key is registered, but .* unregister"):
+@pytest.mark.parametrize(("known", "new"), [("A", "B"), ("B", "A")])
+def test_a_key_the_server_has_had_before_keeps_no_other_lab_out(federation, server, known, new):
+    server["refused"].add(known)
+    said = rf"registered: {new}; but the server has had the key of {known} before.*deployment\.toml"
+    with pytest.raises(RunError, match=said):
         registration.register(federation)
-    # What was done before it is kept.
-    assert federation.nodes() == {"A": "id-A"}
+    assert federation.nodes() == {new: f"id-{new}"}
 
 
 def test_another_refusal_names_the_lab(federation, monkeypatch):

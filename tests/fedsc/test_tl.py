@@ -36,7 +36,7 @@ def test_a_notebook_shows_the_keywords_and_what_they_mean():
         assert list(shown.parameters)[:2] == ["adata", "k"]
         assert shown.parameters["seed"].default == 0
         assert shown.parameters["copy"].kind is inspect.Parameter.KEYWORD_ONLY
-        assert f'obsm["X_{function.__name__}"]' in function.__doc__
+        assert f'obsm["X_fedsc_{function.__name__}"]' in function.__doc__
     with pytest.raises(TypeError, match="sed"):
         fedsc.tl.pca(None, sed=3)
 
@@ -44,25 +44,27 @@ def test_a_notebook_shows_the_keywords_and_what_they_mean():
 def test_results_are_written_scanpy_style_and_survive_a_file(adata, tmp_path):
     before = adata.X.copy()
     assert fedsc.tl.contrastive_sc(adata, k=3, overrides={"epochs": 2}, seed=4) is None
-    assert adata.obsm["X_contrastive_sc"].shape == (45, 60)
-    assert list(adata.obs["contrastive_sc"].cat.categories) == ["0", "1", "2"]
-    record = adata.uns["contrastive_sc"]
+    assert adata.obsm["X_fedsc_contrastive_sc"].shape == (45, 60)
+    assert list(adata.obs["fedsc_contrastive_sc"].cat.categories) == ["0", "1", "2"]
+    record = adata.uns["fedsc_contrastive_sc"]
     assert (record["method"], record["seed"], record["k is"]) == ("contrastive-sc", 4, "given")
     assert (before != adata.X).nnz == 0
     adata.write_h5ad(tmp_path / "a.h5ad")
     again = anndata.read_h5ad(tmp_path / "a.h5ad")
-    np.testing.assert_array_equal(again.obsm["X_contrastive_sc"], adata.obsm["X_contrastive_sc"])
-    assert again.uns["contrastive_sc"]["preset"]["epochs"] == 2
-    assert len(again.uns["contrastive_sc"]["losses"]) == 2
+    np.testing.assert_array_equal(
+        again.obsm["X_fedsc_contrastive_sc"], adata.obsm["X_fedsc_contrastive_sc"]
+    )
+    assert again.uns["fedsc_contrastive_sc"]["preset"]["epochs"] == 2
+    assert len(again.uns["fedsc_contrastive_sc"]["losses"]) == 2
 
 
 def test_k_is_not_taken_from_labels_unless_asked(adata):
     fedsc.tl.pca(adata, label_key="type")
-    assert adata.uns["pca"]["k is"] == "chosen by Leiden, labels not looked at"
-    assert adata.uns["pca"]["clusters"]["by"] == "leiden"
+    assert adata.uns["fedsc_pca"]["k is"] == "chosen by Leiden, labels not looked at"
+    assert adata.uns["fedsc_pca"]["clusters"]["by"] == "leiden"
     fedsc.tl.pca(adata, label_key="type", k="true")
-    assert adata.uns["pca"]["k is"] == "TAKEN FROM THE LABELS (3 types in 'type')"
-    assert adata.uns["pca"]["scores"]["ari"] == pytest.approx(1.0)
+    assert adata.uns["fedsc_pca"]["k is"] == "TAKEN FROM THE LABELS (3 types in 'type')"
+    assert adata.uns["fedsc_pca"]["scores"]["ari"] == pytest.approx(1.0)
 
 
 def test_true_k_needs_labels(adata):
@@ -80,15 +82,15 @@ def test_unlabelled_cells_count_in_no_score(adata):
     adata.obs["partly"] = adata.obs["type"].astype(object)
     adata.obs.loc[adata.obs_names[::2], "partly"] = np.nan
     fedsc.tl.pca(adata, label_key="partly", k="true")
-    scores = adata.uns["pca"]["scores"]
+    scores = adata.uns["fedsc_pca"]["scores"]
     assert (scores["k"], scores["cells"], scores["labelled cells"]) == (3, 45, 22)
     assert scores["ari"] == pytest.approx(1.0)
 
 
 def test_without_labels_there_are_no_scores_against_them(adata):
     fedsc.tl.pca(adata, k=3)
-    assert "ari" not in adata.uns["pca"]["scores"]
-    assert adata.uns["pca"]["scores"]["silhouette"] > 0
+    assert "ari" not in adata.uns["fedsc_pca"]["scores"]
+    assert adata.uns["fedsc_pca"]["scores"]["silhouette"] > 0
 
 
 def test_layers_and_raw(adata):
@@ -99,7 +101,7 @@ def test_layers_and_raw(adata):
     adata.X = adata.X.astype(np.float32) * -1.0
     for layer in ("counts", "raw"):
         fedsc.tl.nmf(adata, k=3, layer=layer, overrides={"iterations": 10})
-        np.testing.assert_array_equal(adata.obsm["X_nmf"], expected.obsm["X_nmf"])
+        np.testing.assert_array_equal(adata.obsm["X_fedsc_nmf"], expected.obsm["X_fedsc_nmf"])
     with pytest.raises(DataError, match="negative"):
         fedsc.tl.nmf(adata, k=3)
 
@@ -142,4 +144,4 @@ def test_dense_values_do_as_sparse_ones(adata):
     dense.X = dense.X.toarray()
     fedsc.tl.pca(adata, k=3)
     fedsc.tl.pca(dense, k=3)
-    np.testing.assert_array_equal(adata.obsm["X_pca"], dense.obsm["X_pca"])
+    np.testing.assert_array_equal(adata.obsm["X_fedsc_pca"], dense.obsm["X_fedsc_pca"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import anndata
@@ -13,6 +14,7 @@ from flwr.app import ConfigRecord, MetricRecord
 from client_app import app as client
 from deployment.status import read_log
 from fedsc.clusters import load_clusters
+from fedsc.config import Config
 from fedsc.errors import ConfigError, RunError
 from fedsc.model import load_model
 from simulations.inprocess import run_inprocess
@@ -145,8 +147,19 @@ def lying(kind, record):
     return app
 
 
+def test_a_run_of_real_labs_is_not_resumed_as_a_simulation(finished, tiny_set, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = sorted(path.name for path in folder.iterdir())
+    options = json.loads((folder / "config.json").read_text())
+    options |= {"resume": str(folder), "dataset": str(tiny_set), "output": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"the run was of real labs.*flwr run \. fedsc"):
+        run_inprocess(Config.from_mapping(options))
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_a_lab_that_embedded_other_cells_than_it_has_is_left_out_and_named(quick, lead, files):
-    app = lying("embedded", MetricRecord({"cells": 55}))
+    app = lying("embedded", MetricRecord({"cells": 55, "blank": 0}))
     folder = lead(quick, nodes_of(files), app)
     said, why = (folder / "run.log").read_text(), "embedded 55 cells, described itself with 56"
     assert f"going on without lab B: {why}" in said
@@ -239,7 +252,9 @@ def test_more_clusters_than_cells_are_refused_before_any_work(quick, change, lea
 
 
 def test_more_clusters_than_the_cells_that_are_left_cost_k_means_alone(quick, change, lead, files):
-    app = lying("embedded", MetricRecord({"cells": 55}))  # B, with 56 cells, is left out
+    app = lying(
+        "embedded", MetricRecord({"cells": 55, "blank": 0})
+    )  # B, with 56 cells, is left out
     scores = scores_of(lead(change(quick, label_key="", clusters=50), nodes_of(files), app))
     assert scores["kmeans"] is None
     assert any("clusters = 50, and 40 cells are left" in warning for warning in scores["warnings"])

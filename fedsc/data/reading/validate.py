@@ -17,6 +17,7 @@ from fedsc.data.rows import row_totals
 from fedsc.errors import DataError
 
 _ALIKE = 100.0  # sums of log-normalised cells differ 50-fold at most, of corrected counts 400-fold
+_WHOLE = 0.99  # share of values; of normalised ones few are whole
 _MOST_NAMES = 100_000  # looked at to tell genes from barcodes
 
 _COMMON_GENES = {
@@ -172,8 +173,17 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
 
 
 def doubts(matrix: csr_matrix) -> list[str]:
-    """Say so where values that pass as log-normalised are more likely counts, not whole ones."""
+    """Say so where values that pass as log-normalised are more likely something else.
+
+    Logarithms of counts as they are, or counts that are not whole.
+    """
     before = csr_matrix((np.expm1(matrix.data), matrix.indices, matrix.indptr), matrix.shape)
+    if (np.abs(before.data - np.rint(before.data)) < 1e-4 * before.data).mean() > _WHOLE:
+        return [
+            "before the logarithm the values were whole numbers, so cells were not scaled to one "
+            "library size, and depth will be in the clusters: give the counts (X, a layer or raw), "
+            "which are scaled here"
+        ]
     sums = row_totals(before)
     low, high = np.quantile(sums[sums > 0], (0.05, 0.95))
     if high < _ALIKE * low:

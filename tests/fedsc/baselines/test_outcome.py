@@ -15,11 +15,11 @@ def test_results_go_where_scanpy_has_them(tmp_path):
     additions_of(fitted, {"x": 1}).add_to(adata)
     adata.write_h5ad(tmp_path / "a.h5ad")
     found = anndata.read_h5ad(tmp_path / "a.h5ad")
-    assert found.obsm["X_mask_sc"].shape == (3, 4)
-    assert list(found.obs["mask_sc"].cat.categories) == ["0", "2", "10"]
-    assert list(found.obs["mask_sc"]) == ["0", "10", "2"]
-    assert found.uns["mask_sc"]["method"] == "mask-sc"
-    assert found.uns["mask_sc"]["x"] == 1
+    assert found.obsm["X_fedsc_mask_sc"].shape == (3, 4)
+    assert list(found.obs["fedsc_mask_sc"].cat.categories) == ["0", "2", "10"]
+    assert list(found.obs["fedsc_mask_sc"]) == ["0", "10", "2"]
+    assert found.uns["fedsc_mask_sc"]["method"] == "mask-sc"
+    assert found.uns["fedsc_mask_sc"]["x"] == 1
 
 
 def test_plain_is_strict_json():

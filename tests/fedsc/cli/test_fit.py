@@ -50,15 +50,15 @@ def test_a_copy_with_results_a_record_and_scores(file, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["cells.h5ad", "fit.json", "scores.json"]
     assert file.read_bytes() == before
     copy = anndata.read_h5ad(out / "cells.h5ad")
-    assert copy.obsm["X_pca"].shape == (45, 44)
-    assert list(copy.obs["pca"].cat.categories) == ["0", "1", "2"]
+    assert copy.obsm["X_fedsc_pca"].shape == (45, 44)
+    assert list(copy.obs["fedsc_pca"].cat.categories) == ["0", "1", "2"]
     assert copy.uns["mine"] == "kept"
     np.testing.assert_array_equal(copy.obsm["X_mine"], 1)
     scores = json.loads((out / "scores.json").read_text())
     assert scores["ari"] == pytest.approx(1.0)
     assert "TAKEN FROM THE LABELS (3 types in 'type')" in result.output
     assert "TAKEN FROM THE LABELS" in json.loads((out / "fit.json").read_text())["k is"]
-    assert "TAKEN FROM THE LABELS" in copy.uns["pca"]["k is"]
+    assert "TAKEN FROM THE LABELS" in copy.uns["fedsc_pca"]["k is"]
 
 
 def test_mask_sc_exports_and_draws_its_attention(file, tmp_path):
@@ -158,7 +158,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(file, tmp_path, 
     assert [p.name for p in out.iterdir()] == ["checkpoint"]
     assert call(*arguments, "--output", out).exit_code == 0
     one, two = (anndata.read_h5ad(folder / "cells.h5ad") for folder in (whole, out))
-    np.testing.assert_array_equal(one.obsm["X_scdeepcluster"], two.obsm["X_scdeepcluster"])
+    np.testing.assert_array_equal(
+        one.obsm["X_fedsc_scdeepcluster"], two.obsm["X_fedsc_scdeepcluster"]
+    )
 
 
 def test_other_formats_become_h5ad(file, tmp_path):
@@ -170,7 +172,7 @@ def test_other_formats_become_h5ad(file, tmp_path):
     call("nmf", tmp_path / "table.csv", "--k", "3", "--set", "iterations=10", "--output", out)
     copy = anndata.read_h5ad(out / "table.h5ad")
     assert list(copy.obs_names) == list(adata.obs_names)
-    assert set(copy.obs["nmf"]) == {"0", "1", "2"}
+    assert set(copy.obs["fedsc_nmf"]) == {"0", "1", "2"}
     with np.load(out / "extras.npz", allow_pickle=False) as extras:
         assert extras["gene_factors"].shape == (3, 60)
         assert list(extras["factor_genes"]) == list(adata.var_names)
@@ -220,4 +222,4 @@ def test_names_are_repaired_as_in_a_run(file, tmp_path):
     with pytest.raises(RunError, match="fold_case = True; asked for now: fold_case = False"):
         call("nmf", file, *said[:1], *said[2:], "--output", tmp_path / "yes")
     fedsc.tl.nmf(cells, k=3, make_unique=True, fold_case=True, overrides={"iterations": 5})
-    assert cells.uns["nmf"]["make_unique"]
+    assert cells.uns["fedsc_nmf"]["make_unique"]

@@ -88,6 +88,19 @@ def test_an_objective_of_one_s_own_counts(source, fresh, monkeypatch, tmp_path):
     assert "own_objective" not in sys.modules  # it is read, not run
 
 
+def test_what_an_objective_imports_from_its_own_folder_counts(source, fresh, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine").mkdir()
+    texts = {"__init__": "from mine.near import far", "near": "from . import far", "far": "X = 1"}
+    for name, text in {**texts, "other": "X = 1"}.items():
+        (tmp_path / "mine" / f"{name}.py").write_text(text)
+    before = code_digest("mine:OBJECTIVE")
+    for name, counts in (("other", False), ("far", True)):
+        (tmp_path / "mine" / f"{name}.py").write_text("X = 2")
+        fresh()
+        assert (code_digest("mine:OBJECTIVE") != before) == counts
+
+
 def test_data_count_by_their_bytes(tiny_set, tmp_path):
     one = shutil.copy(tiny_set, tmp_path / "one.h5ad")
     two = shutil.copy(tiny_set, tmp_path / "two.h5ad")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from fedsc.data.reading.validate import label_problems, name_problems, notes
+from fedsc.data.reading.validate import doubts, label_problems, name_problems, notes
 
 SYMBOLS = np.array(["ACTB", "B2M", "Foxp3", "Malat1", "rps12", "g4"], dtype=object)
 ENSEMBL = np.array([f"ENSMUSG{i:011d}" for i in range(6)], dtype=object)
@@ -134,3 +134,15 @@ def test_genes_whose_names_a_run_would_refuse_are_refused():
     assert problems[0] == "1 gene without a name: name them, or leave them out"
     assert problems[1].startswith("gene names must have 200 letters at most: 'GGG")
     assert len(problems) == 2
+
+
+def test_what_passes_as_logarithms_of_normalised_values_is_doubted_where_it_is_none():
+    rng = np.random.default_rng(0)
+    counts = csr_matrix(rng.poisson(rng.gamma(0.3, 3.0, (200, 50)))).astype(np.float32)
+    normalised = counts.multiply(1e4 / counts.sum(axis=1)).tocsr()
+    assert doubts(normalised.log1p().astype(np.float32)) == []
+    (said,) = doubts(counts.log1p().astype(np.float32))
+    assert "were whole numbers, so cells were not scaled to one library size" in said
+    corrected = normalised.multiply(np.geomspace(1, 1e4, 200)[:, None]).tocsr().log1p()
+    (said,) = doubts(corrected)
+    assert "if these are corrected counts, round them" in said
