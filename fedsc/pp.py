@@ -12,14 +12,11 @@ import pandas as pd
 
 from fedsc.config import Config
 from fedsc.data.aligned import align
-from fedsc.data.genes import agree
 from fedsc.data.reading.hdf5 import named_genes
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.errors import DataError
-from fedsc.federated.answers import answer
-from fedsc.federated.preprocessing import learn_preprocessing
-from fedsc.federated.query import Question, Sums, add
+from fedsc.federated.preprocessing import fit_preprocessing
 
 if TYPE_CHECKING:
     import anndata
@@ -69,6 +66,7 @@ def highly_variable_genes(
     genes: Literal["intersection", "union"] = "intersection",
     flavor: Literal["seurat", "seurat_v3"] = "seurat",
     target_sum: float = 0.0,
+    min_shared_genes: int = 100,
     copy: bool = False,
 ) -> "dict[str, anndata.AnnData] | None":
     """Choose the genes that vary most over all labs, from sums, as a run does.
@@ -91,6 +89,8 @@ def highly_variable_genes(
         Rule that ranks genes, as scanpy's flavour of that name.
     target_sum
         Library size every cell is scaled to; 0 = the pool's median.
+    min_shared_genes
+        Labs that share fewer are refused.
     copy
         Give copies and leave ``labs`` as they are.
 
@@ -104,29 +104,22 @@ def highly_variable_genes(
     DataError
         If cells cannot be used, or labs cannot be joined.
     """
+    if not isinstance(labs, Mapping):
+        raise DataError('labs: cells by the name of the lab are wanted, such as {"A": adata}')
     cells = {lab: expression_of(adata, ReadAs(layer)) for lab, adata in sorted(labs.items())}
-    kinds = {own.kind for own in cells.values()}
-    if len(kinds) > 1:
-        raise DataError("some labs bring raw counts, others log-normalised values: bring one kind")
     options = Config.of(
-        n_genes=n_genes, hvg=flavor, genes=genes, target_sum=target_sum, min_shared_genes=1
+        n_genes=n_genes,
+        hvg=flavor,
+        genes=genes,
+        target_sum=target_sum,
+        min_shared_genes=min_shared_genes,
     ).data
-    vocabulary = agree(
-        {lab: own.genes for lab, own in cells.items()},
-        options.genes,
-        None,
-        options.min_shared_genes,
-    )
-    aligned = [align(own, vocabulary) for own in cells.values()]
-
-    def ask(question: Question) -> Sums:
-        return add(answer(own, question) for own in aligned)
-
-    learnt = learn_preprocessing(ask, vocabulary, kinds.pop(), options)
+    learnt = fit_preprocessing(cells, options)
+    vocabulary = np.array([*learnt.vocabulary, ""], dtype=object)  # −1 is the last
     chosen = {gene: i for i, gene in enumerate(learnt.genes)}
     results = {lab: adata.copy() if copy else adata for lab, adata in labs.items()}
-    for (lab, adata), own in zip(sorted(results.items()), aligned, strict=True):
-        names = np.append(vocabulary, "")[own.columns]  # −1 is the last
+    for lab, adata in results.items():
+        names = vocabulary[align(cells[lab], learnt.vocabulary).columns]
         places = pd.Series([chosen.get(name, -1) for name in names], index=cells[lab].genes)
         at = places.reindex(
             adata.var_names, fill_value=-1

@@ -3,7 +3,7 @@
 The result equals scanpy's on the pooled matrix (FedSC §3.1, §4.1).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +98,17 @@ def learn_preprocessing(
     )
 
 
-def fit_preprocessing(labs: Sequence[LabCells], options: DataOptions) -> Preprocessing:
+def fit_preprocessing(
+    labs: Mapping[str, LabCells] | Sequence[LabCells], options: DataOptions
+) -> Preprocessing:
     """Do the same over labs in this process; with one lab, what a centralised baseline uses.
+
+    Parameters
+    ----------
+    labs
+        By name, or in a row; then they are ``lab-0``, …
+    options
+        As for :func:`learn_preprocessing`.
 
     Raises
     ------
@@ -107,7 +116,9 @@ def fit_preprocessing(labs: Sequence[LabCells], options: DataOptions) -> Preproc
         If labs mix raw counts and log-normalised values, their genes cannot be joined
         (:func:`fedsc.data.genes.agree`), or as :func:`learn_preprocessing`.
     """
-    kinds = {lab.kind for lab in labs}
+    if not isinstance(labs, Mapping):
+        labs = {f"lab-{i}": lab for i, lab in enumerate(labs)}
+    kinds = {lab.kind for lab in labs.values()}
     if len(kinds) != 1:
         raise DataError(
             f"labs hold {' and '.join(sorted(kinds)) or 'nothing'}; all must hold raw counts or "
@@ -116,9 +127,9 @@ def fit_preprocessing(labs: Sequence[LabCells], options: DataOptions) -> Preproc
     reference = (
         read_reference(Path(options.reference_genes)) if options.genes == "reference" else None
     )
-    gene_lists = {f"lab-{i}": lab.genes for i, lab in enumerate(labs)}
+    gene_lists = {name: lab.genes for name, lab in labs.items()}
     vocabulary = agree(gene_lists, options.genes, reference, options.min_shared_genes)
-    aligned = [align(lab, vocabulary) for lab in labs]
+    aligned = [align(lab, vocabulary) for lab in labs.values()]
     ask = ask_locally(aligned, lambda lab, question: ANSWERS[question.name](lab, question))
     return learn_preprocessing(ask, vocabulary, kinds.pop(), options)
 

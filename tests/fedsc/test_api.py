@@ -229,7 +229,7 @@ def test_signatures_name_every_keyword():
 
 def test_genes_are_those_of_a_run(cells, tmp_path):
     labs = {"A": cells[:50, :55].copy(), "B": cells[50:, 5:].copy()}
-    fedsc.pp.highly_variable_genes(labs, n_genes=20)
+    fedsc.pp.highly_variable_genes(labs, n_genes=20, min_shared_genes=50)
     run = fedsc.run(labs, output=tmp_path, **FEW | {"n_genes": 20})
     learnt = run.model.preprocessing
     for adata in labs.values():
@@ -237,6 +237,10 @@ def test_genes_are_those_of_a_run(cells, tmp_path):
         assert set(chosen.index) == set(learnt.genes)
         np.testing.assert_allclose(chosen["fedsc_mean"][list(learnt.genes)], learnt.mean)
         assert adata.var["fedsc_std"][~adata.var["highly_variable"]].isna().all()
+    with pytest.raises(DataError, match="share 50 genes, min-shared-genes = 100"):
+        fedsc.pp.highly_variable_genes(labs)
+    with pytest.raises(DataError, match="cells by the name of the lab"):
+        fedsc.pp.highly_variable_genes(cells)
 
 
 def test_genes_of_raw_are_found_by_name_whatever_the_order_of_var(cells):
@@ -246,7 +250,7 @@ def test_genes_of_raw_are_found_by_name_whatever_the_order_of_var(cells):
     cells.raw = cells
     labs = {"same": cells.copy(), "turned": cells[:, ::-1].copy(), "few": cells[:, 7:30].copy()}
     for adata in labs.values():
-        fedsc.pp.highly_variable_genes({"A": adata}, n_genes=20, layer="raw")
+        fedsc.pp.highly_variable_genes({"A": adata}, n_genes=20, layer="raw", min_shared_genes=1)
     expected = chosen(labs["same"])
     assert chosen(labs["turned"]) == expected
     assert chosen(labs["few"]) == expected & set(cells.var_names[7:30])
