@@ -122,9 +122,10 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
         )
     markers = learn_markers(ask, clusters.k, target_sum)
     warnings = list(found.warnings)
-    if blank:
+    if blank:  # every lab reads the warning, the log only who leads the run
         of_labs = ", ".join(f"{n} of {lab}" for lab, n in sorted(blank.items()))
-        warnings.append(blank_cells(sum(blank.values()), f" ({of_labs})"))
+        log(INFO, "cells without a value in any of the model's genes: %s", of_labs)
+        warnings.append(blank_cells(sum(blank.values())))
     if types:
         named = learn_types(ask, types, clusters.k, config.analysis.type_threshold)
         names = tuple(map(str, named.names))

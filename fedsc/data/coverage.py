@@ -94,9 +94,9 @@ def coverage_warning(
     )
 
 
-def blank_cells(n_blank: int, whose: str = "") -> str:
+def blank_cells(n_blank: int) -> str:
     """Warn of cells without a value in the model's genes, all of which have one place."""
     return (
-        f"{count(n_blank, 'cell')}{whose} without a value in any of the model's genes: nothing "
+        f"{count(n_blank, 'cell')} without a value in any of the model's genes: nothing "
         "tells them apart, so they have one place and one cluster, which mean nothing"
     )

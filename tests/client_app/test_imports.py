@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_round_of_training_imports_no_compiler_and_no_reader():
     script = """
 import sys

@@ -186,7 +186,7 @@ def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
     assert read_log(said).kmeans == int(re.findall("k-means: iteration ([0-9]+)", said)[-1])
 
 
-@pytest.mark.parametrize("by", ["graph", "kmeans"])
+@pytest.mark.parametrize("by", [pytest.param("graph", marks=pytest.mark.slow), "kmeans"])
 def test_scores_are_those_of_the_copies(quick, change, lead, files, by):
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -271,6 +271,7 @@ def test_cell_types_that_no_cell_has_are_no_clusters(quick, lead, files):
     assert (scores["clusters"], scores["k_from"]) == (4, "the 4 cell types the labs name")
 
 
+@pytest.mark.slow
 def test_any_format_gives_an_h5ad_in_the_folder_the_lab_names(quick, change, lead, files, tmp_path):
     cells = anndata.read_h5ad(files / "A.h5ad")
     table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
@@ -316,6 +317,7 @@ def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(quick, lead
     assert sorted(p.name for p in files.parent.rglob("*.fedsc.h5ad*")) == ["B.fedsc.h5ad"]
 
 
+@pytest.mark.slow
 def test_the_labs_file_is_never_taken_for_the_copy(quick, lead, files):
     (files / "A.h5ad").rename(files / "A.fedsc.h5ad")
     (files / "out").mkdir()
@@ -360,6 +362,7 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
     assert (folder / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_labs_of_unlike_panels_of_which_one_is_annotated_get_the_same_kind_of_file(
     tiny, change, files, lead
 ):

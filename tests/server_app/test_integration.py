@@ -188,7 +188,16 @@ def test_a_later_file_of_one_type_is_moved_as_its_lab_was(integrated, files, tmp
     assert set(found.obs["fedsc_type"]) == {"type1"}
 
 
-@pytest.mark.parametrize("spoil", ["rubbish", "none", "another run", "other state", "before"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "rubbish",
+        "none",
+        pytest.param("another run", marks=pytest.mark.slow),
+        "other state",
+        "before",
+    ],
+)
 def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_path, spoil):
     left, state, _ = integrated
     folder, kept = left.folder, tmp_path / "kept.safetensors"
@@ -272,6 +281,7 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     assert not (left.folder / HARMONY).exists()
 
 
+@pytest.mark.slow
 def test_a_lab_that_was_left_out_does_not_end_with_the_correction_of_another_integration(
     config, files, lead, tmp_path, monkeypatch
 ):
@@ -322,6 +332,7 @@ def test_labs_that_differ_by_type_or_not_at_all_are_not_integrated(
         lead(config)
 
 
+@pytest.mark.slow
 def test_labs_of_a_column_or_with_a_file_each_are(tiny, change, lead, files):
     by_column = change(
         tiny, partition="column", partition_key="donor", integrate="harmony", method="fedpca"

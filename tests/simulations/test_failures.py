@@ -138,7 +138,7 @@ def test_when_every_lab_fails_the_run_fails_and_the_checkpoint_is_intact(
     assert lead(change(tiny, resume=str(left.folder))).model == undisturbed.model
 
 
-@pytest.mark.parametrize("upload", ["float16", "bfloat16"])
+@pytest.mark.parametrize("upload", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_what_uploads_leave_out_survives_a_stop(unlabelled, change, lead, tmp_path, upload):
     """A run that is stopped after a round goes on to the same bytes: errors are private state."""
     config = change(unlabelled, upload=upload, method="fedsimclr")  # keeps nothing else
@@ -280,7 +280,7 @@ def test_a_lab_cannot_claim_an_embedding_longer_than_one(unlabelled, change, lea
     assert left.scores["kmeans"]["sizes"]
 
 
-@pytest.mark.parametrize("how", ["median", "trimmed-mean"])
+@pytest.mark.parametrize("how", ["median", pytest.param("trimmed-mean", marks=pytest.mark.slow)])
 def test_a_robust_average_withstands_a_lab_that_lies_within_the_bounds(
     unlabelled, change, lead, how
 ):
@@ -341,6 +341,7 @@ def late(kind):
     return SlowNodes
 
 
+@pytest.mark.slow
 def test_a_real_lab_may_join_late(tiny, change, lead, tmp_path):
     tiny = change(tiny, wait_for_labs=1)
     nodes = [
@@ -380,7 +381,8 @@ def real_labs(tiny, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("place", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 2])
 def test_who_takes_another_lab_s_name_gets_nothing_and_changes_nothing(
     unlabelled, change, lead, real_labs, tmp_path, place
 ):
@@ -442,6 +444,7 @@ def results_of(folder):
     return [name for name in names if (folder / name).exists()]
 
 
+@pytest.mark.slow
 def test_a_resume_that_comes_to_nothing_leaves_the_results(tiny, change, lead, finished):
     def dead(message, context):
         raise MemoryError

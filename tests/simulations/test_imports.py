@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def _imported(script, *arguments):
     done = subprocess.run(
@@ -26,6 +28,7 @@ print(*sys.modules)
     assert not {"torch", "pandas", "scipy", "h5py", "anndata", "sklearn", "flwr", "ray"} & found
 
 
+@pytest.mark.slow
 def test_the_in_process_engine_imports_no_superlink_and_no_ray():
     found = _imported(
         """

@@ -52,6 +52,7 @@ def test_bits_do_not_depend_on_nodes_or_order_of_replies(tiny, lead, undisturbed
     assert left.scores["kmeans"] == undisturbed.scores["kmeans"]
 
 
+@pytest.mark.slow
 def test_bits_hold_where_the_pull_moves_weights_for_any_nodes_order_and_stop(
     unlabelled, change, lead, left_by
 ):

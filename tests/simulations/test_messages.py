@@ -51,8 +51,8 @@ METHODS = {
     "harmony": {"method": "fedpca", "integrate": "harmony"},
 }
 
-# The queue of MoCo is among the slow tests, and what Harmony's run sends as well.
-SLOW = ("fedmoco-v2", "fedpca")
+# Among the slow tests are the queue of MoCo and what runs without training send.
+SLOW = ("fedmoco-v2", "fedpca", "harmony")
 RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS]
 
 
@@ -573,7 +573,13 @@ def repeat_first(cells):
     cells.obs_names = [f"{NAME} {i}" for i in range(cells.n_obs)]
 
 
-@pytest.mark.parametrize("fault", LOST)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "other labels",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LOST if name != "other labels"),
+    ],
+)
 def test_a_lab_that_fails_later_quotes_nothing_of_its_own(
     tiny_run, tiny_set, change, lead, lab, tmp_path, fault
 ):

@@ -184,7 +184,11 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    ("method", "pull"), [*(("fedsimclr", pull) for pull in RULES), ("fedsc", "fedema")]
+    ("method", "pull"),
+    [
+        ("fedsc", "fedema"),
+        *(pytest.param("fedsimclr", pull, marks=pytest.mark.slow) for pull in RULES),
+    ],
 )
 def test_any_method_runs_with_any_pull(unlabelled, change, lead, method, pull):
     sent = Sent()

@@ -88,6 +88,7 @@ def test_the_bits_are_those_of_one_process(tiny, left_by, undisturbed):
     assert left.scores["kmeans"] == undisturbed.scores["kmeans"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_have_another_number_of_processes(unlabelled, change, left_by):
     whole = change(unlabelled, run_name="whole")
     run_inprocess(whole)

@@ -36,6 +36,7 @@ def test_types_have_markers(labs):
     assert np.asarray(first / (rest + 0.05)).max() > 4
 
 
+@pytest.mark.slow
 def test_a_run_is_weighed_and_its_phases_are_timed(labs, tmp_path, monkeypatch):
     monkeypatch.setattr(large_run, "_SECONDS", 0.01)
     options = {"method": "fedpca", "n_genes": 50, "files": False, "draw_map": False}
