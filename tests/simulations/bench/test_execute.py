@@ -128,7 +128,9 @@ def test_ctrl_c_stops_at_once_keeps_what_is_done_and_writes_its_table(suite, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)]
+)
 def test_no_cell_outlives_its_suite(how, suite, tmp_path):
     endless = suite.with_name("endless.toml")
     endless.write_text(suite.read_text().replace("rounds = 2", "rounds = 100000"))

@@ -95,6 +95,7 @@ def test_growth_is_the_difference_of_two_sizes_scaled_to_a_million_cells(monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_growth_of_tiny_labs_is_measured():
     found = large_run.growth((400, 800), 1, genes=400, per_cell=60, options={"n_genes": 50})
     assert [len(figures) for figures in found.values()] == [1, 1]
