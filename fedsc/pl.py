@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsc import plots
 from fedsc.errors import DataError
+from fedsc.plots.bars import draw_composition, draw_markers
+from fedsc.plots.curves import draw_curves
+from fedsc.plots.maps import draw_map
 from fedsc.results import Run
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def curves(run: Run, *, axes: "list[Axes] | None" = None) -> "list[Axes]":
     if history.empty:
         raise DataError(f"{run.folder}: its method has no rounds, so there are no curves")
     panels = _panels(3, width=4.0) if axes is None else list(axes)
-    plots.draw_curves(panels, history, run.alpha)
+    draw_curves(panels, history, run.alpha)
     return panels
 
 
@@ -74,7 +76,7 @@ def map(
         raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
     axes = _panels(1, width=6.0)[0] if ax is None else ax
     left_out = table["fedsc_cluster"].isna().to_numpy() if "fedsc_cluster" in table else None
-    plots.draw_map(axes, places, table[color], color, left_out)
+    draw_map(axes, places, table[color], color, left_out)
     return axes
 
 
@@ -97,7 +99,7 @@ def composition(run: Run, *, ax: "Axes | None" = None) -> "Axes":
     if table.empty:
         raise DataError(f"{run.folder} has no labs' files, so nobody here knows their cells")
     axes = _panels(1, width=7.0)[0] if ax is None else ax
-    plots.draw_composition(axes, table)
+    draw_composition(axes, table)
     return axes
 
 
@@ -115,7 +117,7 @@ def markers(run: Run, *, n_genes: int = 8, axes: "list[Axes] | None" = None) -> 
     """
     table = run.markers
     panels = _panels(table["cluster"].nunique(), width=2.6) if axes is None else list(axes)
-    plots.draw_markers(panels, table, n_genes)
+    draw_markers(panels, table, n_genes)
     return panels
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fedsc.plots import COLOURS
+from fedsc.plots.style import COLOURS
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -40,7 +40,7 @@ from fedsc.federated.marker_tables import as_csv
 from fedsc.files import replace
 from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
-from fedsc.plots import run_curves
+from fedsc.plots.curves import run_curves
 from fedsc.report.run import REPORT
 from fedsc.run_log import read_metrics
 from server_app.analysis import Analysis

@@ -5,7 +5,7 @@ predicts, for each of the others, what a frozen contrastive-sc encoder makes of 
 cell's embedding is the mean of the encoder's patch tokens on the whole cell.
 
 The paper's Table 2 varies ``embedding`` and ``target``, its Fig. 4 ``side`` and ``mask_ratio``; its
-Fig. 5 is :func:`fedsc.plots.attention_map`.
+Fig. 5 is :func:`fedsc.plots.attention.attention_map`.
 """
 
 from dataclasses import replace

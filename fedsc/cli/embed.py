@@ -117,7 +117,8 @@ def embed(
     )
     if plot is not None:
         from fedsc.data.annotated import cluster_column, type_column
-        from fedsc.plots import embedding_map, save, tsne
+        from fedsc.plots.maps import embedding_map, tsne
+        from fedsc.plots.style import save
 
         groups = {name: obs[name] for name in colour or []}
         groups["fedsc_cluster"] = cluster_column(found.clusters, found.k)

@@ -93,7 +93,7 @@ def check_folder(
         typer.echo(f"  {name:<14} {value}")
     genes = {lab: set(map(str, e.expression.genes)) for lab, e in labs.items() if e.expression}
     if plot is not None and genes:
-        from fedsc.plots import save
+        from fedsc.plots.style import save
 
         save(overlap_figure(genes), plot)
         typer.echo(f"  {'picture':<14} {plot}")

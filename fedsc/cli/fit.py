@@ -196,7 +196,8 @@ def _write(
 
 def _draw_attention(path: Path, expression: "Expression", fitted: "Fitted") -> None:
     """Draw where mask-sc looks (its Fig. 5), by cell type where known, else by cluster."""
-    from fedsc.plots import attention_map, save
+    from fedsc.plots.attention import attention_map
+    from fedsc.plots.style import save
 
     known = expression.labels
     figure = attention_map(

@@ -1,6 +1,6 @@
 """Which clusters the cells of each lab are in."""
 
-from fedsc.plots import draw_composition
+from fedsc.plots.bars import draw_composition
 from fedsc.report.parts import MOST_LABS, Picture, Section, Table, first_labs, picture
 from fedsc.results import Run
 

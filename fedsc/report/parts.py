@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsc.plots import COLOURS, draw_map
+from fedsc.plots.maps import draw_map
+from fedsc.plots.style import COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def map_pictures(
     places
         float (points, 2).
     groups
-        Title of the picture to the group of every point, as of :func:`~fedsc.plots.draw_map`.
+        Title of the picture to the group of every point, as of :func:`~fedsc.plots.maps.draw_map`.
     points
         What a point is.
     """

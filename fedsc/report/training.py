@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fedsc.plots import CURVES, draw_curves
+from fedsc.plots.curves import CURVES, draw_curves
 from fedsc.report.parts import Picture, Section, number, picture
 from fedsc.results import Run
 

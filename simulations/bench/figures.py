@@ -11,7 +11,9 @@ import pandas as pd
 
 from fedsc.data.expression import Expression
 from fedsc.options import SplitOptions
-from fedsc.plots import COLOURS, LINES, attention_map, save, scatter_groups, tsne
+from fedsc.plots.attention import attention_map
+from fedsc.plots.maps import scatter_groups, tsne
+from fedsc.plots.style import COLOURS, LINES, save
 from simulations.bench.cell import Cell
 from simulations.bench.suite import Place, Suite
 

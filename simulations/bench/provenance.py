@@ -12,7 +12,7 @@ from fedsc.files import identity
 _ROOT = Path(__file__).parents[2]
 _ROOMS = ("fedsc", "protocol", "client_app", "server_app", "partitioning")
 _FILES = ("simulations/inprocess.py", "simulations/bench/cell.py")
-_SHOWN_ONLY = ("fedsc/cli/", "fedsc/plots.py")  # decides no result
+_SHOWN_ONLY = ("fedsc/cli/", "fedsc/plots/")  # decides no result
 _LENGTH = 8
 
 

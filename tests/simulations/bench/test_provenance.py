@@ -25,7 +25,7 @@ def fresh():
 
 SOURCE = {
     "fedsc/federated/kmeans.py": '"""Words."""\n\n\ndef f(x):\n    "Words."\n    return x + 1\n',
-    "fedsc/plots.py": "COLOUR = 1\n",
+    "fedsc/plots/maps.py": "COLOUR = 1\n",
     "fedsc/cli/bench.py": "COLOUR = 1\n",
     "server_app/strategy.py": "SHARE = 0.5\n",
     "simulations/inprocess.py": "SERVER = 1\n",
@@ -58,7 +58,7 @@ def test_the_source_is_there():
         ("simulations/inprocess.py", "1", "2", True),
         ("fedsc/federated/kmeans.py", "Words", "Better words", False),
         ("fedsc/federated/kmeans.py", "\n\n", "\n# why\n\n", False),
-        ("fedsc/plots.py", "1", "2", False),
+        ("fedsc/plots/maps.py", "1", "2", False),
         ("fedsc/cli/bench.py", "1", "2", False),
     ],
 )

@@ -1,0 +1,1 @@
+"""Figures, as matplotlib ``Figure`` objects: nothing is shown or kept in global state."""
