@@ -22,7 +22,7 @@ from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import LabCells, OnDisk
-from fedsc.data.labs_toml import told_by_labs
+from fedsc.data.labs_toml import OWN, checked, told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
 from fedsc.data.reading.how import AS_IT_IS, ReadAs
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from partitioning.simulation import Simulation
 
 _CACHE = ".cache"  # of a lab's state: what can be made anew
-_OWN = ("layer", "label-key", "batch-key", "symbols", "make-unique")
 _UNUSABLE = (  # all that a server is told of a file's faults: they quote names of cells and columns
     "the lab's file cannot be used with this label-key, layer and symbols: the lab's own log says "
     "what is wrong, and so does fedsc check there"
@@ -251,11 +250,9 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
         check_name(name, "node config lab")
         state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
-        own = told_by_labs(path.parent).get(name, {}) | {
-            key.replace("-", "_"): value in (True, 1) if key == "make-unique" else str(value)
-            for key in _OWN
-            if (value := node_config.get(key, "")) != ""
-        }
+        of_node = {key: node_config[key] for key in OWN if key in node_config}
+        own = told_by_labs(path.parent).get(name, {})
+        own |= checked(of_node, "node config", "node config")
         batch_key = own.pop("batch_key", "")
         file = LabFile(path, replace(ReadAs.of(config.data), **own))
         key = Path(str(node_config["key"])) if node_config.get("key") else None

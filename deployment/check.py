@@ -1,11 +1,12 @@
 """Say what is wrong with a deployment, all of it at once, each a sentence."""
 
+import re
 import shutil
 import socket
 import ssl
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) ->
     """
     if (root / LAB_FACTS).exists():
         lab, server = _lab_facts(root)
-        _refuse_unknown(data, [lab])
+        refuse_unknown(data, [lab])
         path = data.get(lab, root / "data" / "cells.h5ad")
         return [
             *_lab_problems(root, lab),
@@ -56,7 +57,7 @@ def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) ->
             *_disk_problems(root),
         ]
     deployment = load(root)
-    _refuse_unknown(data, list(deployment.labs))
+    refuse_unknown(data, list(deployment.labs))
     problems = [*_server_problems(deployment), *_disk_problems(root)]
     for lab in deployment.labs:
         folder = deployment.lab(lab)
@@ -89,17 +90,27 @@ def notes_of(root: Path, data: Mapping[str, Path]) -> list[str]:
     return notes
 
 
-def _refuse_unknown(data: Mapping[str, Path], labs: list[str]) -> None:
+def refuse_unknown(data: Mapping[str, Path], labs: Sequence[str]) -> None:
+    """Refuse a file for a lab that is none.
+
+    Raises
+    ------
+    ConfigError
+        Naming it.
+    """
     if unknown := sorted(set(data) - set(labs)):
-        raise ConfigError(f"--data {unknown[0]}=…: no such lab; there is {', '.join(labs)}")
+        raise ConfigError(f"--data {unknown[0]}=…: no such lab; there are {', '.join(labs)}")
 
 
 def _lab_facts(root: Path) -> tuple[str, str]:
     try:
         facts = tomllib.loads((root / LAB_FACTS).read_text())
-        return str(facts["lab"]), str(facts["server"])
+        lab, server = str(facts["lab"]), str(facts["server"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{root / LAB_FACTS} cannot be read: {error}") from error
+    if not re.fullmatch(r".+:\d{1,5}", server):
+        raise ConfigError(f"{root / LAB_FACTS}: server = '{server}' should be HOST:PORT")
+    return lab, server
 
 
 def _server_problems(deployment: Deployment) -> list[str]:

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -72,7 +73,8 @@ def _serve(listening: socket.socket, executor: int, folder: Path) -> NoReturn:
                 listening.close()
                 connection.close()
                 _run(arguments)
-            connection.sendall(b".")
+            with suppress(OSError):  # who asked is gone: the fork has its message all the same
+                connection.sendall(b".")
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 

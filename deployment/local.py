@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deployment import commands, flower
-from deployment.check import port_taken
+from deployment.check import port_taken, refuse_unknown
 from deployment.layout import Deployment
 from deployment.register import VARIABLE
 from deployment.registration import online, register
@@ -103,10 +103,7 @@ def check_data(deployment: Deployment, data: Mapping[str, Path]) -> None:
     ConfigError
         If a lab has no data, a name is no lab's, or a file is not there.
     """
-    if unknown := sorted(set(data) - set(deployment.labs)):
-        raise ConfigError(
-            f"--data {unknown[0]}=…: no such lab; there are {', '.join(deployment.labs)}"
-        )
+    refuse_unknown(data, deployment.labs)
     for lab in deployment.labs:
         if lab not in data or not data[lab].exists():
             where = f"{data[lab]} is not there" if lab in data else "no file was named"

@@ -12,7 +12,7 @@ from fedsc.config import Config
 from fedsc.data.labs_toml import LABS, told_by_labs
 from fedsc.data.registry import resolve
 from fedsc.errors import ConfigError, DataError
-from fedsc.names import check_name
+from fedsc.names import check_name, safe_name
 from fedsc.results import Run
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def run(
     RunError
         If the run cannot go on.
     """
+    from partitioning.simulation import with_own_k
     from server_app.run_folder import new_name
     from simulations.inprocess import run_inprocess, silence_flower
 
@@ -140,9 +141,8 @@ def run(
                 "column of obs with cell types, or batch_key=, the column that names the labs, or "
                 'partition="iid"'
             )
-        known = source.subtypes_per_lab
-        if known is not None and "subtypes_per_lab" not in options:
-            config = config.replace(subtypes_per_lab=known)
+        if source.subtypes_per_lab is not None:
+            config = Config.of(dataset=dataset, **with_own_k(given | common, source))
         config = config.replace(run_name=run_name or new_name(config))
         folder = Path(config.run.output) / config.run.name
         silence_flower()
@@ -203,7 +203,7 @@ def _dataset(
             if path.suffix != ".h5ad" or not path.is_file():
                 raise ConfigError(f"data: lab {lab}: {cells} is no .h5ad file")
             file.symlink_to(path)
-            told = told_by_labs(path.parent).get(path.stem, {})
+            told = told_by_labs(path.parent).get(safe_name(path.stem), {})
         else:
             _write(f"data: lab {lab}", cells, file)
         for name, value in named.items():

@@ -25,6 +25,10 @@ METHODS_OWN: dict[str, dict[str, Any]] = {"fedpca": {"n-genes": 2000}}
 federated, and has a practitioner's number of genes."""
 
 
+WHERE = ("output", "run-name", "resume")
+"""Options that say where a run is, not what it does."""
+
+
 class Config(BaseModel):
     """The options of one run; frozen, validated on construction.
 

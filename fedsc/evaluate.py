@@ -55,7 +55,8 @@ def scores(
     clusters
         Cluster of every cell, (cells,).
     labels
-        Annotated type of every cell, (cells,), or ``None``.
+        Annotated type of every cell, str (cells,), or ``None``. A cell without one (``""``) counts
+        in the shape of the clusters, not in their agreement with labels.
 
     Returns
     -------
@@ -69,19 +70,15 @@ def scores(
     separable = 1 < len(np.unique(clusters)) < len(x)
     rows = silhouette_rows(len(x))
     sampled = separable and len(rows) < len(x)
-    found = {
-        "ari": None if labels is None else float(metrics.adjusted_rand_score(labels, clusters)),
-        "nmi": None
-        if labels is None
-        else float(metrics.normalized_mutual_info_score(labels, clusters)),
-        "rare_f1": None
-        if labels is None
-        else rare_type_f1(metrics.cluster.contingency_matrix(labels, clusters)),
-        "silhouette": _silhouette(x[rows], clusters[rows]) if separable else None,
-        "calinski_harabasz": float(metrics.calinski_harabasz_score(x, clusters))
-        if separable
-        else None,
-    }
+    found: dict[str, float | None] = dict.fromkeys(METRICS)
+    if labels is not None and (known := labels != "").any():
+        pair = labels[known], clusters[known]
+        found["ari"] = float(metrics.adjusted_rand_score(*pair))
+        found["nmi"] = float(metrics.normalized_mutual_info_score(*pair))
+        found["rare_f1"] = rare_type_f1(metrics.cluster.contingency_matrix(*pair))
+    if separable:
+        found["silhouette"] = _silhouette(x[rows], clusters[rows])
+        found["calinski_harabasz"] = float(metrics.calinski_harabasz_score(x, clusters))
     return {**found, SAMPLED_FROM: len(x)} if sampled else found
 
 

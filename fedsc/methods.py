@@ -81,7 +81,7 @@ def load_objective(method: Method) -> "Objective":
     module, _, attribute = method.objective.partition(":")
     try:
         objective = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ":X" names no module
         option = f"option method = {method.objective!r}"
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:

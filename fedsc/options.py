@@ -128,6 +128,12 @@ class DataOptions(_Group):
         "'' = none.",
         unit="genes",
     )
+    min_counts: Text = _option(
+        "",
+        "Quality control: fewest counts of a cell; a number, 'mad' = 5 MAD below the pool's "
+        "median, '' = none.",
+        unit="counts",
+    )
     max_mito: Text = _option(
         "",
         "Quality control: largest mitochondrial share of a cell's counts; a number up to 1, 'mad' "
@@ -140,9 +146,14 @@ class DataOptions(_Group):
     @property
     def controls_quality(self) -> bool:
         """Whether cells or genes are to be left out."""
-        return bool(self.min_genes or self.max_mito or self.min_cells_per_gene)
+        return self.judges_cells or self.min_cells_per_gene > 0
 
-    @field_validator("min_genes")
+    @property
+    def judges_cells(self) -> bool:
+        """Whether cells are to be left out."""
+        return bool(self.min_genes or self.min_counts or self.max_mito)
+
+    @field_validator("min_genes", "min_counts")
     @classmethod
     def _fewest(cls, value: str) -> str:
         return _limit(value, 1, math.inf, "a number from 1")
@@ -187,8 +198,8 @@ class SplitOptions(_Group):
     subtypes_per_lab: Count = _option(2, "Cell types per lab k [4.1].", unit="types")
     cover: Literal["", "drop", "all"] = _option(
         "",
-        "When k·K < types: leave types out (the paper) or deal them too; '' = drop for a known "
-        "set, all for a file of one's own.",
+        "When k·K < types: leave types out (the paper) or deal them too; '' = drop for a set given "
+        "by its name, all for a path.",
     )
     beta: Positive = _option(0.5, "Concentration of the dirichlet split.")
     min_cells: Count = _option(

@@ -103,14 +103,16 @@ def place(
     embedding, integrated = _integrated(embedding, cells, folder, trained, integration, batch_key)
     found = load_clusters(folder, trained) if resolution is None else None
     about: dict[str, Any] = {
-        "model": str(folder),
+        "run": str(folder),
+        "model": trained.digest,
         "method": trained.method,
         "scale": trained.scale,
         "genes": covered.genes,
         "genes-measured": covered.measured,
         "weight-measured": covered.weight,
-        "warning": "; ".join(warnings) or None,
     }
+    if warnings:
+        about["warnings"] = "; ".join(warnings)
     if integrated:
         about["integrated"] = integrated
     if found is not None:

@@ -18,7 +18,7 @@ from fedsc.clusters import Clusters, load_clusters
 from fedsc.data.annotated import cluster_column, type_column
 from fedsc.data.joined import concat
 from fedsc.data.reading.memory import refuse_large
-from fedsc.data.reading.read import explained
+from fedsc.data.reading.read import explained, read_anndata
 from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.files import identity
@@ -57,11 +57,7 @@ class Labs(Mapping[str, "anndata.AnnData"]):
         self._files = {path.stem: path for path in sorted(folder.glob("*.h5ad"))}
 
     def __getitem__(self, lab: str) -> "anndata.AnnData":
-        import anndata
-
-        path = self.path(lab)
-        with explained(), open_hdf5(path):
-            return anndata.read_h5ad(path)
+        return read_anndata(self.path(lab))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsc.data.preprocess import CellMatrix
+from fedsc.errors import DataError
 from fedsc.federated.averaging import Arrays
 from fedsc.models.encoder import embed
 from fedsc.models.mlp import Weights
@@ -144,7 +145,18 @@ def begin(
     round_: int,
     device: str = "cpu",
 ) -> State:
-    """Start a lab's round; arguments as :func:`train_lab` takes them."""
+    """Start a lab's round; arguments as :func:`train_lab` takes them.
+
+    Raises
+    ------
+    DataError
+        If a single cell is to be normalised by its batch.
+    """
+    if n_cells < 2 and method.norm == "batch":
+        raise DataError.without_data(
+            "the lab has a single cell, and batch norm needs two: leave the lab out (min-cells), "
+            "or train with norm = layer"
+        )
     kept_norm = {
         n.removeprefix(_KEPT_NORM): a for n, a in private.items() if n.startswith(_KEPT_NORM)
     }

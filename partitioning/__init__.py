@@ -5,7 +5,7 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import LabCells, cell_types
+from fedsc.data.expression import LabCells, group_names
 from fedsc.errors import ConfigError, DataError
 from fedsc.options import SplitOptions
 from fedsc.rng import numpy_generator
@@ -91,7 +91,7 @@ def _labels(obs: pd.DataFrame, label_key: str, scheme: str) -> np.ndarray:
             f"option partition = '{scheme}' needs label-key, a column of obs with cell types, and "
             f"{_known(obs)}; partition = 'iid' needs none"
         )
-    labels = cell_types(_column(obs, label_key, "label-key"))
+    labels = group_names(_column(obs, label_key, "label-key"))
     missing = int((labels == "").sum())
     if missing:
         raise DataError(

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from fedsc.data.expression import group_names
 from fedsc.errors import ConfigError, DataError
 from fedsc.names import safe_names
 
@@ -30,13 +31,14 @@ def column(values: pd.Series) -> dict[str, np.ndarray]:
         If the column has more than 1000 values, or two would give the same lab name.
     """
     key = values.name
-    missing = int(values.isna().sum())
+    texts = group_names(values)
+    missing = int((texts == "").sum())
     if missing:
         raise DataError(
             f"column '{key}' has no value for {missing} of {len(values)} cells: "
             f"fill them in or remove the cells"
         )
-    found, value_of_cell = np.unique(values.astype(str).to_numpy(dtype=str), return_inverse=True)
+    found, value_of_cell = np.unique(texts.astype(str), return_inverse=True)
     if len(found) > MOST_LABS:
         raise ConfigError(
             f"option partition-key = '{key}': the column has {len(found)} values, "

@@ -1,8 +1,10 @@
 """The labs of a simulation: one set of cells split into labs, or a folder with one file each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from fedsc.data.reading.read import read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
 from fedsc.files import identity
 from fedsc.names import safe_names
-from fedsc.options import DataOptions, SplitOptions
+from fedsc.options import DataOptions, SplitOptions, kebab
 from partitioning import partition
 
 
@@ -92,9 +94,16 @@ def _folder() -> Path:
 
 
 def covering(split: SplitOptions, source: Source) -> SplitOptions:
-    """Leave types out only where the paper does: of a person's own file every cell counts."""
+    """Leave types out where the papers do, of sets given by name; of a path every cell counts."""
     cover = split.cover or ("drop" if source.known else "all")
     return split.model_copy(update={"cover": cover})
+
+
+def with_own_k(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Give a set its own number of types a lab, as its paper has it, unless one is given."""
+    k = source.subtypes_per_lab
+    given = k is None or "subtypes-per-lab" in map(kebab, options)
+    return dict(options) if given else {**options, "subtypes-per-lab": k}
 
 
 def _one_file_each(folder: Path, how: ReadAs) -> Simulation:

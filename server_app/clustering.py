@@ -84,10 +84,11 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
     options, types = config.analysis, federation.types
     ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
     first = options.resolutions[0]
-    beside = {first * step for step in _STEPS}
-    resolutions = tuple(sorted({*options.resolutions, *beside}))
+    beside = [first * step for step in _STEPS]  # the first in their midst, the others after them
+    others = sorted(set(options.resolutions) - {first, *beside})
+    resolutions = (beside[0], first, beside[1], *others)
     graph = learn_graph(ask, resolutions, config.run.seed, vocabulary=types)
-    at = resolutions.index(first)
+    at = 1
     of_graph = _graph_scores(graph, agreement(graph), at, options.resolutions)
     scores: dict[str, Scores | None] = {"graph": of_graph, "kmeans": None}
     alive = int((graph.sizes[at] > 0).sum())
@@ -178,12 +179,11 @@ def _graph_scores(
             "labs": graph.labs[i][alive].tolist(),
         }
 
-    stable = graph.stability[max(first - 1, 0) : first + 1]
     others = [i for i, r in enumerate(graph.resolutions) if r in asked and i != first]
     return {
         **at(first),
-        "stability": float(stable.min()) if len(stable) else None,
-        "resolutions": [at(i) for i in others],
+        "stability": float(graph.stability[first - 1 : first + 1].min()),
+        "resolutions": [at(i) for i in sorted(others, key=graph.resolutions.__getitem__)],
     }
 
 

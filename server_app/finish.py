@@ -35,7 +35,7 @@ def finish(
         return
     options = config.analysis
     by_kmeans = analysis.clusters.centres is not None
-    about: dict[str, str | int] = {
+    about: dict[str, str | int | float] = {
         "run": federation.run["name"],
         "method": config.method.name,
         "rounds": config.training.rounds if model.unit else 0,
@@ -50,7 +50,7 @@ def finish(
         "integrated": "harmony" if analysis.integration.harmony else "none",
     }
     if not by_kmeans:
-        about["resolution"] = options.resolution.split(",")[0]
+        about["resolution"] = options.resolutions[0]
     if warnings:
         about["warnings"] = "; ".join(warnings)
     results = Results(

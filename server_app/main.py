@@ -174,7 +174,7 @@ def _quality(federation: Federation, config: Config, folder: RunFolder) -> Quali
     if quality is None:
         quality = federation.phase(lambda: control_quality(federation, config.data))
         folder.write_quality(quality, config.fingerprint())
-    if config.data.min_genes or config.data.max_mito:
+    if config.data.judges_cells:
         federation.filter_cells(quality.cell_filter)
     return quality
 

@@ -56,11 +56,12 @@ class Quality:
         genes = len(self.cell_filter.vocabulary)
         return {
             "min-genes": limits.min_genes,
+            "min-counts": limits.min_counts,
             "max-mito": limits.max_mito,
             "min-cells-per-gene": limits.min_cells_per_gene,
             "cells": self.cells,
             "kept": self.kept,
-            "lost": {name.replace("_", "-"): self.lost[name] for name in ("min_genes", "max_mito")},
+            "lost": {name.replace("_", "-"): lost for name, lost in self.lost.items()},
             "genes": genes,
             "genes-kept": genes - len(self.rare),
             "labs": {
@@ -85,8 +86,8 @@ def control_quality(federation: Federation, options: DataOptions) -> Quality:
     kind = next(iter(federation.labs.values())).kind
     if kind != "counts":
         raise ConfigError(
-            "min-genes, max-mito and min-cells-per-gene need raw counts, and the labs hold "
-            "log-normalised values: leave these options out, or bring raw counts"
+            "min-genes, min-counts, max-mito and min-cells-per-gene need raw counts, and the labs "
+            "hold log-normalised values: leave these options out, or bring raw counts"
         )
     vocabulary = _agree(federation, options)
     ask = _ask(federation, vocabulary, "quality")
@@ -94,6 +95,7 @@ def control_quality(federation: Federation, options: DataOptions) -> Quality:
         ask,
         vocabulary,
         min_genes=_limit(options.min_genes, none=Thresholds.min_genes),
+        min_counts=_limit(options.min_counts, none=Thresholds.min_counts),
         max_mito=_limit(options.max_mito, none=Thresholds.max_mito),
         min_cells_per_gene=options.min_cells_per_gene,
     )
@@ -101,9 +103,10 @@ def control_quality(federation: Federation, options: DataOptions) -> Quality:
     rare = tuple(map(str, vocabulary[~kept.genes]))
     log(
         INFO,
-        "quality control (at least %g genes, at most %.3g mitochondrial, genes in %d cells): "
-        "%d of %d cells and %d of %d genes are kept",
+        "quality control (at least %g genes and %g counts, at most %.3g mitochondrial, genes in "
+        "%d cells): %d of %d cells and %d of %d genes are kept",
         thresholds.min_genes,
+        thresholds.min_counts,
         thresholds.max_mito,
         thresholds.min_cells_per_gene,
         kept.kept,

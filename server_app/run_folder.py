@@ -31,7 +31,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from fedsc import tensors
 from fedsc.clusters import CLUSTERS
-from fedsc.config import Config
+from fedsc.config import WHERE, Config
 from fedsc.data.preprocess import Preprocessing
 from fedsc.data.quality import CellFilter, Thresholds
 from fedsc.errors import ConfigError, RunError
@@ -133,7 +133,7 @@ class RunFolder:
         for result in (*results, *copies):
             result.unlink(missing_ok=True)
         if self._taken_over:
-            before = json.loads((self.path / "config.json").read_text())
+            before = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
             new = {name: value for name, (_, value) in self._taken_over.items()}
             self.write_json("config.json", {**before, **new})
             changes = ", ".join(
@@ -206,7 +206,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            about = json.loads(path.read_text())
+            about = json.loads(path.read_text(encoding="utf-8"))
             return make(about) if about.pop("fingerprint") == fingerprint else None
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged ({error}): start a new run") from error
@@ -278,9 +278,6 @@ def _quality_of(about: dict[str, Any]) -> Quality:
     return Quality(**about | {"cell_filter": cell_filter, "rare": tuple(about["rare"])})
 
 
-_WHERE = ("output", "run-name", "resume")  # say where a run is: here, as it is resumed
-
-
 def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
     """Give the options that are other than at the start of a run: old and new value, by name.
 
@@ -290,7 +287,7 @@ def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         If there is no run, or what it has done depends on such an option.
     """
     try:
-        before = json.loads((path / "config.json").read_text())
+        before = json.loads((path / "config.json").read_text(encoding="utf-8"))
         names = sorted(before.keys() | config.to_mapping().keys())
     except (OSError, ValueError, AttributeError):
         raise ConfigError(f"option resume = {str(path)!r}: no run folder is there") from None
@@ -298,7 +295,7 @@ def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
     changed = {
         name: (before.get(name), now.get(name))
         for name in names
-        if name not in _WHERE and before.get(name) != now.get(name)
+        if name not in WHERE and before.get(name) != now.get(name)
     }
     refused = [
         f"{name} was {old!r}, not {new!r}"

@@ -5,7 +5,7 @@ import numpy as np
 from fedsc.config import Config
 from fedsc.data.expression import LabCells
 from fedsc.data.preprocess import transform
-from fedsc.evaluate import AGREEMENT, METRICS, kmeans, scores
+from fedsc.evaluate import METRICS, kmeans, scores
 from fedsc.federated.correction import BatchedCells
 from fedsc.federated.harmony import Harmony
 from fedsc.federated.harmony_lab import fit_later
@@ -45,7 +45,7 @@ def pooled_scores(
     if simulation.left_out is not None:
         parts[""] = simulation.left_out
     if federation.cell_filter is not None:
-        parts = {lab: federation.cell_filter.passing(part) for lab, part in parts.items()}
+        parts = federation.cell_filter.of_all(parts)
     labels = [part.labels for part in parts.values()]
     if any(own is None for own in labels):
         return dict.fromkeys(METRICS)
@@ -72,9 +72,7 @@ def pooled_scores(
         ]
     )
     clusters = kmeans(embedding, len(types), config.run.seed)
-    found, labelled = scores(embedding, clusters, None), truth != ""
-    of_labelled = scores(embedding[labelled], clusters[labelled], truth[labelled])
-    return found | {name: of_labelled[name] for name in AGREEMENT}
+    return scores(embedding, clusters, truth)
 
 
 def _moved(x: np.ndarray, part: LabCells, batch_key: str, harmony: Harmony | None) -> np.ndarray:

@@ -160,7 +160,6 @@ def train(
         sum(array.nbytes for array in state.weights.values()) / 2**20,
         extra={"first": state.round + 1, "rounds": rounds},
     )
-    federation.begin()
     for round_ in range(state.round + 1, rounds + 1):
         federation.await_labs()
         labs = participants(

@@ -70,7 +70,7 @@ def _run_once(config: Config, nodes: int, gpus: float) -> str:
     """Run a simulation; say why it failed, nothing when it did not."""
     with app_folder() as app, tempfile.TemporaryDirectory() as scratch:
         options = Path(scratch) / "run.toml"
-        options.write_text(tomli_w.dumps(config.to_mapping()))
+        options.write_text(tomli_w.dumps(config.to_mapping()), encoding="utf-8")
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if gpus:
             federation += f" client-resources-num-gpus={gpus}"

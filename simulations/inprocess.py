@@ -9,6 +9,7 @@ import copy
 import os
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from logging import CRITICAL
 
 import numpy as np
@@ -20,7 +21,6 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsc.config import Config
-from fedsc.errors import FedscError
 from protocol.records import TRAIN
 from server_app.traffic import Traffic, content_bytes
 from simulations.pool import Failed, Pool, can_fork
@@ -104,37 +104,36 @@ class InProcessGrid(Grid):
     def _train_together(self, messages: list[Message]) -> list[Message | Failed]:
         """Train nodes in processes of their own, those with the most cells first.
 
-        The cells are prepared before the processes are made, so all share them in memory.
+        The cells of all nodes are prepared before the processes are made, so all share them in
+        memory, also where a round draws some of the labs only.
         """
         nodes = [message.metadata.dst_node_id for message in messages]
-        for node, message in zip(nodes, messages, strict=True):
-            if node not in self._cells:
-                self._cells[node] = self._prepare(message)
         if self._pool is None:
+            self._cells = {node: self._prepare(node, messages[0]) for node in self._contexts}
             self._pool = Pool(self._answer, min(self._wanted, len(messages)))
         order = sorted(range(len(messages)), key=lambda i: -self._cells[nodes[i]])
         replies = self._pool.map([messages[i] for i in order])
         return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda r: r[0])]
 
-    def _prepare(self, message: Message) -> int:
-        """Prepare the cells of a node's labs and count them; a lab that cannot says so itself."""
+    def _prepare(self, node: int, message: Message) -> int:
+        """Prepare the cells of a node's labs and count them; a lab that cannot says so itself.
+
+        How cells are prepared, every message to train on says alike.
+        """
         from client_app.labs import hosted_labs
         from protocol.quality import unpack_filter
         from protocol.records import unpack_preprocessing
 
-        context, total = self._contexts[message.metadata.dst_node_id], 0
+        context, total = self._contexts[node], 0
         config = Config.from_mapping(context.run_config)
         preprocessing = unpack_preprocessing(message.content)
         cell_filter = unpack_filter(message.content)
         for lab in hosted_labs(context.node_config, config):
-            try:
+            with suppress(Exception):  # the lab tells it when it is asked to train
                 cells = lab.filtered(cell_filter).cells(preprocessing, config.data.scale)
-            except FedscError:
-                continue
-            cells.batch(
-                np.arange(min(1, cells.n_cells))
-            )  # what a first batch computes is shared too
-            total += cells.n_cells
+                # What a first batch computes is shared too.
+                cells.batch(np.arange(min(1, cells.n_cells)))
+                total += cells.n_cells
         return total
 
     def _answer(self, message: Message) -> Message:

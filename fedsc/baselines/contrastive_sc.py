@@ -56,7 +56,7 @@ class Preset:
     learning_rate: Positive
     epochs: Count
     period: Count = 500
-    batch_size: Count = 200
+    batch_size: Annotated[int, Field(ge=2)] = 200
     n_genes: Genes = 500
     max_value: Clip = math.inf
     mask_rate: Rate = 0.9

@@ -12,7 +12,7 @@ from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
-from fedsc.evaluate import AGREEMENT, scores
+from fedsc.evaluate import scores
 from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
 
@@ -150,14 +150,9 @@ def score(fitted: Fitted, expression: Expression) -> dict[str, Any]:
         number of clusters ``k``, of cells and of labelled cells.
     """
     labels = expression.labels
-    found = scores(fitted.embedding, fitted.clusters, None)
-    rows = np.flatnonzero([] if labels is None else labels != "")
-    if labels is not None and len(rows):
-        of_labelled = scores(fitted.embedding[rows], fitted.clusters[rows], labels[rows])
-        found |= {name: of_labelled[name] for name in AGREEMENT}
     return {
-        **found,
+        **scores(fitted.embedding, fitted.clusters, labels),
         "k": len(np.unique(fitted.clusters)),
         "cells": len(fitted.clusters),
-        "labelled cells": len(rows),
+        "labelled cells": 0 if labels is None else int((labels != "").sum()),
     }

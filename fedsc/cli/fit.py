@@ -93,7 +93,7 @@ def fit(
     request = {
         "method": method,
         "file": str(file.resolve()),
-        "content": _content(file),
+        "content": _content(file, Path(str(overrides.get("source") or file))),
         **asdict(how),
         "k": k,
         "resolution": resolution,
@@ -134,9 +134,14 @@ def fit(
     console.print(f"written: {copy}", highlight=False, soft_wrap=True)
 
 
-def _content(file: Path) -> str:
-    """Give a short name to what stands in a file, or in the files of a 10x folder."""
-    files = sorted(filter(Path.is_file, file.iterdir())) if file.is_dir() else [file]
+def _content(*paths: Path) -> str:
+    """Give a short name to what stands in files, or in the files of 10x folders."""
+    files = [
+        file
+        for path in dict.fromkeys(paths)
+        for file in (sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path])
+        if file.exists()
+    ]
     return hashlib.sha256(json.dumps([identity(one) for one in files]).encode()).hexdigest()[:12]
 
 
@@ -151,13 +156,18 @@ def _shower(bars: Bars) -> "Progress":
 
 def _already_there(output: Path, request: dict[str, Any], console: Console) -> None:
     """Say that there is nothing to do, or refuse to mix two fits."""
-    about = json.loads((output / _RECORD).read_text())
-    before = about["request"]
+    try:
+        about = json.loads((output / _RECORD).read_text(encoding="utf-8"))
+        before = dict(about["request"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{output / _RECORD} is damaged ({error}): delete {output}, or choose another --output"
+        ) from error
     differ = [key for key in request if before.get(key) != request[key]]
     if differ == ["content"]:
         raise RunError(
-            f"{output} holds a fit of {request['file']} from before it changed; choose another "
-            "--output"
+            f"{output} holds a fit of {request['file']} from before it, or its source, changed; "
+            "choose another --output"
         )
     if differ:
         was = ", ".join(f"{key} = {before.get(key)!r}" for key in differ)

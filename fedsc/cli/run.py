@@ -189,18 +189,16 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
     """Complete the options with what this process knows: absolute paths and the run's name."""
     if resume is not None:
         try:
-            saved = json.loads((resume / "config.json").read_text())
+            saved = json.loads((resume / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"--resume {resume}: not a run folder ({error})") from error
         return Config.from_mapping(saved | options | {"resume": str(resume.resolve())})
     from fedsc.data.registry import resolve
+    from partitioning.simulation import with_own_k
     from server_app.run_folder import new_name
 
     config = Config.from_mapping(options)
-    known = resolve(config.data.dataset).subtypes_per_lab
-    if known is not None and "subtypes-per-lab" not in options:
-        options = options | {"subtypes-per-lab": known}
-        config = Config.from_mapping(options)
+    config = Config.from_mapping(with_own_k(options, resolve(config.data.dataset)))
     paths = {
         key: str(Path(value).resolve())
         for key, value in (

@@ -68,9 +68,9 @@ def split(
 
     `fedsc split cells.h5ad -o labs --partition dirichlet --labs 8 --label-key cell_type`
     """
-    from fedsc.data.expression import cell_types
+    from fedsc.data.expression import group_names
     from partitioning import partition_obs
-    from partitioning.simulation import covering
+    from partitioning.simulation import covering, with_own_k
     from partitioning.table import plot, rich_table, table
 
     source = resolve(dataset)
@@ -78,19 +78,18 @@ def split(
         "dataset": dataset,
         "partition": partition,
         "labs": labs,
-        "subtypes-per-lab": source.subtypes_per_lab
-        if subtypes_per_lab is None
-        else subtypes_per_lab,
+        "subtypes-per-lab": subtypes_per_lab,
         "cover": cover,
         "beta": beta,
         "min-cells": min_cells,
         "partition-key": partition_key,
         "seed": seed,
     }
-    config = Config.from_mapping({key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    config = Config.from_mapping(with_own_k(options, source))
     cells, label_key = _open(source.path, source.layer, label_key or source.label_key)
     parts = partition_obs(cells.obs, label_key, covering(config.split, source), config.run.seed)
-    types = cell_types(cells.obs[label_key]) if label_key else None
+    types = group_names(cells.obs[label_key]) if label_key else None
     counts = table(parts, types)
 
     stale = _check_output(output, source.path, parts, force=force)

@@ -227,15 +227,9 @@ def _add(content: "h5py.File", additions: Additions) -> None:
 
 @lru_cache(maxsize=1)  # the labs of a simulation are parts of one file
 def _read_whole(file: Path, _identity: object) -> "anndata.AnnData":
-    import anndata
+    from fedsc.data.reading.read import read_anndata
 
-    from fedsc.data.reading.read import explained
-    from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_large
-
-    with explained():
-        with open_hdf5(file) as content:
-            refuse_large(content)
-        return anndata.read_h5ad(file)
+    return read_anndata(file)
 
 
 def pack(cells: "anndata.AnnData") -> bytes:

@@ -27,8 +27,8 @@ def control_characters(text: str) -> list[str]:
     return sorted(letter for letter in set(text) if unicodedata.category(letter) in _UNSEEN)
 
 
-def cell_types(values: "pd.Series[Any]") -> np.ndarray:
-    """Read a column of cell types the same way everywhere.
+def group_names(values: "pd.Series[Any]") -> np.ndarray:
+    """Read a column that names groups (types, donors, batches) the same way everywhere.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class _Annotated:
     @property
     def labels(self) -> np.ndarray | None:
         """Cell types as strings; "" where one is missing, ``None`` when none are known."""
-        return cell_types(self.obs[self.label_key]) if self.label_key else None
+        return group_names(self.obs[self.label_key]) if self.label_key else None
 
     def batches(self, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Number the batch of every cell; all 0, without a name, where no column is named.
@@ -112,12 +112,12 @@ class _Annotated:
                 "batch-key: the lab's obs has no such column; the lab can name its own in its "
                 "node config or labs.toml, and its own log lists those there are",
             )
-        if missing := int(self.obs[column].isna().sum()):
+        values = group_names(self.obs[column])
+        if missing := int((values == "").sum()):
             wrong = f"{missing} of {len(self.obs)} cells have no value; fill them in, or name a "
             wrong += "column without gaps"
             raise DataError(f"batch-key = '{column}': {wrong}", f"batch-key: {wrong}")
-        values = self.obs[column].astype(str).to_numpy(dtype=str)
-        names, codes = np.unique(values, return_inverse=True)
+        names, codes = np.unique(values.astype(str), return_inverse=True)
         return codes.astype(np.int64), tuple(map(str, names))
 
     def _named(self, rows: np.ndarray) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from fedsc.data.annotated import pack, reserve
-from fedsc.data.reading.read import explained
+from fedsc.data.reading.read import explained, read_anndata
 from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_large, refuse_unwritten
 from fedsc.data.reading.stored import SLAB
 from fedsc.errors import DataError
@@ -46,13 +46,7 @@ def concat(files: Mapping[str, Path]) -> "anndata.AnnData":
     DataError
         If there is none, one cannot be read or has no results, or they are of different runs.
     """
-    import anndata
-
-    parts = {}
-    for lab, path in files.items():
-        with explained(), open_hdf5(path):
-            parts[lab] = anndata.read_h5ad(path)
-    return _joined(files, parts)
+    return _joined(files, {lab: read_anndata(path) for lab, path in files.items()})
 
 
 def write_joined(files: Mapping[str, Path], output: Path) -> int:

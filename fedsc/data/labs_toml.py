@@ -1,14 +1,21 @@
 """What labs say of their own files: a table for each in ``labs.toml``, beside the files."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedsc.errors import ConfigError
 
 LABS = "labs.toml"
-_OWN = {"label-key": str, "batch-key": str, "layer": str, "symbols": str, "make-unique": bool}
+OWN: Mapping[str, type] = {
+    "label-key": str,
+    "batch-key": str,
+    "layer": str,
+    "symbols": str,
+    "make-unique": bool,
+}
+"""What a lab may say of its own file, and of which type it is."""
 
 
 def own_columns(folder: Path, labs: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -66,13 +73,35 @@ def told_by_labs(folder: Path) -> dict[str, dict[str, Any]]:
             f"{path}: cannot be read as TOML ({error})", f"the lab's {LABS} cannot be read as TOML"
         ) from None
     for lab, own in told.items():
-        found[lab] = {}
-        for key, value in own.items() if isinstance(own, dict) else [("", own)]:
-            if not isinstance(value, _OWN.get(key, ())):
-                known = ", ".join(_OWN)
-                raise ConfigError(
-                    f"{path}: {lab}: {key} = {value!r}; known are {known}",
-                    f"the lab's {LABS} has a key or a value that is none; known are {known}",
-                )
-            found[lab][key.replace("-", "_")] = value
+        found[lab] = checked(own if isinstance(own, dict) else {"": own}, f"{path}: {lab}", LABS)
     return found
+
+
+def checked(told: Mapping[str, Any], where: str, kind: str) -> dict[str, Any]:
+    """Refuse what a lab cannot say of its own file; give the rest with underscores in the keys.
+
+    Parameters
+    ----------
+    told
+        Keys of :data:`OWN` and their values.
+    where
+        Names the place for the lab's own log.
+    kind
+        Names it for the server, e.g. ``"labs.toml"``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is none, or a value is of another type.
+    """
+    for key, value in told.items():
+        if not isinstance(value, OWN.get(key, ())):
+            known = ", ".join(f"{name} ({_TYPES[of]})" for name, of in OWN.items())
+            raise ConfigError(
+                f"{where}: {key} = {value!r}; known are {known}",
+                f"the lab's {kind} has a key or a value that is none; known are {known}",
+            )
+    return {key.replace("-", "_"): value for key, value in told.items()}
+
+
+_TYPES = {str: "text", bool: "true or false"}

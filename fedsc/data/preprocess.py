@@ -22,6 +22,7 @@ from fedsc.data.aligned import Aligned, align, library_sizes, take_columns
 from fedsc.data.expression import Kind, LabCells
 from fedsc.data.genes import case_note, refuse_other_positions
 from fedsc.data.reading.backed import Backed
+from fedsc.data.reading.kind import KIND_NAMES
 from fedsc.errors import DataError
 
 
@@ -193,8 +194,8 @@ def transform(
     wanted = preprocessing.kind
     if expression.kind != wanted:
         raise DataError.without_data(
-            f"the file holds {_KINDS[expression.kind]} but the model was trained on "
-            f"{_KINDS[wanted]}; bring the file to the same scale or name its layer that is"
+            f"the file holds {KIND_NAMES[expression.kind]} but the model was trained on "
+            f"{KIND_NAMES[wanted]}; bring the file to the same scale or name its layer that is"
         )
     refuse_other_positions(expression.genes, preprocessing.vocabulary)
     cells = align(expression, preprocessing.vocabulary)
@@ -224,9 +225,6 @@ def transform(
         measured,
         on_disk=folder is not None,
     )
-
-
-_KINDS = {"counts": "raw counts", "lognorm": "log-normalised values"}
 
 
 def log_normalise(

@@ -4,7 +4,7 @@ A cell is judged by the genes it expresses, its counts and the share of them tha
 all over the genes the labs agreed on, so that a lab's own panel does not count for its cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,12 +150,27 @@ class CellFilter:
         DataError
             If the cells are log-normalised, or none is left.
         """
-        kept = ~np.logical_or.reduce(list(self.failing(cells).values()))
-        if not kept.any():
+        passing = self.of_all({"": cells})
+        if not passing:
             raise DataError.without_data(
-                f"none of the lab's {len(kept)} cells passes quality control"
+                f"none of the lab's {len(cells.cells)} cells passes quality control"
             )
-        return cells if kept.all() else cells.subset(np.flatnonzero(kept))
+        return passing[""]
+
+    def of_all(self, parts: Mapping[str, LabCells]) -> dict[str, LabCells]:
+        """Keep the cells of each part that fail no limit, and the parts that keep some.
+
+        Raises
+        ------
+        DataError
+            If some cells are log-normalised.
+        """
+        passing = {}
+        for name, cells in parts.items():
+            kept = ~np.logical_or.reduce(list(self.failing(cells).values()))
+            if kept.any():
+                passing[name] = cells if kept.all() else cells.subset(np.flatnonzero(kept))
+        return passing
 
 
 def reasons(failed: dict[str, np.ndarray]) -> np.ndarray:

@@ -36,7 +36,7 @@ class Source:
     subtypes_per_lab
         The paper's k for this set; ``None`` if there is none.
     known
-        Whether it was found by name: a set of the papers, not a file of one's own.
+        Whether it was found by its name, not by a path.
     """
 
     name: str

@@ -120,7 +120,7 @@ def sum_by_cluster(lab: Clustered, question: Question) -> Sums:
 ANSWERS: dict[str, Callable[[Clustered, Question], Sums]] = {MARKERS: sum_by_cluster}
 
 
-def learn_markers(ask: Ask, k: int, target_sum: float, n_genes: int | None = None) -> Markers:
+def learn_markers(ask: Ask, k: int, target_sum: float) -> Markers:
     """Rank the genes of every cluster, in one question.
 
     Parameters
@@ -131,10 +131,8 @@ def learn_markers(ask: Ask, k: int, target_sum: float, n_genes: int | None = Non
         Number of clusters.
     target_sum
         Library size cells are scaled to; 0 = their values are log-normalised already.
-    n_genes
-        How many to keep for each cluster; ``None`` = all.
     """
-    return rank_genes(ask(markers_question(k, target_sum)), n_genes)
+    return rank_genes(ask(markers_question(k, target_sum)))
 
 
 def markers_question(k: int, target_sum: float) -> Question:
@@ -143,7 +141,7 @@ def markers_question(k: int, target_sum: float) -> Question:
     return Question(MARKERS, arrays)
 
 
-def rank_genes(sums: Sums, n_genes: int | None = None) -> Markers:
+def rank_genes(sums: Sums) -> Markers:
     """Test every gene of every cluster, with the conventions of scanpy's ``rank_genes_groups``.
 
     Where scanpy stops or divides by nothing (fewer than two cells on a side, no variance and no
@@ -154,8 +152,6 @@ def rank_genes(sums: Sums, n_genes: int | None = None) -> Markers:
     ----------
     sums
         Of :func:`sum_by_cluster` over the pool.
-    n_genes
-        As in :func:`learn_markers`.
     """
     from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
@@ -173,7 +169,7 @@ def rank_genes(sums: Sums, n_genes: int | None = None) -> Markers:
     foldchanges = (np.expm1(mean) + 1e-9) / (np.expm1(mean_rest) + 1e-9)
     known = (n > 0) & (n_rest > 0)
 
-    ranked = np.argsort(-scores.round(_DIGITS), axis=1, kind="stable")[:, :n_genes]
+    ranked = np.argsort(-scores.round(_DIGITS), axis=1, kind="stable")
 
     def of_ranked(values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, ranked, axis=1)

@@ -136,22 +136,17 @@ def learn_scores(
     ask: Ask,
     found: Centres,
     vocabulary: Sequence[str] | np.ndarray,
-    groups: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Score a clustering of the pool, in one question.
 
     Parameters
     ----------
     ask
-        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`: which
-        ``centres`` there are, float64 (p, d), and ``groups``, int (p,), the cluster that a cell
-        nearest to each belongs to.
+        Puts a question to labs that answer with :func:`fedsc.federated.answers.answer`.
     found
         The clustering.
     vocabulary
         Every label of every lab, str (L,), unique; empty when none are known.
-    groups
-        Cluster of each centre, int (k,), when several centres make one cluster.
 
     Returns
     -------
@@ -160,32 +155,26 @@ def learn_scores(
         ``calinski_harabasz`` over all; ``None`` where one is undefined (no labels, a single
         cluster, as many clusters as cells).
     """
-    alive = found.sizes > 0  # no cell is near an empty centre, so leaving it out moves none
-    centres = found.centres[alive]
-    given = np.arange(len(found.centres)) if groups is None else groups
-    _, groups = np.unique(given[alive], return_inverse=True)
-    indicator = (groups == np.arange(groups.max() + 1)[:, None]) * found.sizes[alive]
-    means = indicator @ centres / indicator.sum(axis=1, keepdims=True)
-    arrays = {"centres": centres, "groups": groups.astype(np.int64)}
-
+    # No cell is near an empty centre, so leaving it out moves none.
+    centres = found.centres[found.sizes > 0]
     ari = nmi = rare = None
-    spreads = Question(SPREAD, {**arrays, "means": means})
+    spreads = Question(SPREAD, {"centres": centres})
     if len(vocabulary):
         names = as_array(vocabulary)
-        labels = Question(CONTINGENCY, {**arrays, "vocabulary": names})
+        labels = Question(CONTINGENCY, {"centres": centres, "vocabulary": names})
         ask = together(ask, spreads, labels)
         table = ask(labels)["table"]
         if table.any():
             ari, nmi = ari_from_contingency(table), nmi_from_contingency(table)
             rare = rare_type_f1(table)
     total = ask(spreads)
-    separable = 1 < len(means) < total["n"].sum()
+    separable = 1 < len(centres) < total["n"].sum()
     return {
         "ari": ari,
         "nmi": nmi,
         "rare_f1": rare,
         "simplified_silhouette": silhouette_from_spread(total) if separable else None,
-        "calinski_harabasz": calinski_harabasz_from_spread(total, means) if separable else None,
+        "calinski_harabasz": calinski_harabasz_from_spread(total, centres) if separable else None,
     }
 
 
@@ -262,19 +251,14 @@ def calinski_harabasz_from_spread(total: Sums, means: np.ndarray) -> float:
     return between * float(n.sum() - len(n)) / (within * (len(n) - 1))
 
 
-def _clusters(lab: Embedded, question: Question) -> np.ndarray:
-    groups = question.arrays["groups"]
-    return np.asarray(groups[assign(question.arrays["centres"], lab.x)])
-
-
 def _contingency(lab: Embedded, question: Question) -> Sums:
-    k = int(question.arrays["groups"].max()) + 1
-    vocabulary = as_names(question.arrays["vocabulary"])
-    return contingency(lab.labels, _clusters(lab, question), vocabulary, k)
+    centres, vocabulary = question.arrays["centres"], as_names(question.arrays["vocabulary"])
+    return contingency(lab.labels, assign(centres, lab.x), vocabulary, len(centres))
 
 
 def _spread(lab: Embedded, question: Question) -> Sums:
-    return spread(lab.x, _clusters(lab, question), question.arrays["means"])
+    centres = question.arrays["centres"]
+    return spread(lab.x, assign(centres, lab.x), centres)
 
 
 ANSWERS: dict[str, Callable[[Embedded, Question], Sums]] = {
@@ -300,7 +284,7 @@ def check_contingency(sums: Sums, asked: Asked) -> str:
 def check_spread(sums: Sums, asked: Asked) -> str:
     """Say what is impossible in an answer of :func:`spread`."""
     n, total, squares = sums["n"], sums["sum"], sums["squares"]
-    means = asked.question.arrays["means"]
+    means = asked.question.arrays["centres"]
     lengths = np.linalg.norm(means, axis=1)
     size = 1 + lengths.max()
     return finding(

@@ -113,19 +113,6 @@ def learn_pca(ask: Ask, n_components: int) -> Components:
     return Components(mean, axes, variances[::-1].clip(min=0))
 
 
-def project(components: Components, x: np.ndarray) -> np.ndarray:
-    """Give the coordinates of cells along the axes, float64 (cells, d).
-
-    Parameters
-    ----------
-    components
-        What the pool agreed on.
-    x
-        Standardised expression, float (cells, G).
-    """
-    return np.asarray((x - components.mean) @ components.axes.T)
-
-
 def as_encoder(components: Components) -> Arrays:
     """Write the map as an encoder of one linear layer, so that it is saved and used like any.
 

@@ -68,7 +68,8 @@ def embed(weights: Weights, x: Tensor, *, unit: bool = True) -> Tensor:
     Returns
     -------
     Tensor
-        float32 (cells, 60), without gradient.
+        float32 (cells, dimensions), without gradient: 60 of a trained encoder, of principal
+        components as many as there are.
     """
     with torch.no_grad():
         z = mlp(weights, x, "encoder", training=False)

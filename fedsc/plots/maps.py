@@ -86,10 +86,12 @@ def draw_map(
         axes.figure.colorbar(points, ax=axes)
         axes.set(xticks=[], yticks=[])
     else:
-        group = _names(column)
-        names = _in_order(group)
         if isinstance(column.dtype, pd.CategoricalDtype):
-            names = list(_names(pd.Series(column.cat.categories)))
+            of_all = _names(pd.Series(column.cat.categories))
+            group, names = of_all[column.cat.codes], list(of_all)
+        else:
+            group = _names(column)
+            names = _in_order(group)
         scatter_groups(axes, shown, group, names)
     few = 0 < len(names) <= DISTINCT
     handles = list(axes.get_legend_handles_labels()[0]) if few else []

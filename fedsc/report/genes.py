@@ -4,7 +4,7 @@ from fedsc.data.coverage import WARN_BELOW
 from fedsc.report.parts import MOST_LABS, Section, Table, as_option, first_labs, share
 from fedsc.results import Run
 
-_LIMITS = ("min-genes", "max-mito", "min-cells-per-gene")
+_LIMITS = ("min-genes", "min-counts", "max-mito", "min-cells-per-gene")
 
 
 def quality(run: Run) -> Section | None:

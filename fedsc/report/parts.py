@@ -2,12 +2,13 @@
 
 import base64
 import io
-import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomli_w
 
 from fedsc.plots.maps import draw_map
 from fedsc.plots.style import COLOURS
@@ -166,5 +167,12 @@ def first_labs(n: int) -> str:
 
 
 def as_option(value: Any) -> str:
-    """Write a value of an option as a person gives it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """Write a value of an option as a person gives it: as TOML, text without its quotes."""
+    written = tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
+    if not isinstance(value, str):
+        return written
+    try:
+        meant = str(tomllib.loads(f"value = {value}")["value"])
+    except tomllib.TOMLDecodeError:
+        meant = value  # taken as it is
+    return value if meant == value else written

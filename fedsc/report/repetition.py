@@ -3,11 +3,9 @@
 import shlex
 from pathlib import Path
 
-from fedsc.config import Config
+from fedsc.config import WHERE, Config
 from fedsc.report.parts import Section, Table, as_option
 from fedsc.results import Run
-
-_WHERE = ("output", "run-name", "resume")
 
 
 def repetition(run: Run) -> Section:
@@ -19,7 +17,7 @@ def repetition(run: Run) -> Section:
     other = {
         name: value
         for name, value in options.items()
-        if value != default.get(name) and name not in _WHERE
+        if value != default.get(name) and name not in WHERE
     }
     rows = [(name, as_option(value), as_option(default.get(name))) for name, value in other.items()]
     given = {"method": options.get("method", "fedsc"), **other}

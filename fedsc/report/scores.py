@@ -15,7 +15,7 @@ def scores(run: Run) -> Section | None:
     rows = []
     for way, title in WAYS.items():
         here = table[table["way"] == way].set_index("floor")
-        if here.empty:
+        if False not in here.index:  # "auto" may have integrated the floor alone
             continue
         trained = here.loc[False]
         floor = here.loc[True] if True in here.index else None

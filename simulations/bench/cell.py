@@ -263,7 +263,7 @@ def _mixing_of_labs(config: Config, folder: Path) -> Row:
         return {}
     labs = simulated_labs(config.data, config.split, config.run.seed).labs
     if quality := RunFolder(folder).read_quality(config.fingerprint()):
-        labs = {lab: quality.cell_filter.passing(cells) for lab, cells in labs.items()}
+        labs = quality.cell_filter.of_all(labs)
     harmony = load_harmony(folder, load_model(folder))
     name = harmony.name if harmony else ""
     x = [embedding_of(folder / "labs" / lab, name) for lab in labs]

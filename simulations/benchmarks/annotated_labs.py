@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import cell_types
+from fedsc.data.expression import group_names
 from fedsc.errors import DataError
 from fedsc.federated.annotation import UNKNOWN, types_from_counts
 from fedsc.results import load
@@ -48,7 +48,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         obs = run.labs[lab].obs
         if label_key not in obs:
             raise DataError(f"{folder}: the cells of {lab} have no column '{label_key}'")
-        types = cell_types(obs[label_key])
+        types = group_names(obs[label_key])
         obs, types = obs[types != ""], types[types != ""]
         tables[lab] = pd.crosstab(types, obs["fedsc_cluster"].astype(str).to_numpy())
     types = sorted(set().union(*(table.index for table in tables.values())))

@@ -48,7 +48,7 @@ def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_s
         "donor",
         True,
     )
-    own = {"label-key": "cell_type", "batch-key": "cell_type", "make-unique": 0}
+    own = {"label-key": "cell_type", "batch-key": "cell_type", "make-unique": False}
     (a,) = hosted_labs({"lab": "A", **node, **own}, tiny)
     assert (a.source.how.label_key, a.batch_key, a.source.how.make_unique) == (
         *("cell_type", "cell_type"),
@@ -63,6 +63,13 @@ def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_s
     (tmp_path / "labs.toml").write_text("[A]\nlabel-key = ''\nlayer = ''\n")
     (a,) = hosted_labs({"lab": "A", **node}, tiny.replace(layer="counts"))
     assert a.source.how == ReadAs()  # no cell types, and its values are in X
+    (a,) = hosted_labs({"lab": "A", **node, "layer": "raw"}, tiny)
+    assert a.source.how == ReadAs("raw")
+    (tmp_path / "labs.toml").unlink()
+    (a,) = hosted_labs({"lab": "A", **node, "label-key": "", "layer": ""}, tiny)
+    assert a.source.how == ReadAs()
+    with pytest.raises(ConfigError, match="node config: make-unique = 'true'; known are label-key"):
+        hosted_labs({"lab": "A", **node, "make-unique": "true"}, tiny)
     (tmp_path / "labs.toml").write_text("[A]\nlabels = 'donor'\n")
     with pytest.raises(ConfigError, match=r"labs\.toml: A: labels = 'donor'; known are label-key"):
         hosted_labs({"lab": "A", **node}, tiny)

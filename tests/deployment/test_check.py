@@ -224,6 +224,9 @@ def test_a_folder_that_is_no_deployment_is_told(tmp_path):
     (tmp_path / "lab.toml").write_text("lab = 'A'\n")
     with pytest.raises(ConfigError, match=r"lab\.toml cannot be read"):
         problems_of(tmp_path, {})
+    (tmp_path / "lab.toml").write_text("lab = 'A'\nserver = 'fedsc.example.org'\n")
+    with pytest.raises(ConfigError, match=r"server = 'fedsc\.example\.org' should be HOST:PORT"):
+        problems_of(tmp_path, {})
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,9 @@ def test_labs_without_the_column_are_named_and_can_be_left_out(cells, tmp_path):
 def test_labs_toml_beside_a_lab_s_file_counts(cells, tmp_path):
     cells.layers["half"] = cells.X.copy()
     cells.X = cells.X * 2
-    cells.write_h5ad(tmp_path / "one.h5ad")
-    (tmp_path / "labs.toml").write_text('[one]\nlayer = "half"\nlabel-key = "cell_type"\n')
-    data = {"A": tmp_path / "one.h5ad", "B": cells}
+    cells.write_h5ad(tmp_path / "lab one.h5ad")
+    (tmp_path / "labs.toml").write_text('[lab-one]\nlayer = "half"\nlabel-key = "cell_type"\n')
+    data = {"A": tmp_path / "lab one.h5ad", "B": cells}
     files = fedsc.run(data, layer={"B": "half"}, output=tmp_path / "runs", run_name="a", **FEW)
     same = fedsc.run({"A": cells, "B": cells}, layer="half", output=tmp_path / "runs", **FEW)
     assert files.model.digest == same.model.digest
@@ -156,7 +156,7 @@ def test_cells_without_a_gene_of_the_model_are_told_wherever_they_are_placed(cel
     assert told in run.labs["A"].uns["fedsc"]["warnings"]
     with pytest.warns(UserWarning, match="2 cells without a value"):
         placed = run.embed(labs["B"])
-    assert "2 cells without a value" in placed.uns["fedsc"]["warning"]
+    assert "2 cells without a value" in placed.uns["fedsc"]["warnings"]
 
 
 def test_cells_are_embedded_as_those_of_a_lab_of_the_run_or_of_another(cells, tmp_path):

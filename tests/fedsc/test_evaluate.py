@@ -50,6 +50,18 @@ def test_scores_are_scikit_learns(blobs):
     )
 
 
+def test_cells_without_a_label_count_in_the_shape_alone(blobs):
+    x, labels = blobs
+    clusters, some = kmeans(x, 4, seed=0), labels.copy()
+    some[::3] = ""
+    found, whole, known = scores(x, clusters, some), scores(x, clusters, labels), some != ""
+    assert found["silhouette"] == whole["silhouette"]
+    assert found["calinski_harabasz"] == whole["calinski_harabasz"]
+    assert found["ari"] == metrics.adjusted_rand_score(labels[known], clusters[known])
+    assert found["rare_f1"] == scores(x[known], clusters[known], labels[known])["rare_f1"]
+    assert scores(x, clusters, np.full(300, ""))["ari"] is None
+
+
 def test_scores_are_named_and_of_plain_floats(blobs):
     x, labels = blobs
     found = scores(x, kmeans(x, 4, seed=0), labels)

@@ -29,6 +29,7 @@ def test_unknown_names_are_refused_with_what_is_allowed():
     [
         ("no_such_module:X", r"No module named.*export PYTHONPATH=\$PWD"),
         ("fedsc.ssl.byol:NOPE", "no attribute"),
+        (":BYOL", "method = ':BYOL': Empty module name"),
         ("fedsc.ssl.byol:init", "not function"),
     ],
 )

@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.config import Config
 from fedsc.data.preprocess import CellMatrix
+from fedsc.errors import DataError
 from fedsc.methods import load_objective, method_of
 from fedsc.options import TrainingOptions
 from fedsc.rng import torch_generator
@@ -92,6 +93,12 @@ def test_a_lab_of_three_cells_trains(method):
     result = _train(Config.of(method=method, queue=8), _cells(3))
     assert result.n_cells == 3
     assert np.isfinite(result.loss)
+
+
+def test_a_lab_of_one_cell_says_why_it_cannot_train():
+    with pytest.raises(DataError, match="a single cell, and batch norm needs two"):
+        _train(Config.of(), _cells(1))
+    assert _train(Config.of(norm="layer", local_epochs=1), _cells(1)).loss >= 0
 
 
 def test_loss_falls():

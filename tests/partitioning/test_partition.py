@@ -259,6 +259,8 @@ def by(values):
 def test_column_refuses_missing_clashing_and_countless_values():
     with pytest.raises(DataError, match="'donor' has no value for 2 of 3 cells"):
         by(["a", None, float("nan")])
+    with pytest.raises(DataError, match="'donor' has no value for 1 of 2 cells"):
+        by(["", "a"])
     with pytest.raises(ConfigError, match="'a b' and 'a/b' would both be named 'a-b'"):
         by(["a b", "a/b"])
     with pytest.raises(ConfigError, match="'A' and 'a' would both"):
@@ -269,5 +271,6 @@ def test_column_refuses_missing_clashing_and_countless_values():
 
 def test_column_takes_numbers_and_strange_values():
     assert list(by([2, 10, 2])) == ["10", "2"]
+    assert list(by([2.0, 1.5])) == ["1.5", "2"]
     names = list(by(["../etc", "   ", "x" * 300, "ok\n1"]))
     assert sorted(names) == sorted(["etc", "unnamed", "x" * 63, "ok-1"])

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from fedsc.config import Config
 from fedsc.data import registry
 from fedsc.errors import ConfigError
-from partitioning.simulation import simulated_labs
+from partitioning.simulation import simulated_labs, with_own_k
 
 
 def labs_of(**options):
@@ -31,6 +31,14 @@ def test_a_known_set_is_split_as_the_paper_does(tiny_set, monkeypatch):
     known = labs_of(dataset="tiny", label_key="cell_type", labs=2, subtypes_per_lab=1)
     assert registry.resolve("tiny").known
     assert len(known.left_out.cells) == 48
+
+
+@pytest.mark.parametrize("name", ["subtypes-per-lab", "subtypes_per_lab"])
+def test_a_number_of_types_that_is_given_goes_before_the_sets_own(name):
+    known = registry.resolve("10x_pbmc")
+    assert with_own_k({name: 3}, known) == {name: 3}
+    assert with_own_k({"labs": 4}, known) == {"labs": 4, "subtypes-per-lab": 2}
+    assert with_own_k({"labs": 4}, registry.Source("mine", known.path)) == {"labs": 4}
 
 
 def test_files_of_a_folder_may_be_called_anything(tiny_set, tmp_path):

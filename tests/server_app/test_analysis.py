@@ -244,6 +244,22 @@ def test_clusters_of_noise_are_not_given_without_a_word(tiny, change, lead, file
     assert copy_of(files, "A").uns["fedsc"]["warnings"] == warning
 
 
+@pytest.mark.slow
+def test_stability_does_not_depend_on_what_else_is_asked(tiny, change, lead, files):
+    config = change(tiny, method="fedpca", label_key="")
+
+    def graph(resolution):
+        name = f"run-{len(resolution)}"
+        left = lead(change(config, resolution=resolution, run_name=name), nodes_of(files))
+        return scores_of(left)["graph"]
+
+    alone, among = graph("1"), graph("1,0.99,2")
+    assert among["stability"] == alone["stability"]
+    assert [found["resolution"] for found in among["resolutions"]] == [0.99, 2]
+    assert alone["resolutions"] == []
+    assert {**among, "resolutions": []} == alone
+
+
 def test_more_clusters_than_cells_are_refused_before_any_work(quick, change, lead, files):
     config = change(quick, clusters=97)
     with pytest.raises(ConfigError, match="option clusters = 97: the labs have 96 cells"):

@@ -170,6 +170,30 @@ def test_a_lab_of_which_nothing_is_left_is_told_why(config, files, lead, tmp_pat
     left = lead(config.replace(output=str(tmp_path)), nodes_of(tmp_path, tmp_path))
     assert list(left.scores["quality"]["labs"]) == ["B"]
     assert "none of the lab's 40 cells passes quality control" in left.log
+    # Nor does a simulation of the same files end: it scores the cells that are left.
+    (tmp_path / "labs").mkdir()
+    for name in "AB":
+        (tmp_path / f"{name}.h5ad").rename(tmp_path / "labs" / f"{name}.h5ad")
+    same = lead(config.replace(dataset=str(tmp_path / "labs"), output=str(tmp_path / "runs")))
+    assert same.model == left.model
+    assert same.scores["pooled"]["ari"] is not None
+
+
+def test_cells_of_few_counts_are_left_out(config, files, lead, tmp_path):
+    counts = anndata.read_h5ad(files / "A.h5ad").X.sum(axis=1).A1
+    least = float(np.median(counts))
+    only = config.replace(min_genes="", max_mito="", min_cells_per_gene=0, min_counts=least)
+    left = lead(only.replace(dataset=str(files), output=str(tmp_path), files=True))
+    told = left.scores["quality"]
+    assert told["min-counts"] == least
+    assert told["labs"]["A"]["left-out"] == (counts < least).sum() > 0
+    assert told["lost"] == {
+        "min-genes": 0,
+        "min-counts": told["cells"] - told["kept"],
+        "max-mito": 0,
+    }
+    why = anndata.read_h5ad(left.folder / "labs" / "A.h5ad").obs["fedsc_left_out"]
+    assert set(why.dropna()) == {"min-counts"}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +203,7 @@ def test_a_lab_of_which_nothing_is_left_is_told_why(config, files, lead, tmp_pat
         ("min_genes", "0"),
         ("min_genes", "many"),
         ("min_genes", "inf"),
+        ("min_counts", "0"),
         ("max_mito", 1.5),
         ("max_mito", "nan"),
         ("min_cells_per_gene", -1),

@@ -56,6 +56,7 @@ class Backed:
             rows = sparse_dataset(file[_element(self.layer)])
             for start in range(0, self.n_cells, step):
                 block = csr_matrix(rows[start : start + step], dtype=np.float32)
+                block.sum_duplicates()
                 block.eliminate_zeros()
                 found = look_at(block)
                 if (

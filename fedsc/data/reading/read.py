@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import pandas as pd
@@ -21,7 +22,7 @@ from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.data.reading.kind import KIND_NAMES, judge, look_at
 from fedsc.data.reading.large import is_large, keep
 from fedsc.data.reading.memory import memory_problem
-from fedsc.data.reading.safe_hdf5 import refuse_foreign
+from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_foreign, refuse_large
 from fedsc.data.reading.stored import Compressed
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
@@ -33,6 +34,9 @@ from fedsc.data.reading.validate import (
     value_problems,
 )
 from fedsc.errors import DataError, FedscError
+
+if TYPE_CHECKING:
+    import anndata
 
 _TABLES = (".csv", ".tsv", ".txt")
 _ELSEWHERE = {
@@ -278,6 +282,22 @@ def _refuse_misfit(contents: Contents) -> None:
             f"the file contradicts itself: {contents.name} is {rows} cells × {genes} genes but "
             f"{named[0]} cells and {named[1]} genes have names"
         )
+
+
+def read_anndata(path: Path) -> "anndata.AnnData":
+    """Read an ``.h5ad`` file whole, as anndata does, once it is known to be safe and to fit.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, would do more than hold values, or does not fit in memory.
+    """
+    import anndata
+
+    with explained():
+        with open_hdf5(path) as content:
+            refuse_large(content)
+        return anndata.read_h5ad(path)
 
 
 @contextmanager

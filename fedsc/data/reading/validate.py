@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import LONGEST_NAME, Kind, cell_types, control_characters
+from fedsc.data.expression import LONGEST_NAME, Kind, control_characters, group_names
 from fedsc.data.genes import is_positional
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
@@ -141,7 +141,7 @@ def label_problems(obs: pd.DataFrame, label_key: str, *, in_file: bool = True) -
         )
         return [f"there is no label column '{label_key}'{hint}; {known}{advice if in_file else ''}"]
     labels = obs[label_key]
-    types = sorted(set(cell_types(labels)))
+    types = sorted(set(group_names(labels)))
     if types == [""]:
         return [f"label column '{label_key}' is empty"]
     if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
@@ -164,7 +164,7 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
             f"genes are named by position ({_some(genes)}), so this file joins only with files "
             "whose genes stand in the same order"
         )
-    types = cell_types(obs[label_key]) if label_key else np.array([])
+    types = group_names(obs[label_key]) if label_key else np.array([])
     if unlabelled := int((types == "").sum()):
         found.append(f"{count(unlabelled, 'cell')} without a label in '{label_key}'")
     if len(set(types) - {""}) == len(obs) > 1:

@@ -51,6 +51,17 @@ def test_cells_of_one_name_are_told_apart_and_files_of_two_runs_are_not_joined(
     assert (code, "is one of the labs' files" in err) == (2, True)
 
 
+@pytest.mark.slow
+def test_what_fedsc_embed_makes_later_joins_the_run_s_own_copies(folder, fedsc, tiny_set, tmp_path):
+    late = tmp_path / "late.h5ad"
+    assert fedsc("embed", tiny_set, "--model", folder, "-o", late)[0] == 0
+    code, said, err = fedsc(
+        "concat", folder / "labs" / "lab-0.h5ad", late, "-o", tmp_path / "all.h5ad"
+    )
+    assert code == 0, err
+    assert "of 2 labs" in said
+
+
 def test_a_run_without_files_and_files_without_results_are_refused(folder, fedsc, tiny_set):
     code, _, err = fedsc("concat", tiny_set, tiny_set.parent / "tiny.h5ad", "-o", "x.h5ad")
     assert (code, "two files have one name" in err) == (2, True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
 import fedsc
@@ -156,7 +157,7 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
     assert f"measured: {len(genes)} of the model's {len(genes)} genes (100%)" in done.output
     assert (about["genes"], about["genes-measured"]) == (len(genes), len(genes))
     assert about["weight-measured"] == pytest.approx(1)
-    assert "warning" not in about
+    assert "warnings" not in about
 
     half = len(genes) // 2
     done, about = embedded(half)
@@ -164,7 +165,7 @@ def test_coverage_is_printed_and_recorded_few_genes_are_refused(run, tiny_set, t
     assert f"warning: the file has only {half} of the model's" in done.output
     assert about["genes-measured"] == half
     assert 0 < about["weight-measured"] < 1
-    assert "clusters may be off" in about["warning"]
+    assert "clusters may be off" in about["warnings"]
 
     done, about = embedded(3)
     assert isinstance(done.exception, DataError)
@@ -227,6 +228,25 @@ def test_a_file_larger_than_memory_is_read_in_blocks_with_the_same_result(
     np.testing.assert_allclose(one.obsm["X_fedsc"], other.obsm["X_fedsc"], atol=1e-6)
     assert list(one.obs["fedsc_cluster"]) == list(other.obs["fedsc_cluster"])
     assert (one.X != other.X).nnz == 0
+
+
+def test_values_that_stand_twice_are_summed_also_in_blocks(run, tiny_set, tmp_path, monkeypatch):
+    twice, once = tmp_path / "twice.h5ad", tmp_path / "once.h5ad"
+    cells = anndata.read_h5ad(tiny_set)
+    cells.X = csr_matrix(cells.X)
+    cells.X.data[:] = 2 * np.ceil(cells.X.data)
+    cells.write_h5ad(once)
+    x = cells.X
+    cells.X = csr_matrix(
+        (np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr), shape=x.shape
+    )
+    cells.write_h5ad(twice)
+    monkeypatch.setattr("fedsc.data.reading.read.memory_problem", lambda needed: "too large")
+    for path in (once, twice):
+        done = _invoke(path, "--model", run, "-o", tmp_path / f"{path.stem}-out.h5ad")
+        assert done.exit_code == 0, done.output
+    one, other = (anndata.read_h5ad(tmp_path / f"{p.stem}-out.h5ad") for p in (once, twice))
+    np.testing.assert_array_equal(one.obsm["X_fedsc"], other.obsm["X_fedsc"])
 
 
 def test_values_of_another_kind_further_down_are_found(run, tiny_set, tmp_path, monkeypatch):

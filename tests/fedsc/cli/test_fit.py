@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import anndata
 import numpy as np
@@ -113,7 +114,24 @@ def test_a_fit_of_cells_that_have_changed_is_refused(file, tmp_path, folder):
     assert "already holds this fit" in " ".join(call(*arguments).output.split())
     changed = file / "barcodes.tsv" if folder else file
     os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
-    with pytest.raises(RunError, match="from before it changed; choose another --output"):
+    with pytest.raises(RunError, match="from before it, or its source, changed; choose another"):
+        call(*arguments)
+    record = out / "fit.json"
+    record.write_text("{}")
+    with pytest.raises(RunError, match=r"fit\.json is damaged"):
+        call(*arguments)
+
+
+def test_a_fit_whose_source_has_changed_is_refused(tmp_path):
+    file, source = tmp_path / "cells.h5ad", tmp_path / "atlas.h5ad"
+    counts = np.random.default_rng(0).poisson(2, (45, 120)).astype(np.float32)
+    anndata.AnnData(csr_matrix(counts)).write_h5ad(file)
+    shutil.copy(file, source)
+    arguments = ("nmf", file, "--k", "2", "--set", f"source={source}", "--output", tmp_path / "out")
+    call(*arguments)
+    assert "already holds this fit" in " ".join(call(*arguments).output.split())
+    os.utime(source, ns=(0, source.stat().st_mtime_ns + 1))
+    with pytest.raises(RunError, match="or its source, changed"):
         call(*arguments)
 
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.baselines.fitting import resolve_k, score
 from fedsc.baselines.method import Fitted
-from fedsc.data.expression import Expression, cell_types
+from fedsc.data.expression import Expression, group_names
 from fedsc.data.reading.validate import label_problems, notes
 from fedsc.errors import DataError
 from fedsc.options import SplitOptions
@@ -29,8 +29,8 @@ from partitioning import partition
         ([], []),
     ],
 )
-def test_cell_types_of_a_column(values, expected):
-    assert list(cell_types(pd.Series(values))) == expected
+def test_names_of_groups_in_a_column(values, expected):
+    assert list(group_names(pd.Series(values))) == expected
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def cells() -> Expression:
     obs = pd.DataFrame({"kind": ["", "B", "T"] * 20}, index=names)
     x = csr_matrix(np.eye(60, 3, dtype=np.float32) + 1)
     return Expression(np.array(["g", "h", "i"], object), names, obs, "counts", x, label_key="kind")
+
+
+def test_batches_are_named_as_labels_are(cells):
+    with pytest.raises(DataError, match="batch-key = 'kind': 20 of 60 cells have no value"):
+        cells.batches("kind")
+    numbered = replace(cells, obs=cells.obs.assign(run=[1.0, 2.0, 2.0] * 20))
+    codes, names = numbered.batches("run")
+    assert names == ("1", "2")
+    assert codes.tolist() == [0, 1, 1] * 20
 
 
 def test_a_cell_with_an_empty_label_has_none_anywhere(cells):

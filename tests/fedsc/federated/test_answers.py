@@ -86,13 +86,12 @@ def test_of_cells(expression, tiny, name, arrays):
             metrics.CONTINGENCY,
             {
                 "centres": np.eye(3, 4),
-                "groups": np.arange(3),
                 "vocabulary": VOCABULARY,
             },
         ),
         (
             metrics.SPREAD,
-            {"centres": np.eye(3, 4), "groups": np.arange(3), "means": np.eye(3, 4)},
+            {"centres": np.eye(3, 4)},
         ),
         (micro.MEAN, {}),
         (micro.STEP, {"centres": np.eye(3, 4)[None]}),

@@ -258,10 +258,10 @@ def test_cells_at_the_origin_make_one_cluster():
     assert found.sizes[:, 0].tolist() == [30] * 2
 
 
-@pytest.mark.parametrize("resolutions", [[], [0.0], [-1.0, 1.0], [1.0, 0.5], [0.4, 0.4], [np.nan]])
+@pytest.mark.parametrize("resolutions", [[], [0.0], [-1.0, 1.0], [np.nan]])
 def test_refuses_impossible_resolutions(resolutions):
     x, _ = cloud(15)
-    with pytest.raises(ConfigError, match="ascending"):
+    with pytest.raises(ConfigError, match="numbers > 0"):
         learn_graph(ask_of(x), resolutions, 0)
 
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_tested_scores_nothing():
 
 def test_one_cluster_has_nothing_to_differ_from():
     counts, clusters, _ = sample(3, n_cells=20, k=1)
-    markers = learn_markers(ask_locally([lab(counts, clusters)], answer), 1, TARGET, n_genes=4)
+    markers = learn_markers(ask_locally([lab(counts, clusters)], answer), 1, TARGET).first(4)
     assert markers.genes.tolist() == [[0, 1, 2, 3]]
     assert markers.scores.tolist() == [[0, 0, 0, 0]]
     assert np.isnan(markers.pts_rest).all()
@@ -272,7 +272,7 @@ def test_a_constant_gene_is_no_marker_by_rounding(value):
 def test_the_first_genes_are_those_of_the_whole_ranking():
     counts, clusters, lab_of = sample(4)
     ask = ask_locally(split(counts, clusters, lab_of), answer)
-    full, first = learn_markers(ask, 3, TARGET), learn_markers(ask, 3, TARGET, n_genes=5)
+    full = learn_markers(ask, 3, TARGET)
     for name in vars(full):
-        assert np.array_equal(getattr(full, name)[:, :5], getattr(first, name))
-    assert learn_markers(ask, 3, TARGET, n_genes=99).genes.shape == (3, 15)
+        assert np.array_equal(getattr(full, name)[:, :5], getattr(full.first(5), name))
+    assert full.first(99).genes.shape == (3, 15)

@@ -182,22 +182,6 @@ def test_scores_of_the_pool_equal_scikit_learn():
     )
 
 
-def test_scores_of_centres_that_were_grouped():
-    x, labels = blobs(spread=2.0)
-    found = learn_kmeans(ask_locally([Embedded(x, None)], answer), 12, 0)
-    groups = np.arange(12) % 4
-    scores = learn_scores(ask_of(x, labels), found, np.unique(labels), groups)
-    clusters = groups[assign(found.centres, x)]
-    assert scores["ari"] == pytest.approx(metrics.adjusted_rand_score(labels, clusters), abs=1e-12)
-    assert scores["calinski_harabasz"] == pytest.approx(
-        metrics.calinski_harabasz_score(x, clusters), rel=1e-9
-    )
-    means = means_of(x, clusters)  # k-means stopped within its tolerance of these
-    assert scores["simplified_silhouette"] == pytest.approx(
-        slow_simplified_silhouette(x, clusters, means), abs=0.01
-    )
-
-
 def test_scores_do_not_see_empty_centres():
     x, labels = blobs()
     full = learn_kmeans(ask_locally([Embedded(x, None)], answer), 4, 0)

@@ -75,6 +75,12 @@ def test_a_group_has_one_colour_whatever_groups_the_picture_shows(k):
     assert len(whole) == k
 
 
+def test_whole_numbers_are_named_alike_in_a_categorical():
+    axes = Figure().subplots()
+    draw_map(axes, np.zeros((3, 2)), pd.Categorical([1.0, 2.0, 1.0]), "batch")
+    assert axes.get_legend_handles_labels()[1] == ["1", "2"]
+
+
 def test_points_are_smaller_the_more_cells_there_are():
     sizes = []
     for n in (10, 5000, 100_000):

@@ -1,6 +1,7 @@
 """The report of a run and of a lab: what stands in it, and what never does."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedsc.cli.run import parse_settings
 from fedsc.data.annotated import Annotation
 from fedsc.errors import DataError
 from fedsc.report.lab import lab_report
+from fedsc.report.parts import as_option
 from fedsc.report.run import report_of, write_report
 from fedsc.results import load
 
@@ -137,6 +140,38 @@ def test_a_run_that_has_not_ended_has_a_report_too(finished, tmp_path):
     assert f"fedsc run --resume {folder}" in page.text
     assert f"refused: {NASTY}" in page.text
     assert "Scores" not in page.text
+
+
+def test_a_floor_that_was_integrated_alone_has_no_line_of_its_own(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "scores.json").read_text())
+    record["floor"]["pooled_integrated"] = record["floor"]["pooled"]
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(record))
+    page = check_page(write_report(tmp_path / "run").read_text())
+    assert "k-means, pooled (the papers)" in page.text
+    assert "integrated" not in page.text.split("Scores")[1].split("Training")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (math.inf, "inf"),
+        (0.05, "0.05"),
+        (1e-05, "1e-05"),
+        (7, "7"),
+        (True, "true"),
+        ("", ""),
+        ("drop", "drop"),
+        ("0.4,0.8", "0.4,0.8"),
+        ("0.4", "0.4"),
+        ("true", '"true"'),
+        ("1e3", '"1e3"'),
+    ],
+)
+def test_options_are_written_as_the_command_line_takes_them(value, written):
+    assert as_option(value) == written
+    (read,) = parse_settings([f"option={written}"]).values()
+    assert str(read) == str(value)
 
 
 def test_labs_that_are_real_keep_their_cells_to_themselves(finished, tmp_path):
