@@ -65,7 +65,7 @@ def run(
     symbols
         Column of ``var`` that names the genes; ``""`` = they have the names of ``var``.
     method
-        ``"fedpca"`` trains nothing and takes seconds; others: ``fedsc methods``.
+        ``"fedpca"`` trains nothing and takes seconds to minutes; others: ``fedsc methods``.
     integrate
         Harmony over labs of different techniques.
     resolution

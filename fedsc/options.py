@@ -311,7 +311,7 @@ class FederationOptions(_Group):
 
 
 class AnalysisOptions(_Group):
-    """what is made of the labs' embeddings at the end."""
+    """What is made of the labs' embeddings at the end."""
 
     integrate: Literal["none", "harmony", "auto"] = _option(
         "none",
@@ -384,7 +384,8 @@ class RunOptions(_Group):
     )
     output: str = _option(
         "runs",
-        "Folder of run folders; relative to where Flower was first started.",
+        "Folder of run folders. `fedsc run` takes it relative to the current folder; give "
+        "`flwr run` an absolute path.",
         changeable=True,
     )
     name: str = _option(

@@ -164,9 +164,9 @@ def embed(
 ) -> "anndata.AnnData | None":
     """Embed cells with the model of a run and give them its clusters, types and map.
 
-    Adds ``obsm["X_fedsc"]``, ``obsm["X_fedsc_umap"]``, ``obs["fedsc_cluster"]``,
-    ``obs["fedsc_distance"]``, ``uns["fedsc"]`` and, where some lab was annotated,
-    ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+    Adds ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; of the run's clusters
+    also ``obs["fedsc_distance"]``, ``obsm["X_fedsc_umap"]`` if the run drew a map and, where some
+    lab was annotated, ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def embed(
     fold_case
         Spell gene names in capitals, as a run with ``fold_case`` did.
     resolution
-        Make Leiden clusters of this resolution, not the run's.
+        Make Leiden clusters of this resolution, not the run's: they have no types and no map.
     seed
         Of Leiden.
     private, integration, batch_key

@@ -24,7 +24,7 @@ _STEPS = (0.75, 1.25)  # times the first resolution: how stable its clusters are
 _UNSTABLE = (
     0.6  # six of 129 runs on labelled sets are below; their ARI with the types: 0.04 to 0.48
 )
-_PCA_COLUMNS = 30  # of principal components that k-means looks at: see decision 0021
+_PCA_COLUMNS = 30  # of principal components that k-means looks at: see decision 0008
 
 Scores = dict[str, Any]
 

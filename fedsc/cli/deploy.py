@@ -145,7 +145,7 @@ def local(folder: Folder, data: Data = None) -> None:
 
     **Examples**
 
-    `fedsc split cells.h5ad -o labs --labs 2`
+    `fedsc split cells.h5ad -o labs --labs 2 --label-key cell_type`
 
     `fedsc deploy local federation --data A=labs/lab-0.h5ad --data B=labs/lab-1.h5ad`
     """

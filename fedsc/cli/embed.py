@@ -58,8 +58,8 @@ def embed(
 
     The copy has obsm["X_fedsc"], obsm["X_fedsc_umap"], obs["fedsc_cluster"], uns["fedsc"] and, if
     some lab of the run was annotated, obs["fedsc_type"]. Clusters, types and map are those of the
-    run, as in every lab's copy. With --resolution, the clusters are Leiden's on the embedding. The
-    cell types in the file are not used.
+    run, as in every lab's copy. With --resolution, the clusters are Leiden's on the embedding, and
+    there are no types and no map. The cell types in the file are not used.
 
     It says how many of the model's genes the file has, warns below 80 % and refuses below 20 %. An
     .h5ad that is larger than memory is read a block of cells at a time (X as CSR).

@@ -64,7 +64,7 @@ def run(
         bool | None,
         typer.Option(
             "--files/--no-files",
-            help="Each lab's cells with the results, and report.html; default: --files.",
+            help="Each lab's cells with the results, report.html and curves.png; default: --files.",
         ),
     ] = None,
     engine: Annotated[

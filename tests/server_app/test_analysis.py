@@ -109,7 +109,7 @@ def test_each_lab_gets_a_copy_of_its_file_with_the_clusters_of_all(finished):
         told = (about["run"], about["method"], about["k"], about["labs"])
         assert told == ("run", "fedsc", clusters.k, 2)
         assert about["file"] == f"{name}.h5ad"
-        assert (about["clusters"], about["resolution"]) == ("graph of the pool", "0.4")
+        assert (about["clusters"], about["resolution"]) == ("graph of the pool", 0.4)
         assert len(about["model"]) == 16
     np.testing.assert_array_equal(counted, clusters.sizes)
     assert copy_of(files, "A").uns["fedsc"]["model"] == copy_of(files, "B").uns["fedsc"]["model"]
