@@ -141,8 +141,7 @@ def run(
                 "column of obs with cell types, or batch_key=, the column that names the labs, or "
                 'partition="iid"'
             )
-        if source.subtypes_per_lab is not None:
-            config = Config.of(dataset=dataset, **with_own_k(given | common, source))
+        config = Config.of(dataset=dataset, **with_own_k(given | common, source))
         config = config.replace(run_name=run_name or new_name(config))
         folder = Path(config.run.output) / config.run.name
         silence_flower()

@@ -25,7 +25,7 @@ from protocol.checks import BadReply
 from protocol.embed import pack_model, read_embedded
 from protocol.records import EMBED
 from protocol.replies import Answers
-from server_app.clustering import Found, find_clusters
+from server_app.clustering import FIRST, Found, find_clusters
 from server_app.federation import Federation, LabsLost
 from server_app.integration import Integration, integrate
 
@@ -142,7 +142,7 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
 def _clusters(found: Found, options: AnalysisOptions, seed: int, model: str) -> Clusters:
     """Choose the clusters the cells get, and draw the map."""
     graph, by_kmeans = found.graph, options.cluster_by == "kmeans" and found.kmeans is not None
-    communities, sizes = graph.communities[found.first], graph.sizes[found.first]
+    communities, sizes = graph.communities[FIRST], graph.sizes[FIRST]
     k = int(communities.max()) + 1
     sizes, centres = sizes[:k], None
     if by_kmeans and found.kmeans is not None:

@@ -20,6 +20,9 @@ from protocol import ask as asking
 from server_app.federation import Federation
 
 _SECONDS_OF_SILENCE = 15.0
+FIRST = 1
+"""Which of a graph's resolutions is the first asked for: it stands between those beside it."""
+
 _STEPS = (0.75, 1.25)  # times the first resolution: how stable its clusters are
 _UNSTABLE = (
     0.6  # six of 129 runs on labelled sets are below; their ARI with the types: 0.04 to 0.48
@@ -37,8 +40,6 @@ class Found:
     ----------
     graph
         At the resolutions asked for and beside the first of them.
-    first
-        Which of these is the first asked for.
     kmeans
         Centres with at least one cell, the largest cluster first; ``None`` where k is not known,
         or above the number of cells.
@@ -49,7 +50,6 @@ class Found:
     """
 
     graph: GraphClusters
-    first: int
     kmeans: Centres | None
     scores: dict[str, Scores | None]
     warnings: tuple[str, ...]
@@ -84,15 +84,14 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
     options, types = config.analysis, federation.types
     ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
     first = options.resolutions[0]
-    beside = [first * step for step in _STEPS]  # the first in their midst, the others after them
+    beside = [first * step for step in _STEPS]
     others = sorted(set(options.resolutions) - {first, *beside})
     resolutions = (beside[0], first, beside[1], *others)
     graph = learn_graph(ask, resolutions, config.run.seed, vocabulary=types)
-    at = 1
-    of_graph = _graph_scores(graph, agreement(graph), at, options.resolutions)
+    of_graph = _graph_scores(graph, agreement(graph), options.resolutions)
     scores: dict[str, Scores | None] = {"graph": of_graph, "kmeans": None}
-    alive = int((graph.sizes[at] > 0).sum())
-    log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[at][:alive].tolist())
+    alive = int((graph.sizes[FIRST] > 0).sum())
+    log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[FIRST][:alive].tolist())
     warnings: list[str] = []
     if alive == 1:
         warnings.append(
@@ -104,9 +103,9 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
             f"higher or lower one agree with them to an ARI of only {of_graph['stability']:.2f}. "
             f"They may be arbitrary: look at their markers{', or try fedpca' if model.unit else ''}"
         )
-    pool = int(graph.sizes[at].sum())
+    pool = int(graph.sizes[FIRST].sum())
     # A name is a claim, a cell is counted: types that no cell has would be clusters all the same.
-    k = options.k or int(graph.tables[at].any(axis=1).sum())
+    k = options.k or int(graph.tables[FIRST].any(axis=1).sum())
     centres = None
     if k > pool:
         warnings.append(
@@ -137,7 +136,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
             "cluster-by = kmeans, but k is neither given (clusters = K) nor told by labels: the "
             "cells' clusters are the graph's"
         )
-    return Found(graph, at, centres, scores, tuple(warnings))
+    return Found(graph, centres, scores, tuple(warnings))
 
 
 def _without_empty(found: Centres) -> Centres:
@@ -164,7 +163,6 @@ def _ask_embedding(
 def _graph_scores(
     graph: GraphClusters,
     agreement: list[dict[str, float | None]],
-    first: int,
     asked: tuple[float, ...],
 ) -> Scores:
     """Give the scores of the first resolution, and beside them those of all that were asked."""
@@ -179,10 +177,10 @@ def _graph_scores(
             "labs": graph.labs[i][alive].tolist(),
         }
 
-    others = [i for i, r in enumerate(graph.resolutions) if r in asked and i != first]
+    others = [i for i, r in enumerate(graph.resolutions) if r in asked and i != FIRST]
     return {
-        **at(first),
-        "stability": float(graph.stability[first - 1 : first + 1].min()),
+        **at(FIRST),
+        "stability": float(graph.stability[FIRST - 1 : FIRST + 1].min()),
         "resolutions": [at(i) for i in sorted(others, key=graph.resolutions.__getitem__)],
     }
 
