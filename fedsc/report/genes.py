@@ -20,7 +20,7 @@ def quality(run: Run) -> Section | None:
     texts = [
         f"Of {found['cells']:,} cells {found['kept']:,} are kept, of {found['genes']:,} genes "
         f"{found['genes-kept']:,}. Limits: "
-        + ", ".join(f"{name} {as_option(found[name])}" for name in _LIMITS)
+        + ", ".join(f"{name} {as_option(found[name])}" for name in _LIMITS if name in found)
         + "."
     ]
     caption = f"Cells that quality control left out{first_labs(len(found['labs']))}"
