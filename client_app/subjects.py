@@ -12,7 +12,7 @@ from fedsc.errors import RunError
 from fedsc.federated.query import Question, Sums, parts
 from fedsc.options import Scale
 from protocol import ask
-from protocol.records import unpack_names, unpack_preprocessing
+from protocol.records import unpack_preprocessing
 
 if TYPE_CHECKING:
     from fedsc.federated.answers import Data
@@ -84,7 +84,7 @@ def _data(
     from fedsc.federated.clustered import Clustered
 
     if subject == ask.EXPRESSION:
-        return lab.aligned(unpack_names(content["vocabulary"]["names"]))
+        return lab.aligned(ask.vocabulary_of(content))
     if subject == ask.CELLS:
         return lab.cells(unpack_preprocessing(content), scale)
     x = embedding_of(folder, ask.integration_of(content))
@@ -96,7 +96,7 @@ def _data(
     load_embedding(folder).of(lab.expression)
     if subject == ask.EMBEDDING:
         return metrics.Embedded(x, lab.expression.labels)
-    cells = lab.aligned(unpack_names(content["vocabulary"]["names"]))
+    cells = lab.aligned(ask.vocabulary_of(content))
     return Clustered(cells, ask.clusters_of(content).assign(x), lab.expression.labels)
 
 

@@ -39,7 +39,7 @@ class Patience:
 
     def delay(self, failures: int) -> float:
         """Give the time before the restart after so many failures in a row."""
-        return min(self.first * 2 ** (failures - 1), self.longest)
+        return min(self.first * 2.0 ** (failures - 1), self.longest)
 
 
 @dataclass(frozen=True)

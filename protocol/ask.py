@@ -7,7 +7,14 @@ from fedsc.clusters import Clusters
 from fedsc.data.preprocess import Preprocessing
 from fedsc.federated.query import Question, Sums
 from protocol.checks import BadReply, read_arrays
-from protocol.records import pack_arrays, pack_names, pack_preprocessing, unpack_arrays
+from protocol.records import (
+    pack_arrays,
+    pack_names,
+    pack_preprocessing,
+    unpack_arrays,
+    unpack_names,
+    value_in,
+)
 
 EXPRESSION = "expression"
 CELLS = "cells"
@@ -29,8 +36,8 @@ def pack_question(question: Question, subject: str) -> RecordDict:
 
 def unpack_question(content: RecordDict) -> tuple[Question, str]:
     """Take question and subject out of a message."""
-    header = content["question"]
-    return Question(header["name"], unpack_arrays(content["question-arrays"])), header["subject"]
+    name, subject = (value_in(content, "question", part, str) for part in ("name", "subject"))
+    return Question(name, unpack_arrays(content["question-arrays"])), subject
 
 
 def about_expression(vocabulary: np.ndarray) -> RecordDict:
@@ -63,19 +70,24 @@ def about_clusters(clusters: Clusters, vocabulary: np.ndarray, integration: str)
     )
 
 
+def vocabulary_of(content: RecordDict) -> np.ndarray:
+    """Take the columns out of a message."""
+    return unpack_names(value_in(content, "vocabulary", "names", bytes))
+
+
 def integration_of(content: RecordDict) -> str:
     """Tell after which integration the embedding is that a message means, ``""`` = before any."""
-    return str(content["embedding"]["integration"])
+    return value_in(content, "embedding", "integration", str)
 
 
 def dimensions_of(content: RecordDict, all_: int) -> int:
     """Tell how many columns of it count."""
-    return int(content["embedding"]["dimensions"]) or all_
+    return value_in(content, "embedding", "dimensions", int) or all_
 
 
 def clusters_of(content: RecordDict) -> Clusters:
     """Take the clusters out of a message."""
-    return Clusters.unpack(content["clusters"]["packed"])
+    return Clusters.unpack(value_in(content, "clusters", "packed", bytes))
 
 
 def read_sums(record: object, expected: Sums, n_cells: int) -> Sums:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from pydantic import BaseModel, Field, ValidationError
 
 from fedsc import tensors
@@ -47,9 +47,9 @@ def is_final(record: object) -> bool:
     return isinstance(record, ConfigRecord) and record.get("final") is True
 
 
-def last_line(text: str) -> str:
-    """Cut a traceback to the sentence at its end."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
+def last_line(text: str | None) -> str:
+    """Cut a traceback, if there is one, to the sentence at its end."""
+    lines = [line for line in (text or "").strip().splitlines() if line.strip()]
     return reason_of(lines[-1]) if lines else "failed without a reason"
 
 
@@ -77,9 +77,8 @@ def read_arrays(record: object, expected: Mapping[str, np.ndarray]) -> dict[str,
         arrays = records.unpack_arrays(record)
     except ValueError as error:
         raise BadReply(f"its arrays cannot be decoded: {reason_of(str(error))}") from error
-    if arrays.keys() != expected.keys():
-        odd = sorted(name[:60] for name in arrays.keys() ^ expected.keys())[:3]
-        raise BadReply(f"arrays {odd} do not fit")
+    if others := arrays.keys() ^ expected.keys():
+        raise BadReply(f"arrays {sorted(name[:60] for name in others)[:3]} do not fit")
     for name, like in expected.items():
         _check_array(name, arrays[name], like)
     if odd := tensors.not_finite(arrays):
@@ -94,7 +93,9 @@ def _check_array(name: str, array: np.ndarray, like: np.ndarray) -> None:
         )
 
 
-def read_record(model: type[_Told], record: object, kind: type, what: str) -> _Told:
+def read_record(
+    model: type[_Told], record: object, kind: type[ConfigRecord | MetricRecord], what: str
+) -> _Told:
     """Validate a record of numbers and bytes.
 
     Parameters

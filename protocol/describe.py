@@ -1,13 +1,13 @@
 """Describe: what a lab tells of itself before anything else."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedsc.data.expression import LabCells
+from fedsc.data.expression import Kind, LabCells
 from fedsc.names import is_name
 from protocol import records
 from protocol.checks import MOST_CELLS, MOST_NAMES, BadReply, Cells, read_names, read_record
@@ -42,7 +42,7 @@ class About:
     node: int
     cells: int
     genes: np.ndarray
-    kind: str
+    kind: Kind
     types: tuple[str, ...]
     siblings: int
     signature: bytes = b""
@@ -67,7 +67,7 @@ class _AboutRecord(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     cells: Cells
-    kind: Literal["counts", "lognorm"]
+    kind: Kind
     genes: Annotated[bytes, Field(min_length=1, max_length=MOST_NAMES * 40)]
     types: Annotated[bytes, Field(max_length=MOST_NAMES * 4)] = b""  # no labels
     siblings: Annotated[int, Field(ge=0, le=1000)]

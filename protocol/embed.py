@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedsc.federated.averaging import Arrays
 from fedsc.model import Model
 from protocol.checks import BadReply, Cells, read_record
-from protocol.records import key, pack_arrays, pack_preprocessing, unpack_arrays
+from protocol.records import key, pack_arrays, pack_preprocessing, unpack_arrays, value_in
 
 
 class _Embedded(BaseModel):
@@ -31,7 +31,7 @@ def pack_model(model: Model) -> RecordDict:
 
 def unpack_encoder(content: RecordDict) -> tuple[Arrays, bool]:
     """Take the encoder, and whether an embedding's rows have length 1, out of a message."""
-    return unpack_arrays(content["weights"]), bool(content["run"]["unit"])
+    return unpack_arrays(content["weights"]), value_in(content, "run", "unit", bool)
 
 
 def pack_embedded(lab: str, n_cells: int, n_blank: int) -> RecordDict:

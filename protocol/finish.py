@@ -9,8 +9,9 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedsc.clusters import Clusters
 from fedsc.federated.markers import Markers
+from protocol.ask import about_expression, clusters_of, vocabulary_of
 from protocol.checks import BadReply
-from protocol.records import key, pack_arrays, pack_names, unpack_arrays, unpack_names
+from protocol.records import key, pack_arrays, unpack_arrays, value_in
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def pack_results(results: Results) -> RecordDict:
                 {"packed": results.clusters.pack(), "integration": results.integration}
             ),
             "markers": pack_arrays(vars(results.markers)),
-            "vocabulary": ConfigRecord({"names": pack_names(results.vocabulary)}),
+            **about_expression(results.vocabulary),
             "about": ConfigRecord(dict(results.about)),
             "options": ConfigRecord(dict(results.options)),
         }
@@ -58,12 +59,11 @@ def pack_results(results: Results) -> RecordDict:
 
 def unpack_results(content: RecordDict) -> Results:
     """Take the results out of a message."""
-    told = content["clusters"]
     return Results(
-        clusters=Clusters.unpack(told["packed"]),
-        integration=str(told["integration"]),
+        clusters=clusters_of(content),
+        integration=value_in(content, "clusters", "integration", str),
         markers=Markers(**unpack_arrays(content["markers"])),
-        vocabulary=unpack_names(content["vocabulary"]["names"]),
+        vocabulary=vocabulary_of(content),
         about=dict(content["about"]),
         options=dict(content["options"]),
     )

@@ -4,6 +4,7 @@ A lab that restarts or joins late so needs no earlier message.
 """
 
 from dataclasses import asdict
+from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
@@ -23,6 +24,6 @@ def unpack_filter(content: RecordDict) -> CellFilter | None:
     """Take out of a message which cells are kept; ``None`` = all."""
     if _QUALITY not in content:
         return None
-    told = dict(content[_QUALITY])
+    told: dict[str, Any] = dict(content[_QUALITY])
     vocabulary = tuple(unpack_names(told.pop("vocabulary")))
     return CellFilter(Thresholds(**told), vocabulary)

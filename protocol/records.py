@@ -1,7 +1,7 @@
 """How names, arrays and the preprocessing become records, and what records are called."""
 
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -17,6 +17,9 @@ FINISH = "query.finish"
 TRAIN = "train"
 ADDRESSEES = "labs"  # record of the labs that a message is for
 TENSORS = "tensors"  # the one array of a record
+_RECORD = "preprocessing"
+
+_Value = TypeVar("_Value")
 
 
 def key(what: str, lab: str) -> str:
@@ -31,7 +34,22 @@ def pack_addressees(labs: list[str]) -> ConfigRecord:
 
 def is_for(content: RecordDict, lab: str) -> bool:
     """Say whether a message is for a lab; one that names none is for every lab of its node."""
-    return ADDRESSEES not in content or lab in content[ADDRESSEES]["names"]
+    return ADDRESSEES not in content or lab in value_in(content, ADDRESSEES, "names", list)
+
+
+def value_in(content: RecordDict, record: str, name: str, kind: type[_Value]) -> _Value:
+    """Take a value out of a message.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If there is none, or one of another type.
+    """
+    value = content[record][name]
+    if not isinstance(value, kind):
+        what = f"{record}: {name} is of type {type(value).__name__}"
+        raise TypeError(f"{what}, should be of type {kind.__name__}")
+    return value
 
 
 def labs_in(content: RecordDict, what: str) -> list[str]:
@@ -89,14 +107,16 @@ def pack_weights(weights: Arrays) -> ArrayRecord:
     return record
 
 
-def unpack_arrays(record: ArrayRecord) -> Arrays:
+def unpack_arrays(record: object) -> Arrays:
     """Take named arrays out of a record; they may be such as cannot be written to.
 
     Raises
     ------
-    KeyError, ValueError
+    KeyError, TypeError, ValueError
         If neither :func:`pack_arrays` nor :func:`pack_weights` made it.
     """
+    if not isinstance(record, ArrayRecord):
+        raise TypeError(f"arrays come in an ArrayRecord, not in a {type(record).__name__}")
     packed = record[TENSORS]
     if isinstance(packed, _Weights) and packed.untouched:
         return dict(packed.arrays)
@@ -124,13 +144,13 @@ def pack_preprocessing(preprocessing: Preprocessing) -> RecordDict:
     """Put all a lab needs to standardise its cells into a record."""
     return RecordDict(
         {
-            "preprocessing": ConfigRecord(
+            _RECORD: ConfigRecord(
                 {
                     "vocabulary": pack_names(preprocessing.vocabulary),
                     "genes": pack_names(preprocessing.genes),
                     "scale": tensors.pack({"mean": preprocessing.mean, "std": preprocessing.std}),
-                    "target-sum": preprocessing.target_sum,
-                    "max-value": preprocessing.max_value,
+                    "target-sum": float(preprocessing.target_sum),
+                    "max-value": float(preprocessing.max_value),
                 }
             )
         }
@@ -139,9 +159,9 @@ def pack_preprocessing(preprocessing: Preprocessing) -> RecordDict:
 
 def unpack_preprocessing(content: RecordDict) -> Preprocessing:
     """Take the preprocessing out of a message; the same object where it is the last one again."""
-    record = content["preprocessing"]
-    names = "vocabulary", "genes", "scale", "target-sum", "max-value"
-    return _preprocessing(*(record[name] for name in names))
+    packed = (value_in(content, _RECORD, name, bytes) for name in ("vocabulary", "genes", "scale"))
+    numbers = (value_in(content, _RECORD, name, float) for name in ("target-sum", "max-value"))
+    return _preprocessing(*packed, *numbers)
 
 
 @lru_cache(maxsize=1)

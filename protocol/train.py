@@ -10,7 +10,7 @@ from fedsc.federated.limits import bad_weights, distance
 from fedsc.federated.upload import Kind, decode, looks_like
 from fedsc.tensors import not_finite
 from protocol.checks import BadReply, Cells, Finite, read_arrays, read_record
-from protocol.records import key, labs_in, pack_weights, unpack_arrays
+from protocol.records import key, labs_in, pack_weights, unpack_arrays, value_in
 
 if TYPE_CHECKING:
     from fedsc.training import Update
@@ -46,7 +46,7 @@ def pack_start(lab: str, round_: int, start: Arrays, preprocessing: RecordDict) 
 def unpack_starts(content: RecordDict) -> tuple[int, dict[str, Arrays]]:
     """Take the number of the round and the start weights of each lab, by lab, out of a message."""
     starts = {lab: unpack_arrays(content[key("start", lab)]) for lab in labs_in(content, "start")}
-    return int(content["run"]["round"]), starts
+    return value_in(content, "run", "round", int), starts
 
 
 def pack_update(lab: str, sent: Arrays, update: "Update", seconds: float) -> RecordDict:
@@ -54,7 +54,7 @@ def pack_update(lab: str, sent: Arrays, update: "Update", seconds: float) -> Rec
 
     ``sent`` is of :func:`fedsc.federated.upload.encode`.
     """
-    metrics = {
+    metrics: dict[str, int | float | list[int] | list[float]] = {
         "cells": update.n_cells,
         "loss": update.loss,
         "embedding-std": update.embedding_std,

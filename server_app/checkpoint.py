@@ -158,9 +158,9 @@ def _read(path: Path, fingerprint: str, like: Arrays | None) -> ServerState:
 
 
 def _refuse_other_weights(who: str, arrays: Arrays, like: Arrays) -> None:
-    if arrays.keys() != like.keys():
-        odd = sorted(arrays.keys() ^ like.keys())
-        raise ValueError(f"{who}: other tensors than the model has ({', '.join(odd[:3])})")
+    if others := arrays.keys() ^ like.keys():
+        names = ", ".join(sorted(others)[:3])
+        raise ValueError(f"{who}: other tensors than the model has ({names})")
     for name, array in arrays.items():
         if (array.shape, array.dtype) != (like[name].shape, like[name].dtype):
             raise ValueError(f"{who}: {name} is {array.dtype} {array.shape}")

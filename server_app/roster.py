@@ -187,7 +187,9 @@ class Roster:
         lifetime = max(DEFAULT_TTL, 2 * self.options.round_timeout)
         for node, content in sorted(contents.items()):
             own = RecordDict({**self.common, **content})
-            own["run"] = ConfigRecord({**self.run, **dict(own.get("run", {}))})
+            run = own.get("run", ConfigRecord())
+            assert isinstance(run, ConfigRecord)
+            own["run"] = ConfigRecord({**self.run, **run})
             yield Message(own, node, message_type, group_id=group, ttl=lifetime)
 
     def _wanted(self) -> int:

@@ -46,8 +46,8 @@ def pooled_scores(
         parts[""] = simulation.left_out
     if federation.cell_filter is not None:
         parts = federation.cell_filter.of_all(parts)
-    labels = [part.labels for part in parts.values()]
-    if any(own is None for own in labels):
+    labels = [part.labels for part in parts.values() if part.labels is not None]
+    if len(labels) < len(parts):
         return dict.fromkeys(METRICS)
     truth = np.concatenate(labels)
     types = set(truth) - {""}

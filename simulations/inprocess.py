@@ -8,7 +8,7 @@ time, in forks of this process (:mod:`simulations.pool`); all else is done in th
 import copy
 import os
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from logging import CRITICAL
 
@@ -49,7 +49,7 @@ class InProcessGrid(Grid):
     def __init__(
         self,
         app: ClientApp,
-        node_configs: list[dict[str, str | int]],
+        node_configs: Sequence[Mapping[str, bool | float | int | str]],
         config: Config,
         order: Callable[[list[Message]], list[Message]] = list,
         processes: int = 1,
@@ -65,7 +65,7 @@ class InProcessGrid(Grid):
             node: Context(
                 run_id=1,
                 node_id=node,
-                node_config=node_config,
+                node_config=dict(node_config),
                 state=RecordDict(),
                 run_config=config.to_mapping(),
             )

@@ -75,13 +75,13 @@ class Pool(Generic[Task, Result]):
                     connection.send(task)
                 except OSError:
                     raise self._lost(connection) from None
-            for connection in wait(list(busy)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
                 try:
-                    results[busy.pop(connection)] = connection.recv()
+                    results[busy.pop(ready)] = ready.recv()
                 except (EOFError, OSError):
-                    raise self._lost(connection) from None
-                free.append(connection)
+                    raise self._lost(ready) from None
+                free.append(ready)
         return [results[number] for number in range(len(tasks))]
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
-from fedsc.data.expression import Expression
+from fedsc.data.expression import LabCells
 from fedsc.data.registry import resolve
 from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
@@ -271,7 +271,7 @@ def _mixing_of_labs(config: Config, folder: Path) -> Row:
     return _mixing(np.concatenate(x), batches, list(labs.values()))
 
 
-def _mixing(x: np.ndarray, batches: np.ndarray, parts: Sequence[Expression]) -> Row:
+def _mixing(x: np.ndarray, batches: np.ndarray, parts: Sequence[LabCells]) -> Row:
     """Score how batches mix and types stay apart, over the cells that have a type."""
     from fedsc.integration import scores
 
@@ -302,12 +302,12 @@ def _centralised(cell: Cell, folder: Path) -> Row:
     make_folder(folder)
     fitted = fit(cell.method, expression, settings, k)
     found = fitted.record["scores"]
-    np.savez_compressed(
-        folder / "embedding.npz",
-        embedding=fitted.embedding.astype(np.float32),
-        clusters=fitted.clusters,
+    arrays: dict[str, Any] = {
+        "embedding": fitted.embedding.astype(np.float32),
+        "clusters": fitted.clusters,
         **fitted.extras,
-    )
+    }
+    np.savez_compressed(folder / "embedding.npz", **arrays)
     mixing: Row = {}
     if batch_key := str(cell.options.get("batch-key", "")):
         batches = expression.obs[batch_key].astype(str).to_numpy()
@@ -334,6 +334,6 @@ def _locked(path: Path) -> Iterator[None]:
     The system releases the lock when the process ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

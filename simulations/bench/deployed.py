@@ -97,6 +97,6 @@ def _looks(deployment: Deployment, options: Config) -> list[tuple[float, float]]
 
 def machine_cpu() -> float:
     """Give the seconds all cores of this machine have computed since it started (Linux)."""
-    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:]
     user, nice, system, _idle, _waiting, *interrupts = map(int, first)
     return (user + nice + system + sum(interrupts[:2])) / os.sysconf("SC_CLK_TCK")

@@ -72,12 +72,15 @@ def run_cells(cells: Sequence[Cell], output: Path, jobs: int, watch: Watch) -> O
             while waiting and len(running) < jobs:
                 cell = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(cell, output, theirs), daemon=True)
+                process: BaseProcess = context.Process(
+                    target=_work, args=(cell, output, theirs), daemon=True
+                )
                 process.start()
                 theirs.close()
                 running[process.sentinel] = process, ours, cell
             for sentinel in wait(list(running), timeout=_EVERY):
-                process, ours, cell = running.pop(int(sentinel))  # type: ignore[call-overload]
+                assert isinstance(sentinel, int)
+                process, ours, cell = running.pop(sentinel)
                 row = load_row(cell, output)
                 if row is not None:
                     outcome.rows[cell.key] = row

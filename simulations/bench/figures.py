@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from fedsc.config import Config
 from fedsc.data.expression import Expression
 from fedsc.options import SplitOptions
 from fedsc.plots.attention import attention_map
@@ -287,13 +288,17 @@ def _words(rows: pd.DataFrame) -> pd.Series:
 
 
 def _series(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Put the swept option in a column, and what else tells runs apart in ``series``."""
+    """Put the swept option in a column, and what else tells runs apart in ``series``.
+
+    A point that does not name an option of a run has its default.
+    """
+    default = Config().to_mapping().get(axis)
     points = [json.loads(text) for text in rows["at"]]
     others = [
         ", ".join([line, *(f"{name} = {value}" for name, value in at.items() if name != axis)])
         for line, at in zip(rows["line"], points, strict=True)
     ]
-    spread = rows.assign(**{axis: [at.get(axis) for at in points], "series": others})
+    spread = rows.assign(**{axis: [at.get(axis, default) for at in points], "series": others})
     return spread[~spread["control"] & spread[axis].notna()]
 
 

@@ -132,7 +132,7 @@ def step_ratios() -> list[float]:
     return [theirs / own for theirs, own in turns[5:]]
 
 
-def _cpu(work: Callable[[], None], times: int) -> float:
+def _cpu(work: Callable[[], object], times: int) -> float:
     start = time.thread_time()
     for _ in range(times):
         work()
@@ -218,7 +218,8 @@ def round_ratios() -> list[float]:
                 for own, model in zip(cells, models, strict=True):
                     model.begin()
                     for _ in range(config.training.local_epochs):
-                        for rows in torch.randperm(len(own)).split(config.training.batch_size):
+                        order = torch.randperm(len(own))
+                        for rows in torch.split(order, config.training.batch_size):
                             model.step(own[rows])
                 _average(models, sizes)
 
@@ -267,7 +268,7 @@ def _watched(spent: list[float]) -> Iterator[None]:
         finally:
             spent.append(time.process_time() - start)
 
-    training.train_lab = watched  # type: ignore[assignment]
+    training.train_lab = watched
     try:
         yield
     finally:

@@ -48,9 +48,10 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         obs = run.labs[lab].obs
         if label_key not in obs:
             raise DataError(f"{folder}: the cells of {lab} have no column '{label_key}'")
-        types = group_names(obs[label_key])
-        obs, types = obs[types != ""], types[types != ""]
-        tables[lab] = pd.crosstab(types, obs["fedsc_cluster"].astype(str).to_numpy())
+        of_cells = group_names(obs[label_key])
+        known = of_cells != ""
+        found = obs.loc[known, "fedsc_cluster"].astype(str).to_numpy()
+        tables[lab] = pd.crosstab(of_cells[known], found)
     types = sorted(set().union(*(table.index for table in tables.values())))
     clusters = sorted(set().union(*(table.columns for table in tables.values())))
     counts = {
@@ -64,8 +65,8 @@ def _of_choices(counts: dict[str, np.ndarray], types: list[str], annotated: int)
     named, right = [], []
     choices = list(combinations(counts, annotated))
     for chosen in choices:
-        found = types_from_counts(sum(counts[lab] for lab in chosen), types).names
-        others = sum(own for lab, own in counts.items() if lab not in chosen)
+        found = types_from_counts(np.sum([counts[lab] for lab in chosen], axis=0), types).names
+        others = np.sum([own for lab, own in counts.items() if lab not in chosen], axis=0)
         known = found != UNKNOWN
         total = others[:, known].sum()
         agree = sum(others[types.index(name), c] for c, name in enumerate(found) if name in types)

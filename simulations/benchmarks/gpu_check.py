@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,11 @@ def graph_against_eager(config: Config, cells: Cells, device: str) -> float:
     return farthest(recorded, eager)
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count what is done with tensors: operations that compute, and those the host waits for."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
         self.waits = 0
 
@@ -198,7 +199,7 @@ def per_step(
         own = config.replace(local_epochs=epochs)
         train = stacked_round(stack_of(own, cells, device))
         train(weights, nothing, 1)  # what a first round does only once is not counted
-        found.append(count(lambda train=train: train(weights, nothing, 1)))
+        found.append(count(partial(train, weights, nothing, 1)))
     size = config.training.batch_size
     steps = max(len(batch_sizes(own.n_cells, size)) for own in cells.values())
     return [float(n) / steps for n in found[1] - found[0]]
@@ -225,7 +226,7 @@ def kernels_and_waits(work: Callable[[], Any]) -> np.ndarray:
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         work()
         torch.cuda.synchronize()
-    on_gpu = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    on_gpu = [e for e in profiled.events() if e.device_type.name == "CUDA"]
     return np.array([len(on_gpu), sum("synchroniz" in str(t.message) for t in told)])
 
 

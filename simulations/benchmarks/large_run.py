@@ -215,7 +215,7 @@ def _weighed(curve: list[tuple[float, float, float]]) -> Iterator[None]:
 
     def look() -> None:
         while True:
-            told = Path("/proc/self/status").read_text().split("\n")
+            told = Path("/proc/self/status").read_text(encoding="utf-8").split("\n")
             sizes = {line.split(":")[0]: line.split()[1] for line in told if line.startswith("Rss")}
             own, files, shared = (int(sizes[f"Rss{kind}"]) for kind in ("Anon", "File", "Shmem"))
             gb = [round(size / 2**20, 3) for size in (own + files + shared, own + shared)]

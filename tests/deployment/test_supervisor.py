@@ -97,7 +97,7 @@ def test_stopping_takes_along_what_a_process_started(tmp_path, until):
 
 def _is_zombie(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True

@@ -302,7 +302,7 @@ def test_a_lab_whose_clock_is_a_day_off_is_refused_at_the_door(scene):
 
 def children(pid):
     """List the flwr-serverapp processes that an executor started."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
     return [
         int(child)
         for child in text.split()

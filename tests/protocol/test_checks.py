@@ -306,7 +306,7 @@ def test_a_reason_is_one_line_whatever_was_sent(record, words):
 def test_a_reason_is_short():
     assert len(reason_of(ConfigRecord({"reason": "x" * 10**7}))) == 500
     assert last_line("Traceback\n  File x\nValueError: 3\n\n") == "ValueError: 3"
-    assert last_line("") == "failed without a reason"
+    assert last_line("") == last_line(None) == "failed without a reason"
 
 
 _SCALARS = st.one_of(

@@ -3,7 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -89,6 +89,17 @@ def test_preprocessing_is_one_record_of_the_same_bits():
     assert (got.target_sum, got.max_value) == (sent.target_sum, sent.max_value)
     assert got.mean.tobytes() == sent.mean.tobytes()
     assert got.std.tobytes() == sent.std.tobytes()
+
+
+def test_a_value_of_a_message_has_the_type_it_should_have():
+    content = RecordDict({"run": ConfigRecord({"round": 3, "unit": True})})
+    assert records.value_in(content, "run", "round", int) == 3
+    with pytest.raises(TypeError, match="run: unit is of type bool, should be of type str"):
+        records.value_in(content, "run", "unit", str)
+    with pytest.raises(KeyError, match="rounds"):
+        records.value_in(content, "run", "rounds", int)
+    with pytest.raises(TypeError, match="not in a ConfigRecord"):
+        records.unpack_arrays(content["run"])
 
 
 def test_a_question_and_its_subject():

@@ -68,7 +68,7 @@ def _below(pid):
     """List a process's children, and theirs, with when each began."""
     found = {}
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
         return found
     for child in map(int, children):
@@ -78,7 +78,7 @@ def _below(pid):
 
 def _begun(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
         return None
 

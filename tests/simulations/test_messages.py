@@ -499,7 +499,7 @@ def beside(name, text):
 
 def table(node):
     node["data"] = str(Path(node["data"]).with_suffix(".csv"))
-    Path(node["data"]).write_text(f"cell,g1,g2\n{NAME},1,{NAME}\n")
+    Path(node["data"]).write_text(f"cell,g1,g2\n{NAME},1,{NAME}\n", encoding="utf-8")
 
 
 REFUSED = {
@@ -543,7 +543,7 @@ def file_for_folder(place):
     def spoil(node):
         Path(node[place]).mkdir(parents=True, exist_ok=True)
         shutil.rmtree(node[place])
-        Path(node[place]).write_text("")
+        Path(node[place]).write_text("", encoding="utf-8")
 
     return spoil
 

@@ -29,7 +29,7 @@ def superlink(monkeypatch):
             raise RunError(SLOW)
         if state["refusal"]:
             raise RunError(state["refusal"])
-        options = Path(arguments[arguments.index("--run-config") + 1]).read_text()
+        options = Path(arguments[arguments.index("--run-config") + 1]).read_text(encoding="utf-8")
         state["resumed"].append(tomllib.loads(options)["resume"])
         return {"run-id": 1}
 

@@ -84,7 +84,7 @@ def _installed() -> int | None:
 def _numbers(file: Path) -> dict[str, int]:
     """Read lines of a name, a number and perhaps a unit."""
     try:
-        lines = [line.split() for line in file.read_text().splitlines()]
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return {}
     return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

@@ -36,7 +36,7 @@ def h5ad(path: Path, x=COUNTS, cells=BARCODES, genes=GENES) -> Path:
 
 
 def table(path: Path, text: str) -> Path:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

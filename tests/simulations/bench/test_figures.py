@@ -79,14 +79,14 @@ def test_a_sweep_is_a_line_of_means_over_its_axis():
     np.testing.assert_allclose(drawn["a, cover = all"], [[1, 30], [2, 50]])
 
 
-def test_two_sweeps_in_one_suite_do_not_mix():
+def test_two_sweeps_in_one_suite_do_not_mix_and_share_the_point_of_the_defaults():
     at = [json.dumps({"rounds": 1}), json.dumps({"rounds": 2})]
-    at += [json.dumps({"rounds": 1, "local-epochs": e}) for e in (5, 6)]
+    at += [json.dumps({"rounds": 1, "local-epochs": e}) for e in (6, 7)]
     found = rows(at=at, ari=[0.1, 0.2, 0.3, 0.4], nmi=[0.5] * 4)
     over_rounds = sweep(found, "rounds").axes[0].containers
     assert [c.lines[0].get_xydata().tolist() for c in over_rounds] == [[[1, 10], [2, 20]]]
     over_epochs = sweep(found, "local-epochs").axes[0].containers
-    assert [c.lines[0].get_xydata().tolist() for c in over_epochs] == [[[5, 30], [6, 40]]]
+    assert [c.lines[0].get_xydata().tolist() for c in over_epochs] == [[[5, 10], [6, 30], [7, 40]]]
 
 
 def test_pulls_follow_d_and_mu():

@@ -4,6 +4,7 @@ import tomllib
 
 import pytest
 
+from fedsc.config import Config
 from fedsc.data.catalogue import DATASETS
 from fedsc.errors import ConfigError
 from simulations.bench.suite import Place, load, of_lines, plan, suites
@@ -78,7 +79,8 @@ def test_figures_that_sweep_go_through_the_papers_values():
         return {cell.options.get(option) for _, cell in plan(load(suite))} - {None}
 
     assert values("fedsc-fig3", "rounds") == {100, 200, 300, 400, 500}
-    assert values("fedsc-fig3", "local-epochs") == {5, 10, 25, 50, 100}
+    default = Config().training.local_epochs
+    assert {default} | values("fedsc-fig3", "local-epochs") == {5, 10, 25, 50, 100}
     assert {line.method for line in load("fedsc-fig3").lines} == {"fedbyol", "fedsc"}
     assert values("masksc-fig4", "side") == {36, 64, 80, 100}
     assert values("masksc-fig4", "mask-ratio") == {0.1, 0.25, 0.5, 0.75, 0.9}
