@@ -330,14 +330,21 @@ def test_a_node_speaks_for_its_own_labs_only(federation):
     assert ask(Question("kmeans-mean"))["sum"].tolist() == [3.0, 3.0]
 
 
-def test_a_crash_is_the_last_line_of_its_traceback(federation):
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("Traceback\n File\nKeyError: 'x'\n", "KeyError: 'x'"),
+        (None, "failed without a reason"),
+    ],
+)
+def test_a_crash_is_the_last_line_of_its_traceback(federation, sent, told):
     grid = Nodes(n1=lab("A"))
     labs = federation(grid)
     labs.gather()
     grid.send_and_receive = lambda messages, timeout: [
-        Message(Error(1, "Traceback\n File\nKeyError: 'x'\n"), reply_to=m) for m in messages
+        Message(Error(1, sent), reply_to=m) for m in messages
     ]
-    assert labs.tell(["A"], records.FINISH, RecordDict()).failures == {"A": "KeyError: 'x'"}
+    assert labs.tell(["A"], records.FINISH, RecordDict()).failures == {"A": told}
 
 
 def _failing(name, *errors):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+import client_app.labs
 from client_app import app as client
 from fedsc.errors import RunError
 from protocol.records import TRAIN
@@ -86,6 +87,26 @@ def test_the_bits_are_those_of_one_process(tiny, left_by, undisturbed):
     left = left_by(tiny)
     assert left.model == undisturbed.model
     assert left.scores["kmeans"] == undisturbed.scores["kmeans"]
+
+
+def test_cells_of_labs_that_a_first_round_leaves_out_are_prepared_before_processes_are_made(
+    unlabelled, change, left_by, tmp_path, monkeypatch
+):
+    prepared = tmp_path / "prepared"
+    original = client_app.labs.transform
+
+    def noted(*given, **named):
+        with prepared.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return original(*given, **named)
+
+    monkeypatch.setattr(client_app.labs, "transform", noted)
+    config = change(unlabelled, fraction_train=0.5, rounds=6)
+    run_inprocess(config, processes=2)
+    assert prepared.read_text().split() == [str(os.getpid())] * 4
+    one = change(config, run_name="one")
+    run_inprocess(one)
+    assert left_by(config).model == left_by(one).model
 
 
 @pytest.mark.slow
