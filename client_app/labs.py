@@ -22,7 +22,7 @@ from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import LabCells, OnDisk
-from fedsc.data.labs_toml import OWN, checked, told_by_labs
+from fedsc.data.labs_toml import OWN, checked, read_as, told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
 from fedsc.data.reading.how import AS_IT_IS, ReadAs
@@ -248,13 +248,13 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
     if "data" in node_config:
         name, path = str(node_config.get("lab", "")), Path(str(node_config["data"]))
         check_name(name, "node config lab")
-        state = Path(str(node_config.get("state", path.parent / "fedsc-state")))
+        state = Path(str(node_config.get("state", path.parent / "fedsc-state" / name)))
         output = Path(str(node_config["output"])) if node_config.get("output") else None
         of_node = {key: node_config[key] for key in OWN if key in node_config}
         own = told_by_labs(path.parent).get(name, {})
         own |= checked(of_node, "node config", "node config")
-        batch_key = own.pop("batch_key", "")
-        file = LabFile(path, replace(ReadAs.of(config.data), **own))
+        how, batch_key = read_as(own, ReadAs.of(config.data))
+        file = LabFile(path, how)
         key = Path(str(node_config["key"])) if node_config.get("key") else None
         return [_real_lab(name, file, state, output, batch_key, key)]
     if not is_simulated(node_config):
@@ -289,3 +289,11 @@ def _simulated(simulation: "Simulation") -> list[Lab]:
         )
         for name, cells in sorted(labs.items())
     ]
+
+
+def forget_simulated() -> None:
+    """Let go of the cells of simulated labs, as they were read and as they were prepared."""
+    from partitioning.simulation import forget
+
+    _simulated.cache_clear()
+    forget()

@@ -69,6 +69,11 @@ def train_stacked(
     return {lab: (update, seconds) for lab, update in updates.items()}
 
 
+def forget_stack() -> None:
+    """Let go of the labs that were put on a device last."""
+    _stack.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _stack(
     cells: tuple[tuple[str, CellMatrix], ...],

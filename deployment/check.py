@@ -17,6 +17,7 @@ from deployment import registration
 from deployment.certificates import certificate_problems, public_of
 from deployment.layout import LAB_FACTS, Deployment, load
 from deployment.register import key_of
+from fedsc.data.labs_toml import read_as, told_by_labs
 from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.errors import ConfigError, RunError
 
@@ -180,7 +181,11 @@ def _key_problems(deployment: Deployment, lab: str) -> list[str]:
 def _data_problems(lab: str, path: Path, how: ReadAs) -> list[str]:
     from fedsc.data.reading.read import examine  # scanpy and all that it needs
 
-    found = examine(path, how).problems
+    try:
+        own = told_by_labs(path.parent).get(lab, {})
+    except ConfigError as error:
+        return [f"lab {lab}: {error}"]
+    found = examine(path, *read_as(own, how)).problems
     return [f"lab {lab}: {path}: {problem}" for problem in found]
 
 

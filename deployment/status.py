@@ -5,7 +5,7 @@ words of ``flwr log`` are.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,16 +17,21 @@ from fedsc.errors import RunError
 from fedsc.run_log import Entry, read_entries
 
 # server_app/strategy.py writes these; a test holds both together.
-_ROUND = re.compile(
+# The words of a line, by the names their fields have in log.jsonl.
+_LINES = (
     r"round (?P<round>\d+)/(?P<rounds>\d+): loss (?P<loss>\S+), .*, "
-    r"(?P<valid>\d+) of (?P<asked>\d+) labs"
+    r"(?P<valid>\d+) of (?P<asked>\d+) labs",
+    r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<reason>.*)",
+    r"rounds (?P<first>\d+) to (?P<rounds>\d+), ",
+    r"phase: (?P<phase>.+)",
+    r"lab (?P<lab>\S+) has its results in a copy of its own file(?:: (?P<file>.+))?",
+    r"k-means: iteration (?P<iteration>\d+)",
+    r"run folder: (?P<folder>.+)",
 )
-_PLAN = re.compile(r"rounds (?P<first>\d+) to (?P<rounds>\d+), ")
-_FAILED = re.compile(r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<why>.*)")
-_KMEANS = re.compile(r"k-means: iteration (?P<iteration>\d+)")
-_FOLDER = re.compile(r"run folder: (?P<folder>.+)")
-_PHASE = re.compile(r"phase: (?P<phase>.+)")
-_FILE = re.compile(r"lab (?P<lab>\S+) has its results in a copy of its own file(?:: (?P<file>.+))?")
+_KINDS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("round", "rounds", "first", "valid", "asked", "iteration"), int),
+    "loss": float,
+}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -222,15 +227,14 @@ def read_json_log(path: Path, run_id: str) -> Progress | None:
     except OSError:
         return None
     own = [start for start in starts if start[0].fields["flower_run"] == run_id]
-    return _told(own[-1], str(path)) if own else None
+    return _told((entry.fields for entry in own[-1]), str(path)) if own else None
 
 
-def _told(entries: Iterable[Entry], source: str) -> Progress:
+def _told(lines: Iterable[Mapping[str, Any]], source: str) -> Progress:
     found: dict[str, Any] = {}
     failed: dict[int, dict[str, str]] = {}
     files: dict[str, str] = {}
-    for entry in entries:
-        said = entry.fields
+    for said in lines:
         if "valid" in said:
             found |= {key: said[key] for key in ("round", "rounds", "loss")}
             found["labs"] = said["valid"], said["asked"]
@@ -257,28 +261,15 @@ def _of_last_round(
 
 def read_log(log: str) -> Progress:
     """Read a run's log, as ``flwr log`` shows it or as ``run.log`` keeps it."""
-    found: dict[str, Any] = {}
-    failed: dict[int, dict[str, str]] = {}
-    files: dict[str, str] = {}
-    for line in _COLOURS.sub("", log).splitlines():
-        if match := _ROUND.search(line):
-            found |= {key: int(match[key]) for key in ("round", "rounds")}
-            found["loss"] = float(match["loss"])
-            found["labs"] = int(match["valid"]), int(match["asked"])
-        elif match := _FAILED.search(line):
-            failed.setdefault(int(match["round"]), {})[match["lab"]] = match["why"]
-        elif match := _PLAN.search(line):
-            first = int(match["first"])
-            found |= {"first": first, "round": first - 1, "rounds": int(match["rounds"])}
-        elif match := _PHASE.search(line):
-            found["phase"] = match["phase"].strip()
-        elif match := _FILE.search(line):
-            files[match["lab"]] = match["file"] or ""
-        elif match := _KMEANS.search(line):
-            found["kmeans"] = int(match["iteration"])
-        elif match := _FOLDER.search(line):
-            found["folder"] = match["folder"].strip()
-    return Progress(**found, failed=_of_last_round(failed, found), files=files)
+    return _told(map(_said, _COLOURS.sub("", log).splitlines()), "")
+
+
+def _said(line: str) -> dict[str, Any]:
+    for pattern in _LINES:
+        if match := re.search(pattern, line):
+            said = match.groupdict(default="")
+            return {name: _KINDS.get(name, str.strip)(text) for name, text in said.items()}
+    return {}
 
 
 def seconds_left(progress: Progress, elapsed: float) -> float | None:

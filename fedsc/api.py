@@ -105,7 +105,7 @@ def run(
     """
     from partitioning.simulation import with_own_k
     from server_app.run_folder import new_name
-    from simulations.inprocess import run_inprocess, silence_flower
+    from simulations.inprocess import forget, run_inprocess, silence_flower
 
     named = {
         "label_key": label_key,
@@ -145,13 +145,16 @@ def run(
         config = config.replace(run_name=run_name or new_name(config))
         folder = Path(config.run.output) / config.run.name
         silence_flower()
-        if verbose:
-            from rich.console import Console
+        try:
+            if verbose:
+                from rich.console import Console
 
-            with RunProgress(folder, config.training.rounds, Console()):
+                with RunProgress(folder, config.training.rounds, Console()):
+                    run_inprocess(config)
+            else:
                 run_inprocess(config)
-        else:
-            run_inprocess(config)
+        finally:
+            forget()  # this process goes on: several copies of the data would stay
     return Run(folder)
 
 

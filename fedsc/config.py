@@ -128,6 +128,14 @@ _GROUP_OF = {
 """Group of every option, by its flat name."""
 
 
+TEXTS = {
+    str(field.alias)
+    for options in groups().values()
+    for field in options.model_fields.values()
+    if field.annotation is str
+}
+"""Options whose value is text, by their flat names."""
+
 _CHANGEABLE = {
     str(field.alias)
     for options in groups().values()

@@ -29,6 +29,9 @@ Scale = Literal["pooled", "lab"]
 GENES = 500
 """Highly variable genes kept where neither the options nor the method say how many [4.1]."""
 
+MOST_LABS = 1000
+"""Labs that one set or folder is split into."""
+
 _FINEST = 100.0  # resolution of a graph's clusters
 
 
@@ -194,7 +197,9 @@ class SplitOptions(_Group):
     scheme: Literal["subtypes", "iid", "dirichlet", "column"] = _option(
         "subtypes", "How one set is split into labs [4.1].", name="partition"
     )
-    labs: Annotated[int, Field(ge=1, le=1000)] = _option(4, "Number of labs K [4.1].", unit="labs")
+    labs: Annotated[int, Field(ge=1, le=MOST_LABS)] = _option(
+        4, "Number of labs K [4.1].", unit="labs"
+    )
     subtypes_per_lab: Count = _option(2, "Cell types per lab k [4.1].", unit="types")
     cover: Literal["", "drop", "all"] = _option(
         "",

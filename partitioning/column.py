@@ -6,8 +6,7 @@ import pandas as pd
 from fedsc.data.expression import group_names
 from fedsc.errors import ConfigError, DataError
 from fedsc.names import safe_names
-
-MOST_LABS = 1000
+from fedsc.options import MOST_LABS
 
 
 def column(values: pd.Series) -> dict[str, np.ndarray]:
@@ -28,7 +27,7 @@ def column(values: pd.Series) -> dict[str, np.ndarray]:
     DataError
         If a cell has no value.
     ConfigError
-        If the column has more than 1000 values, or two would give the same lab name.
+        If the column has more values than labs are allowed, or two would give the same lab name.
     """
     key = values.name
     texts = group_names(values)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from fedsc.data.annotated import Origin
+from fedsc.data.annotated import Origin, forget_file
 from fedsc.data.expression import LabCells
-from fedsc.data.labs_toml import LABS, own_columns
+from fedsc.data.labs_toml import LABS, own_columns, read_as
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.large import forget_others
 from fedsc.data.reading.read import read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
+from fedsc.errors import ConfigError
 from fedsc.files import identity
 from fedsc.names import safe_names
-from fedsc.options import DataOptions, SplitOptions, kebab
+from fedsc.options import MOST_LABS, DataOptions, SplitOptions, kebab
 from partitioning import partition
 
 
@@ -67,11 +68,7 @@ def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulat
 def _simulate(
     source: Source, data: DataOptions, split: SplitOptions, seed: int, _files: object
 ) -> Simulation:
-    how = replace(
-        ReadAs.of(data),
-        layer=data.layer or source.layer,
-        label_key=data.label_key or source.label_key,
-    )
+    how = how_of(data, source)
     if holds_labs(source.path):
         return _one_file_each(source.path, how)
     whole = read_or_keep(source.path, _folder, how)
@@ -88,9 +85,24 @@ def _simulate(
     )
 
 
+def forget() -> None:
+    """Let go of the set that was read and split last, and of its file."""
+    _simulate.cache_clear()
+    forget_file()
+
+
 def _folder() -> Path:
     """Give the folder for copies of large files' values: all processes of a simulation share it."""
     return cache_folder() / "simulated"
+
+
+def how_of(data: DataOptions, source: Source) -> ReadAs:
+    """Say how a set is read: a layer and labels of its own are its default."""
+    return replace(
+        ReadAs.of(data),
+        layer=data.layer or source.layer,
+        label_key=data.label_key or source.label_key,
+    )
 
 
 def covering(split: SplitOptions, source: Source) -> SplitOptions:
@@ -109,16 +121,16 @@ def with_own_k(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
 def _one_file_each(folder: Path, how: ReadAs) -> Simulation:
     files = lab_files(folder)
     own = own_columns(folder, files)
-    batch_keys = {lab: key for lab, told in own.items() if (key := told.pop("batch_key", ""))}
+    hows = {lab: read_as(told, how) for lab, told in own.items()}
     labs = {
-        lab: read_or_keep(file, _folder, replace(how, **own[lab]), files=len(files))
+        lab: read_or_keep(file, _folder, hows[lab][0], files=len(files))
         for lab, file in files.items()
     }
     forget_others(labs.values())
     return Simulation(
         labs=labs,
         origins={lab: Origin(file) for lab, file in files.items()},
-        batch_keys=batch_keys,
+        batch_keys={lab: batch_key for lab, (_, batch_key) in hows.items() if batch_key},
         left_out=None,
         scheme="",
     )
@@ -135,8 +147,13 @@ def lab_files(folder: Path) -> dict[str, Path]:
     Raises
     ------
     ConfigError
-        If two would have one name.
+        If two would have one name, or there are more than :data:`~fedsc.options.MOST_LABS`.
     """
     files = {file.stem: file for file in sorted(folder.glob("*.h5ad"))}
+    if len(files) > MOST_LABS:
+        raise ConfigError(
+            f"option dataset = '{folder}': the folder holds {len(files)} .h5ad files, allowed are "
+            f"{MOST_LABS} labs"
+        )
     names = safe_names(files, f"option dataset = '{folder}'")
     return {lab: files[stem] for lab, stem in names.items()}

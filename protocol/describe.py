@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedsc.data.expression import Kind, LabCells
 from fedsc.names import is_name
+from fedsc.options import MOST_LABS
 from protocol import records
 from protocol.checks import MOST_CELLS, MOST_NAMES, BadReply, Cells, read_names, read_record
 
@@ -70,7 +71,7 @@ class _AboutRecord(BaseModel):
     kind: Kind
     genes: Annotated[bytes, Field(min_length=1, max_length=MOST_NAMES * 40)]
     types: Annotated[bytes, Field(max_length=MOST_NAMES * 4)] = b""  # no labels
-    siblings: Annotated[int, Field(ge=0, le=1000)]
+    siblings: Annotated[int, Field(ge=0, le=MOST_LABS)]
     signature: Annotated[bytes, Field(max_length=_LONGEST_SIGNATURE)] = b""
     left_out: Annotated[int, Field(ge=0, le=MOST_CELLS, alias="left-out")] = 0
 

@@ -75,7 +75,7 @@ _OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 
 
 def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
-    """Tell labs the results; list those that have them in a copy of their own file."""
+    """Tell labs the results; list those that have them, or never will."""
     answers = federation.tell(labs, FINISH, pack_results(results))
     failures, served = dict(answers.failures), []
     for lab, reply in answers.records.items():
@@ -93,7 +93,7 @@ def _tell_results(federation: Federation, labs: list[str], results: Results) -> 
             extra={"lab": lab, "file": file},
         )
     _warn(failures)
-    return served
+    return [*served, *answers.final]
 
 
 def _warn(failures: Mapping[str, str]) -> None:

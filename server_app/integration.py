@@ -116,5 +116,4 @@ def _harmony_reporter(rounds: int, moved: float, tolerance: float) -> None:
         rounds,
         moved,
         tolerance,
-        extra={"iteration": rounds},
     )

@@ -136,7 +136,8 @@ def prepare(federation: Federation, config: Config, rare: Collection[str]) -> Pr
     options, labs = config.data, federation.labs
     vocabulary = _agree(federation, options)
     if rare:
-        vocabulary = vocabulary[~np.isin(vocabulary, list(rare))]
+        gone = set(rare)  # NumPy would compare every gene with every rare one
+        vocabulary = vocabulary[[gene not in gone for gene in vocabulary]]
     if note := case_note({lab: about.genes for lab, about in labs.items()}):
         log(WARNING, "%s", note)
     kind = next(iter(labs.values())).kind

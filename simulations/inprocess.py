@@ -188,6 +188,15 @@ def silence_flower() -> None:
     update_console_handler(level=CRITICAL)
 
 
+def forget() -> None:
+    """Let go of the cells of simulated labs: as they were read, prepared and put on a device."""
+    from client_app.labs import forget_simulated
+    from client_app.stacked import forget_stack
+
+    forget_simulated()
+    forget_stack()
+
+
 def run_inprocess(config: Config, nodes: int = 1, processes: int = 1) -> Traffic:
     """Run a whole simulation in this process.
 

@@ -68,18 +68,15 @@ def check_folder(
     bool
         Whether all can be used.
     """
-    from fedsc.data.labs_toml import own_columns
+    from fedsc.data.labs_toml import own_columns, read_as
     from partitioning.simulation import lab_files
 
     labs = {}
     files = lab_files(folder)
     columns = own_columns(folder, files)
     for lab, file in files.items():
-        batch_key = columns[lab].pop("batch_key", "")
-        found = examine(file, replace(how, **columns[lab]))
+        found = examine(file, *read_as(columns[lab], how))
         problems = []
-        if batch_key and (found.obs is None or batch_key not in found.obs):
-            problems.append(f"labs.toml: there is no batch column '{batch_key}'")
         if found.shape is not None and found.shape[0] < min_cells:
             problems.append(f"{found.shape[0]} cells are fewer than min-cells = {min_cells}")
         if problems:

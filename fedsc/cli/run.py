@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsc.cli.progress import RunProgress
-from fedsc.config import Config
+from fedsc.config import TEXTS, Config
 from fedsc.errors import ConfigError
 from fedsc.methods import load_objective, method_of
+from fedsc.options import kebab
 
 _INTERRUPTED = 130
 
@@ -166,7 +167,7 @@ def run(
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Parse ``KEY=VALUE`` as TOML does; a value that is no TOML is taken as text.
+    """Parse ``KEY=VALUE`` as TOML does; what is no TOML, or names something, is taken as text.
 
     Raises
     ------
@@ -178,10 +179,13 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting!r}: should be KEY=VALUE, e.g. --set n-genes=2000")
+        name = key.strip()
         try:
-            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            read = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            parsed[key.strip()] = value
+            read = value
+        # A run or a column may have a name that looks like a date or a number.
+        parsed[name] = read if isinstance(read, str) or kebab(name) not in TEXTS else value
     return parsed
 
 

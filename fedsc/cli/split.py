@@ -155,8 +155,8 @@ def _check_output(
         )
     earlier: set[str] = set()
     if listed.exists():
-        with listed.open(newline="") as file:
-            earlier = {row[0] for row in csv.reader(file) if row}
+        with listed.open(newline="", encoding="utf-8") as file:
+            earlier = {row.get("lab", "") for row in csv.DictReader(file)}
     if foreign := sorted(there - earlier):
         raise DataError(
             f"--output {output} holds {foreign[0]}.h5ad, which is not of an earlier split (not in "

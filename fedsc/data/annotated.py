@@ -200,7 +200,7 @@ def reserve(file: Path, room: int) -> None:
 
 
 def _add(content: "h5py.File", additions: Additions) -> None:
-    from anndata.io import read_elem, write_elem
+    from anndata.io import write_elem
 
     options = {"compression": "gzip"}
     obs = content["obs"]
@@ -218,11 +218,19 @@ def _add(content: "h5py.File", additions: Additions) -> None:
                 if group not in content:
                     write_elem(content, group, {})
                 write_elem(content[group], name, item, dataset_kwargs=options)
-            elif name in content.get(group, {}):
-                node = content[group][name]
-                if name == _MARKERS and not _are_ours({"params": read_elem(node["params"])}):
-                    continue
+            elif name in content.get(group, {}) and (
+                name != _MARKERS or _are_ours(_params(content[group][name]))
+            ):
                 del content[group][name]
+
+
+def _params(node: "h5py.Group | h5py.Dataset") -> dict[str, Any]:
+    """Read of markers in a file no more than how they were made."""
+    import h5py
+    from anndata.io import read_elem
+
+    known = isinstance(node, h5py.Group) and "params" in node
+    return {"params": read_elem(node["params"])} if known else {}
 
 
 @lru_cache(maxsize=1)  # the labs of a simulation are parts of one file
@@ -230,6 +238,11 @@ def _read_whole(file: Path, _identity: object) -> "anndata.AnnData":
     from fedsc.data.reading.read import read_anndata
 
     return read_anndata(file)
+
+
+def forget_file() -> None:
+    """Let go of the file of which copies were made last."""
+    _read_whole.cache_clear()
 
 
 def pack(cells: "anndata.AnnData") -> bytes:

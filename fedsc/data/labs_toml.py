@@ -2,9 +2,11 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError
 
 LABS = "labs.toml"
@@ -75,6 +77,26 @@ def told_by_labs(folder: Path) -> dict[str, dict[str, Any]]:
     for lab, own in told.items():
         found[lab] = checked(own if isinstance(own, dict) else {"": own}, f"{path}: {lab}", LABS)
     return found
+
+
+def read_as(own: Mapping[str, Any], how: ReadAs) -> tuple[ReadAs, str]:
+    """Let what a lab says of its file go before the run's options.
+
+    Parameters
+    ----------
+    own
+        Of one lab, as :func:`told_by_labs` gives it.
+    how
+        What the run's options say.
+
+    Returns
+    -------
+    tuple
+        How the file is read, and its column with batches, ``""`` = the run's.
+    """
+    columns = dict(own)
+    batch_key = columns.pop("batch_key", "")
+    return replace(how, **columns), batch_key
 
 
 def checked(told: Mapping[str, Any], where: str, kind: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
-from fedsc.data.expression import LabCells
+from fedsc.data.expression import Expression, LabCells
 from fedsc.data.registry import resolve
 from fedsc.evaluate import METRICS
 from fedsc.files import make_folder, replace
@@ -234,7 +234,7 @@ def _federated(cell: Cell, output: Path) -> Row:
     traffic = run_inprocess(config)
     written = json.loads((folder / "scores.json").read_text())
     pooled = written["pooled_integrated"] or written["pooled"]
-    scores = pooled or written["kmeans"]
+    scores = pooled or written["kmeans"] or {}  # of encoders of their own, k unknown: none
     graph = written["graph"]
     given = None if pooled else config.analysis.k
     return {
@@ -251,19 +251,32 @@ def _federated(cell: Cell, output: Path) -> Row:
     }
 
 
+def labs_of_run(config: Config, folder: Path) -> dict[str, LabCells]:
+    """Give the cells of a finished simulated run, by lab: those that passed quality control."""
+    from partitioning.simulation import simulated_labs
+    from server_app.run_folder import RunFolder
+
+    labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    quality = RunFolder(folder).read_quality(config.fingerprint())
+    return quality.cell_filter.of_all(labs) if quality else labs
+
+
+def types_of(parts: Iterable[LabCells]) -> np.ndarray:
+    """Give the type of every cell of all parts; ``""`` where none is known."""
+    return np.concatenate(
+        [np.full(len(p.cells), "") if p.labels is None else p.labels for p in parts]
+    )
+
+
 def _mixing_of_labs(config: Config, folder: Path) -> Row:
     """Score the embedding that clusters are made of, where labs are batches."""
     from client_app.subjects import embedding_of
     from fedsc.federated.harmony import load_harmony
     from fedsc.model import load_model
-    from partitioning.simulation import simulated_labs
-    from server_app.run_folder import RunFolder
 
     if config.split.scheme != "column":
         return {}
-    labs = simulated_labs(config.data, config.split, config.run.seed).labs
-    if quality := RunFolder(folder).read_quality(config.fingerprint()):
-        labs = quality.cell_filter.of_all(labs)
+    labs = labs_of_run(config, folder)
     harmony = load_harmony(folder, load_model(folder))
     name = harmony.name if harmony else ""
     x = [embedding_of(folder / "labs" / lab, name) for lab in labs]
@@ -275,21 +288,25 @@ def _mixing(x: np.ndarray, batches: np.ndarray, parts: Sequence[LabCells]) -> Ro
     """Score how batches mix and types stay apart, over the cells that have a type."""
     from fedsc.integration import scores
 
-    labels = np.concatenate(
-        [np.full(len(p.cells), "") if p.labels is None else p.labels for p in parts]
-    )
+    labels = types_of(parts)
     known = labels != ""
     return {**scores(x[known], batches[known], labels[known])}
+
+
+def whole_set(cell: Cell) -> Expression:
+    """Read the set of a cell as a centralised method sees it."""
+    from fedsc.data.reading.how import ReadAs
+    from fedsc.data.reading.read import read
+
+    source = resolve(cell.dataset)
+    return read(source.path, ReadAs(source.layer, cell.label_key or source.label_key))
 
 
 def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.fitting import fit
     from fedsc.baselines.method import Settings
-    from fedsc.data.reading.how import ReadAs
-    from fedsc.data.reading.read import read
 
-    source = resolve(cell.dataset)
-    expression = read(source.path, ReadAs(source.layer, cell.label_key or source.label_key))
+    expression = whole_set(cell)
     options: dict[str, Any] = dict(cell.options)
     k = options.pop("k", "auto")
     settings = Settings(

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from fedsc.config import Config
-from fedsc.data.expression import Expression
 from fedsc.options import SplitOptions
 from fedsc.plots.attention import attention_map
 from fedsc.plots.maps import scatter_groups, tsne
 from fedsc.plots.style import COLOURS, LINES, save
-from simulations.bench.cell import Cell
+from simulations.bench.cell import Cell, labs_of_run, types_of, whole_set
 from simulations.bench.suite import Place, Suite
 
 if TYPE_CHECKING:
@@ -321,19 +320,20 @@ def _metrics(done: Planned, cells: Path) -> dict[str, pd.DataFrame]:
 
 def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Give the embedding and types of each line's first finished seed."""
-    from fedsc.model import load_model
+    from client_app.subjects import embedding_of
 
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for place, cell in done:
         if place.control or place.line in found:
             continue
-        expression = _cells_of(cell)
+        folder = cells / cell.key
         if cell.centralised:
-            with np.load(cells / cell.key / "embedding.npz") as file:
-                embedding = file["embedding"]
+            with np.load(folder / "embedding.npz") as file:
+                found[place.line] = file["embedding"], types_of([whole_set(cell)])
         else:
-            embedding = load_model(cells / cell.key).embed(expression)
-        found[place.line] = embedding, _types(expression)
+            labs = labs_of_run(cell.config(cells), folder)
+            parts = [embedding_of(folder / "labs" / lab, "") for lab in labs]
+            found[place.line] = np.concatenate(parts), types_of(labs.values())
     return found
 
 
@@ -347,52 +347,35 @@ def _attention(done: Planned, cells: Path) -> "Figure | None":
         with np.load(cells / cell.key / "embedding.npz") as file:
             seen, places = file["attention_mean"], file["patch_places"]
         side = int(cell.options.get("side", PRESETS["base"].side))
-        return attention_map(seen, places, side, _types(_cells_of(cell)))
+        return attention_map(seen, places, side, types_of([whole_set(cell)]))
     return None
-
-
-def _cells_of(cell: Cell) -> Expression:
-    from fedsc.data.reading.how import ReadAs
-    from fedsc.data.reading.read import read
-    from fedsc.data.registry import resolve
-
-    source = resolve(cell.dataset)
-    return read(source.path, ReadAs(source.layer, cell.label_key or source.label_key))
-
-
-def _types(expression: Expression) -> np.ndarray:
-    """Give the type of every cell; ``""`` where none is known."""
-    labels = expression.labels
-    return np.full(len(expression.cells), "") if labels is None else labels
 
 
 def _draw_splits(planned: Planned, into: Path) -> Iterator[Path]:
     """Draw the labs of seed 0, once per different split."""
+    from fedsc.data.reading.read import read
     from fedsc.data.registry import resolve
     from partitioning import partition
-    from partitioning.simulation import covering
+    from partitioning.simulation import covering, how_of
     from partitioning.table import plot, table
 
     seen: set[str] = set()
     for place, cell in planned:
         if cell.centralised or cell.seed or place.control:
             continue
-        config = cell.config(Path())
-        name = "-".join([Path(cell.dataset).stem, *_split_in_words(config.split)])
+        config, source = cell.config(Path()), resolve(cell.dataset)
+        split = covering(config.split, source)
+        name = "-".join([Path(cell.dataset).stem, *_split_in_words(split)])
         if name in seen:
             continue
         seen.add(name)
-        source = resolve(cell.dataset)
-        whole = _cells_of(cell)
+        whole = read(source.path, how_of(config.data, source))
         path = into / f"split-{name}.png"
-        plot(
-            table(partition(whole, covering(config.split, source), config.run.seed), whole.labels),
-            path,
-        )
+        plot(table(partition(whole, split, config.run.seed), whole.labels), path)
         yield path
 
 
 def _split_in_words(split: SplitOptions) -> list[str]:
     if split.scheme == "subtypes":
-        return [f"k{split.subtypes_per_lab}", split.cover or "drop"]
+        return [f"k{split.subtypes_per_lab}", split.cover]
     return [split.scheme]

@@ -25,8 +25,8 @@ from fedsc.federated.pull import divergence
 from fedsc.methods import method_of
 from fedsc.model import load_model
 from fedsc.training import embed_cells
-from partitioning.simulation import simulated_labs
 from server_app.checkpoint import load_checkpoint
+from simulations.bench.cell import labs_of_run
 
 _SCORES = ("ari", "nmi")
 
@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, Any]:
     if state is None or not state.uploads:
         raise DataError(f"{folder}: holds no models of labs")
     preprocessing = load_model(folder).preprocessing
-    labs = simulated_labs(config.data, config.split, config.run.seed).labs
+    labs = labs_of_run(config, folder)
     own, common, labels, by_lab = [], [], [], {}
     for lab, expression in sorted(labs.items()):
         if expression.labels is None:

@@ -175,6 +175,7 @@ def test_a_file_changed_before_the_end_is_refused_and_gets_nothing(config, files
 
     left = lead(config, nodes_of(files), app=app)
     assert "lab A could not write its results: the lab's file has changed since" in left.log
+    assert left.log.count("could not write its results") == 1  # for good: it is not told again
     assert not list((files / "A").rglob("*.fedsc.h5ad"))
     assert copy_of(files, "B").obs["fedsc_cluster"].notna().all()
 

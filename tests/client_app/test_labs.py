@@ -36,6 +36,15 @@ def test_a_node_with_a_file_is_one_lab(tiny, tiny_set, tmp_path):
     assert lab.folder("run-1", "/etc") == tmp_path / "state" / "run-1"
 
 
+def test_two_labs_with_files_in_one_folder_keep_their_states_apart(tiny, tiny_set):
+    folders = {
+        hosted_labs({"lab": name, "data": str(tiny_set)}, tiny)[0].folder("run-1", "")
+        for name in ("A", "B")
+    }
+    assert len(folders) == 2
+    assert {folder.parents[2] for folder in folders} == {tiny_set.parent}
+
+
 def test_a_lab_names_its_columns_in_labs_toml_or_in_its_node_config(tiny, tiny_set, tmp_path):
     shutil.copy(tiny_set, tmp_path / "cells.h5ad")
     (tmp_path / "labs.toml").write_text(

@@ -132,6 +132,22 @@ def test_data_are_read_as_the_run_will(on_a_free_port, tiny_set):
         problems_of(root, {"C": tiny_set})
 
 
+def test_what_a_lab_says_of_its_own_file_is_checked_as_the_run_will_read_it(
+    on_a_free_port, tiny_set
+):
+    data = on_a_free_port.lab("A") / "data"
+    shutil.copy(tiny_set, data / "cells.h5ad")
+    own = data / "labs.toml"
+    own.write_text("[A]\nlabel-key = 'donor'\n")
+    assert problems_of(on_a_free_port.root, {}, ReadAs(label_key="annotation")) == []
+    own.write_text("[A]\nbatch-key = 'plate'\n")
+    (found,) = problems_of(on_a_free_port.root, {})
+    assert found.endswith("labs.toml: there is no batch column 'plate'")
+    own.write_text("[A]\nlabel = 'donor'\n")
+    (found,) = problems_of(on_a_free_port.root, {})
+    assert "label = 'donor'; known are" in found
+
+
 def test_a_nearly_full_disk_is_told(on_a_free_port, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(check.shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))

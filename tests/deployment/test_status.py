@@ -86,6 +86,13 @@ def test_flower_s_colours_do_not_matter():
     assert read_log(line) == Progress(2, 20, 1, 1.5, (3, 4), {}, "")
 
 
+def test_rounds_of_harmony_are_not_told_as_iterations_of_k_means(tiny, change, lead):
+    options = {"partition": "column", "partition_key": "donor", "integrate": "harmony"}
+    left = lead(change(tiny, method="fedpca", **options))
+    assert "harmony: round 1" in left.log
+    assert read_json_log(left.folder / "log.jsonl", "1").kmeans == read_log(left.log).kmeans == 0
+
+
 def test_a_log_without_rounds_says_nothing_of_them():
     assert read_log("") == Progress(failed={})
     plan = "fedsc with pull fedsc, rounds 8 to 20, 0.16 MB of weights per lab"

@@ -1,5 +1,6 @@
 """What ``import fedsc`` gives to a notebook."""
 
+import gc
 import inspect
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from anndata import AnnData
 
 import fedsc
+from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 
 FEW = {"method": "fedpca", "n_genes": 30, "min_shared_genes": 10, "draw_map": False}
@@ -37,6 +40,17 @@ def test_names_are_listed_and_others_are_refused():
     assert {"run", "load", "Run", "pp", "tl", "pl"} <= set(dir(fedsc))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fedsc.nothing  # noqa: B018
+
+
+def test_no_copy_of_the_cells_stays_in_memory_after_a_run(cells, tmp_path):
+    def held():
+        gc.collect()
+        return {id(thing) for thing in gc.get_objects() if type(thing) in (Expression, AnnData)}
+
+    before = held()
+    run = fedsc.run({"A": cells[:50].copy(), "B": cells[50:].copy()}, output=tmp_path, **FEW)
+    assert run.scores is not None
+    assert held() <= before
 
 
 def test_labs_in_memory_give_a_run_with_all_that_is_asked_of_it(cells, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The labs of a simulation: which cells of a set they hold."""
 
+import shutil
+
 import anndata
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from scipy.sparse import csr_matrix
 from fedsc.config import Config
 from fedsc.data import registry
 from fedsc.errors import ConfigError
-from partitioning.simulation import simulated_labs, with_own_k
+from partitioning.simulation import lab_files, simulated_labs, with_own_k
 
 
 def labs_of(**options):
@@ -55,6 +57,14 @@ def test_files_that_would_be_one_lab_are_refused(tiny_set, tmp_path):
         (tmp_path / f"{name}.h5ad").symlink_to(tiny_set)
     with pytest.raises(ConfigError, match="would both be named 'lab-c'"):
         labs_of(dataset=str(tmp_path))
+
+
+def test_a_folder_of_more_files_than_labs_are_allowed_is_refused(tiny_set, tmp_path, monkeypatch):
+    monkeypatch.setattr("partitioning.simulation.MOST_LABS", 2)
+    for name in "ABC":
+        shutil.copy(tiny_set, tmp_path / f"{name}.h5ad")
+    with pytest.raises(ConfigError, match=r"holds 3 .h5ad files, allowed are 2 labs"):
+        lab_files(tmp_path)
 
 
 def test_a_file_that_has_changed_is_read_again(tiny_set, tmp_path):

@@ -19,9 +19,9 @@ def on_disk(tmp_path, monkeypatch):
     """Treat every file as large; give the folder of the copies."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(large, "IN_MEMORY", 0)
-    simulation._simulate.cache_clear()
+    simulation.forget()
     yield tmp_path / "fedsc" / "simulated"
-    simulation._simulate.cache_clear()
+    simulation.forget()
 
 
 def labs_of(config):
@@ -68,7 +68,7 @@ def test_quality_control_of_cells_on_disk_leaves_out_the_same(unlabelled, lead, 
     config = change(unlabelled, method="fedpca", min_genes=42, min_cells_per_gene=3)
     left = lead(config)
     assert 0 < left.scores["quality"]["kept"] < 96
-    simulation._simulate.cache_clear()
+    simulation.forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "IN_MEMORY", 2**29)
         in_memory = lead(change(config, run_name="in-memory"))
@@ -103,5 +103,5 @@ def test_many_labs_that_are_large_together_stay_on_disk(tiny_set, tmp_path, on_d
     needed = 8 * labs_of(config).labs["A"].rows.nnz + 4 * 97
     for most, stays in ((3 * needed - 1, OnDisk), (3 * needed, Expression)):
         monkeypatch.setattr(large, "IN_MEMORY", most)
-        simulation._simulate.cache_clear()
+        simulation.forget()
         assert {type(lab) for lab in labs_of(config).labs.values()} == {stays}

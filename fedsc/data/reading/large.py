@@ -85,14 +85,15 @@ def keep(path: Path, contents: Contents, layer: str, folder: Path) -> OnDisk:
 def forget_others(cells: Iterable[LabCells]) -> None:
     """Remove what is left in the folder of these cells of the values of any others.
 
-    Who reads them has them open, and keeps them.
+    Who reads them has them open, and keeps them; who copies is waited for.
     """
     on_disk = [own for own in cells if isinstance(own, OnDisk)]
     kept = {own.rows.file.path.stem for own in on_disk}
     for folder in {own.folder for own in on_disk}:
-        for file in folder.glob("rows-*"):
-            if file.stem not in kept:
-                file.unlink(missing_ok=True)
+        with _locked(folder):
+            for file in folder.glob("rows-*"):
+                if file.stem not in kept:
+                    file.unlink(missing_ok=True)
 
 
 def kept_name(path: Path, layer: str) -> str:
@@ -143,7 +144,7 @@ def _load(place: Path, key: str) -> tuple[Rows, Kind] | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time copy: the others wait, and use what it has made."""
+    """Let one process at a time copy or remove: the others wait, and use what it has made."""
     import fcntl  # of POSIX: other systems can still read files into memory
 
     with (folder / ".lock").open("w") as file:

@@ -173,19 +173,24 @@ def read_or_open(path: Path, how: ReadAs = AS_IT_IS) -> Expression | Backed:
     return read(path, how)
 
 
-def examine(path: Path | str, how: ReadAs = AS_IT_IS) -> Examination:
-    """Read a file as :func:`read` does, and collect what there is to say instead of raising."""
+def examine(path: Path | str, how: ReadAs = AS_IT_IS, batch_key: str = "") -> Examination:
+    """Read a file as :func:`read` does, and collect what there is to say instead of raising.
+
+    ``batch_key`` is the column with batches that the lab's ``labs.toml`` names, ``""`` = none.
+    """
     try:
         with _contents(Path(path).expanduser(), how) as contents:
-            return _examine(contents)
+            return _examine(contents, batch_key)
     except DataError as error:
         return Examination(problems=(str(error),))
 
 
-def _examine(contents: Contents) -> Examination:
+def _examine(contents: Contents, batch_key: str = "") -> Examination:
     genes, cells, obs = contents.genes, contents.cells, contents.obs
     label_key = contents.label_key
     problems = name_problems(genes, cells) + label_problems(obs, label_key)
+    if batch_key and batch_key not in obs:
+        problems.append(f"labs.toml: there is no batch column '{batch_key}'")
     shape, kind, matrix = (len(cells), len(genes)), None, None
     if min(shape) > 0:
         try:

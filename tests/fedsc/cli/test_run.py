@@ -42,6 +42,10 @@ def _run(command, columns=200, **kwargs):
         ("method=fedbyol", "fedbyol"),
         ('layer="raw"', "raw"),
         ("partition-key=a=b", "a=b"),
+        ("run-name=2026-01-02", "2026-01-02"),
+        ("run_name=1e5", "1e5"),
+        ("batch-key=7", "7"),
+        ("n-genes=7", 7),
     ],
 )
 def test_settings_are_read_as_toml_or_text(setting, value):

@@ -163,6 +163,11 @@ def test_force_spares_files_of_others_and_the_input(tmp_path):
     make(tmp_path / "all.h5ad")
     with pytest.raises(DataError, match=r"holds all.h5ad, which is not of an earlier split"):
         run(tmp_path / "all.h5ad", "-o", tmp_path, "--partition", "iid", "--force")
+    out = tmp_path / "out"
+    run(tmp_path / "all.h5ad", "-o", out, "--partition", "iid")
+    make(out / "lab.h5ad")  # the table's first column is called so
+    with pytest.raises(DataError, match=r"holds lab.h5ad, which is not of an earlier split"):
+        run(tmp_path / "all.h5ad", "-o", out, "--partition", "iid", "--force")
     (tmp_path / "all.h5ad").rename(tmp_path / "lab-0.h5ad")
     before = (tmp_path / "lab-0.h5ad").read_bytes()
     (tmp_path / "split.csv").write_text("lab,t\nlab-0,1\n")

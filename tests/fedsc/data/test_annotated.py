@@ -187,6 +187,17 @@ def test_markers_of_an_older_run_go_where_there_are_no_new_ones(full_file, tmp_p
     assert set(anndata.read_h5ad(out).uns) == {"note", "fedsc"}
 
 
+@pytest.mark.parametrize("markers", [{"names": np.arange(3)}, "a note"])
+def test_what_only_has_the_name_of_markers_stays(full_file, tmp_path, markers):
+    with h5py.File(full_file, "r+") as file:
+        del file["uns/rank_genes_groups"]
+        anndata.io.write_elem(file["uns"], "rank_genes_groups", markers)
+    out = tmp_path / "out.h5ad"
+    write_annotated(Origin(full_file), out, read(full_file), additions_of(_results()))
+    kept = anndata.read_h5ad(out).uns["rank_genes_groups"]
+    np.testing.assert_equal(kept, markers)
+
+
 def test_results_are_added_to_a_file_of_an_old_layout(cells, tmp_path):
     """Before anndata 0.7 obs was one table; such a file is read and written anew."""
     path, out = tmp_path / "old.h5ad", tmp_path / "out.h5ad"

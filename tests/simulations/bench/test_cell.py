@@ -63,6 +63,18 @@ def test_a_federated_row_has_scores_cost_and_versions(tiny_set, tmp_path):
     assert load_row(run, tmp_path) == row
 
 
+def test_encoders_of_their_own_and_an_unknown_k_leave_a_row_without_scores(tiny_set, tmp_path):
+    run = Cell(
+        method="fedsc",
+        dataset=str(tiny_set),
+        seed=0,
+        options=FEDERATED | {"partition": "iid", "local-norm": True},
+    )
+    row = run_cell(run, tmp_path)
+    assert (row["ari"], row["nmi"]) == (None, None)
+    assert row["graph_clusters"] > 0
+
+
 def test_where_labs_are_batches_a_row_says_how_they_mix(tiny_set, tmp_path):
     donors = {"partition": "column", "partition-key": "donor", "integrate": "harmony"}
     run = cell("fedpca", tiny_set, **donors)
@@ -239,7 +251,7 @@ def test_an_objective_of_a_long_name_has_a_key_that_is_a_runs_name(tmp_path):
 def test_no_method_sees_labels(method, tiny_set, poisoned, tmp_path, monkeypatch):
     """Poison the labels of the same cells and the same labs: only ARI and NMI may change."""
     labs = {}
-    partitioning.simulation._simulate.cache_clear()  # of an earlier test with the same options
+    partitioning.simulation.forget()  # of an earlier test with the same options
 
     def same_labs(whole, options, seed):
         if not labs:

@@ -2,10 +2,14 @@
 
 import json
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from simulations.bench import figures
+from simulations.bench.cell import run_cell
 from simulations.bench.figures import bars, dots, draw, maps, pulls, sweep
 from simulations.bench.suite import Data, Line, Suite, plan
 
@@ -105,6 +109,35 @@ def test_maps_have_a_panel_per_method_and_show_every_cell():
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["one", "two"]
     assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in panels] == [20, 20]
+
+
+def test_maps_show_the_cells_that_runs_were_of(tiny_set, tmp_path, monkeypatch):
+    """Also where labs have encoders of their own, and quality control left cells out."""
+    options = {
+        **{"labs": 2, "partition": "iid", "rounds": 1, "n-genes": 30, "min-shared-genes": 10},
+        **{"batch-size": 8, "local-epochs": 1, "draw-map": False},
+        **{"local-norm": True, "min-counts": "240"},
+    }
+    suite = Suite(
+        title="T",
+        about="A",
+        reference="ours",
+        federated=options,
+        datasets=(Data(name=str(tiny_set), label_key="cell_type"),),
+        lines=(Line(name="ours", method="fedsc"),),
+        seeds=1,
+        figures=("maps",),
+    )
+    planned = plan(suite)
+    run_cell(planned[0][1], tmp_path)
+    drawn = {}
+    monkeypatch.setattr(figures, "maps", lambda panels: drawn.update(panels) or Figure())
+    draw(suite, planned, rows(ari=[0.1], nmi=[0.2]), tmp_path, tmp_path)
+    counts = np.asarray(anndata.read_h5ad(tiny_set).X.sum(axis=1)).ravel()
+    assert 0 < (counts < 240).sum() < 96
+    (embedding, types) = drawn["ours"]
+    assert len(embedding) == len(types) == (counts >= 240).sum()
+    assert set(types) == {f"type{i}" for i in range(4)}
 
 
 @pytest.mark.slow
