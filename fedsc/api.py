@@ -13,6 +13,7 @@ from fedsc.data.labs_toml import LABS, told_by_labs
 from fedsc.data.registry import resolve
 from fedsc.errors import ConfigError, DataError
 from fedsc.names import check_name, safe_name
+from fedsc.options import kebab
 from fedsc.results import Run
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _dataset(
                 told[name] = value.get(lab, told.get(name, ""))
         if not isinstance(cells, str | Path):
             _has_columns(lab, cells, {**named, **told})
-        own[lab] = {name.replace("_", "-"): value for name, value in told.items()}
+        own[lab] = {kebab(name): value for name, value in told.items()}
     (folder / LABS).write_text(tomli_w.dumps(own), encoding="utf-8")
     return str(folder), True
 

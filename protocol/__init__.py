@@ -9,8 +9,8 @@ message          server → node                                    node → ser
 ===============  ===============================================  =================================
 query.describe   —                                                ``about``: number of cells, names
 query.ask        ``question``, its arrays, what it is asked of    ``sums``
-query.embed      model and preprocessing                          ``embedded``: number of cells
-query.finish     centres of the clusters, what to know of them    ``finished``: name of the copy
+query.embed      encoder and preprocessing                        ``embedded``: number of cells
+query.finish     clusters, their types, map and markers, options  ``finished``: name of the copy
 train            ``start`` weights of each lab, preprocessing     ``update`` weights, ``metrics``
 ===============  ===============================================  =================================
 

@@ -141,12 +141,12 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
 
 def _clusters(found: Found, options: AnalysisOptions, seed: int, model: str) -> Clusters:
     """Choose the clusters the cells get, and draw the map."""
-    graph, by_kmeans = found.graph, options.cluster_by == "kmeans" and found.kmeans is not None
+    graph, kmeans = found.graph, found.kmeans if options.cluster_by == "kmeans" else None
     communities, sizes = graph.communities[FIRST], graph.sizes[FIRST]
     k = int(communities.max()) + 1
     sizes, centres = sizes[:k], None
-    if by_kmeans and found.kmeans is not None:
-        sizes, centres = found.kmeans.sizes, found.kmeans.centres
+    if kmeans is not None:
+        sizes, centres = kmeans.sizes, kmeans.centres
     places = None
     if options.draw_map:
         log(INFO, "map of %d micro-centres (draw-map = false saves the time)", len(communities))

@@ -3,22 +3,21 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.common import log
 
 from fedsc.config import Config
-from fedsc.data.genes import agree, case_note, read_reference
+from fedsc.data.genes import case_note
 from fedsc.data.preprocess import Preprocessing
 from fedsc.data.quality import CellFilter, Thresholds
 from fedsc.errors import ConfigError
 from fedsc.federated.answers import no_expression
-from fedsc.federated.preprocessing import learn_preprocessing
+from fedsc.federated.preprocessing import agreed, learn_preprocessing
 from fedsc.federated.quality import Limit, learn_kept, learn_thresholds
 from fedsc.federated.query import Ask
-from fedsc.options import DataOptions
+from fedsc.options import DataOptions, kebab
 from protocol import ask as asking
 from server_app.federation import Federation
 
@@ -61,7 +60,7 @@ class Quality:
             "min-cells-per-gene": limits.min_cells_per_gene,
             "cells": self.cells,
             "kept": self.kept,
-            "lost": {name.replace("_", "-"): lost for name, lost in self.lost.items()},
+            "lost": {kebab(name): lost for name, lost in self.lost.items()},
             "genes": genes,
             "genes-kept": genes - len(self.rare),
             "labs": {
@@ -83,13 +82,13 @@ def control_quality(federation: Federation, options: DataOptions) -> Quality:
     LabsLost
         If a lab does not answer.
     """
-    kind = next(iter(federation.labs.values())).kind
-    if kind != "counts":
+    labs = federation.labs
+    if next(iter(labs.values())).kind != "counts":
         raise ConfigError(
             "min-genes, min-counts, max-mito and min-cells-per-gene need raw counts, and the labs "
             "hold log-normalised values: leave these options out, or bring raw counts"
         )
-    vocabulary = _agree(federation, options)
+    vocabulary = agreed({lab: about.genes for lab, about in labs.items()}, options)
     ask = _ask(federation, vocabulary, "quality")
     thresholds = learn_thresholds(
         ask,
@@ -134,7 +133,7 @@ def prepare(federation: Federation, config: Config, rare: Collection[str]) -> Pr
         If a lab does not answer.
     """
     options, labs = config.data, federation.labs
-    vocabulary = _agree(federation, options)
+    vocabulary = agreed({lab: about.genes for lab, about in labs.items()}, options)
     if rare:
         gone = set(rare)  # NumPy would compare every gene with every rare one
         vocabulary = vocabulary[[gene not in gone for gene in vocabulary]]
@@ -143,15 +142,6 @@ def prepare(federation: Federation, config: Config, rare: Collection[str]) -> Pr
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
     return learn_preprocessing(_ask(federation, vocabulary), vocabulary, kind, options)
-
-
-def _agree(federation: Federation, options: DataOptions) -> np.ndarray:
-    return agree(
-        {lab: about.genes for lab, about in federation.labs.items()},
-        options.genes,
-        read_reference(Path(options.reference_genes)) if options.genes == "reference" else None,
-        options.min_shared_genes,
-    )
 
 
 def _ask(federation: Federation, vocabulary: np.ndarray, purpose: str = "") -> Ask:

@@ -142,7 +142,7 @@ class InProcessGrid(Grid):
     def _booked(self, message: Message, reply: Message | Failed) -> Message:
         self.traffic.to_labs += content_bytes(message)
         if isinstance(reply, Failed):
-            return Message(Error(_CLIENT_ERROR, str(reply)), reply_to=message)
+            return Message(Error(_CLIENT_ERROR, reply.traceback), reply_to=message)
         self.traffic.from_labs += content_bytes(reply)
         return reply
 

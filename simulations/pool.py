@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
@@ -22,8 +23,17 @@ Result = TypeVar("Result")
 _PATIENCE = 5.0  # seconds a process that is told to end gets for it
 
 
-class Failed(Exception):
-    """The work on a task raised an exception; its text is the traceback."""
+@dataclass(frozen=True)
+class Failed:
+    """The work on a task raised an exception.
+
+    Attributes
+    ----------
+    traceback
+        Its text.
+    """
+
+    traceback: str
 
 
 def can_fork() -> bool:

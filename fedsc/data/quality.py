@@ -12,6 +12,7 @@ import numpy as np
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import LabCells
 from fedsc.errors import DataError
+from fedsc.options import kebab
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,6 @@ def cell_quality(cells: Aligned, mito: np.ndarray) -> CellQuality:
     return CellQuality(np.concatenate(genes), counts, share)
 
 
-def passing(quality: CellQuality, thresholds: Thresholds) -> np.ndarray:
-    """Tell which cells are kept, bool (cells,)."""
-    kept = np.ones(len(quality.counts), dtype=bool)
-    for failed in failing(quality, thresholds).values():
-        kept &= ~failed
-    return kept
-
-
 def failing(quality: CellQuality, thresholds: Thresholds) -> dict[str, np.ndarray]:
     """Tell which cells fail which limit, bool (cells,) by the limit's name.
 
@@ -114,6 +107,12 @@ def failing(quality: CellQuality, thresholds: Thresholds) -> dict[str, np.ndarra
         "min_counts": quality.counts < thresholds.min_counts,
         "max_mito": quality.mito > thresholds.max_mito,
     }
+
+
+def passing(failed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Tell which cells fail no limit of :func:`failing`, bool (cells,)."""
+    left_out: np.ndarray = np.logical_or.reduce(list(failed.values()))
+    return ~left_out
 
 
 @dataclass(frozen=True)
@@ -150,12 +149,12 @@ class CellFilter:
         DataError
             If the cells are log-normalised, or none is left.
         """
-        passing = self.of_all({"": cells})
-        if not passing:
+        kept = self.of_all({"": cells})
+        if not kept:
             raise DataError.without_data(
                 f"none of the lab's {len(cells.cells)} cells passes quality control"
             )
-        return passing[""]
+        return kept[""]
 
     def of_all(self, parts: Mapping[str, LabCells]) -> dict[str, LabCells]:
         """Keep the cells of each part that fail no limit, and the parts that keep some.
@@ -165,12 +164,12 @@ class CellFilter:
         DataError
             If some cells are log-normalised.
         """
-        passing = {}
+        left = {}
         for name, cells in parts.items():
-            kept = ~np.logical_or.reduce(list(self.failing(cells).values()))
+            kept = passing(self.failing(cells))
             if kept.any():
-                passing[name] = cells if kept.all() else cells.subset(np.flatnonzero(kept))
-        return passing
+                left[name] = cells if kept.all() else cells.subset(np.flatnonzero(kept))
+        return left
 
 
 def reasons(failed: dict[str, np.ndarray]) -> np.ndarray:
@@ -186,7 +185,7 @@ def reasons(failed: dict[str, np.ndarray]) -> np.ndarray:
     np.ndarray
         object (cells,), e.g. ``"min-genes, max-mito"``.
     """
-    names = [name.replace("_", "-") for name in failed]
+    names = [kebab(name) for name in failed]
     rows = zip(*failed.values(), strict=True)
     told = [", ".join(n for n, fails in zip(names, row, strict=True) if fails) for row in rows]
     return np.array(told, dtype=object)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import DataError
 from fedsc.federated.query import Ask, Question
 from fedsc.federated.statistics import Moments
 
@@ -79,8 +79,6 @@ def seurat_v3(ask: Ask, moments: Moments, detected: np.ndarray, n_genes: int) ->
 
     Raises
     ------
-    ConfigError
-        If scikit-misc, which has the loess, is not installed.
     DataError
         If the loess cannot be fitted (too few different means).
     """
@@ -98,12 +96,8 @@ def seurat_v3(ask: Ask, moments: Moments, detected: np.ndarray, n_genes: int) ->
 
 
 def _loess(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    try:
-        from skmisc.loess import loess
-    except ImportError:
-        raise ConfigError(
-            "hvg = 'seurat_v3' needs the package scikit-misc; install it or set hvg = 'seurat'"
-        ) from None
+    from skmisc.loess import loess
+
     model = loess(x, y, span=_SPAN, degree=2)
     try:
         model.fit()

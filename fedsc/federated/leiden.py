@@ -5,8 +5,8 @@ modularity gains most, communities are refined from single nodes, the refined gr
 nodes of a smaller graph, and so on; all of it again until nothing moves. Refinement is greedy
 here, in place of drawn. Links are a dense matrix, so every step is a few sums over arrays.
 
-Of the two packages at hand, igraph is under the GPL, and scikit-network computes in float32,
-where rounding errors of gains can keep it moving nodes for ever.
+graspologic-native, which finds communities of cells (``fedsc/leiden.py``), leaves links of a node
+to itself out of account, and those of a group of cells count (decision 20).
 """
 
 from collections import deque

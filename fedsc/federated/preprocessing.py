@@ -124,14 +124,25 @@ def fit_preprocessing(
             f"labs hold {' and '.join(sorted(kinds)) or 'nothing'}; all must hold raw counts or "
             "all log-normalised values"
         )
-    reference = (
-        read_reference(Path(options.reference_genes)) if options.genes == "reference" else None
-    )
-    gene_lists = {name: lab.genes for name, lab in labs.items()}
-    vocabulary = agree(gene_lists, options.genes, reference, options.min_shared_genes)
+    vocabulary = agreed({name: lab.genes for name, lab in labs.items()}, options)
     aligned = [align(lab, vocabulary) for lab in labs.values()]
     ask = ask_locally(aligned, lambda lab, question: ANSWERS[question.name](lab, question))
     return learn_preprocessing(ask, vocabulary, kinds.pop(), options)
+
+
+def agreed(gene_lists: Mapping[str, np.ndarray], options: DataOptions) -> np.ndarray:
+    """Give the genes a run uses, as its options say; see :func:`fedsc.data.genes.agree`.
+
+    Parameters
+    ----------
+    gene_lists
+        Genes of every lab, by name.
+    options
+        Their ``genes``, ``reference_genes`` and ``min_shared_genes``.
+    """
+    by_list = options.genes == "reference"
+    reference = read_reference(Path(options.reference_genes)) if by_list else None
+    return agree(gene_lists, options.genes, reference, options.min_shared_genes)
 
 
 CHECKS: dict[str, Check] = {

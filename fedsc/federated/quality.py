@@ -23,6 +23,7 @@ from fedsc.federated.medians import (
     learn_medians,
 )
 from fedsc.federated.query import Ask, Question, Sums
+from fedsc.options import kebab
 
 DEVIATIONS = "quality-deviations"
 PASSING = "quality-passing"
@@ -99,7 +100,8 @@ def count_passing(lab: Aligned, question: Question) -> Sums:
     quality = cell_quality(lab, question.arrays["mitochondrial"])
     min_genes, min_counts, max_mito = (float(question.arrays[name][0]) for name in MADS)
     thresholds = Thresholds(min_genes, min_counts, max_mito)
-    failed, kept = failing(quality, thresholds), passing(quality, thresholds)
+    failed = failing(quality, thresholds)
+    kept = passing(failed)
     detected, start = np.zeros(lab.n_genes, dtype=np.int64), 0
     for block in lab.blocks():
         rows = kept[start : start + block.shape[0]]
@@ -185,7 +187,7 @@ def learn_kept(ask: Ask, vocabulary: Sequence[str] | np.ndarray, thresholds: Thr
     lost = {name: int(sums[name][0]) for name in MADS}
     genes = sums["detected"] >= thresholds.min_cells_per_gene
     if not kept or not genes.any():
-        failed = ", ".join(f"{count} by {_option(name)}" for name, count in lost.items())
+        failed = ", ".join(f"{count} by {kebab(name)}" for name, count in lost.items())
         raise DataError(
             f"quality control leaves {kept} of {cells} cells (lost: {failed}) and {genes.sum()} of "
             f"{len(genes)} genes; set limits that leave some"
@@ -197,13 +199,13 @@ def _limits_by_mad(ask: Ask, mito: np.ndarray, names: Sequence[str]) -> dict[str
     medians = _median_deviations(ask, mito, dict.fromkeys(names, 0.0))
     for name, median in medians.items():
         if math.isnan(median):
-            raise DataError(f"{_option(name)} = 'mad': no lab has a cell that tells it")
+            raise DataError(f"{kebab(name)} = 'mad': no lab has a cell that tells it")
     mads = _median_deviations(ask, mito, medians)
     limits = {}
     for name, median in medians.items():
         if mads[name] == 0:
             raise DataError(
-                f"{_option(name)} = 'mad': half of the pool's cells or more do not differ in it, "
+                f"{kebab(name)} = 'mad': half of the pool's cells or more do not differ in it, "
                 "so that its MAD is 0 and all others would be left out; set a number"
             )
         distance = MADS[name] * mads[name]
@@ -221,11 +223,6 @@ def _median_deviations(
     about = np.array([centres.get(name, 0.0) for name in MADS])
     question = Question(DEVIATIONS, {"mitochondrial": mito, "centres": about})
     return learn_medians(ask, question, tuple(centres))
-
-
-def _option(limit: str) -> str:
-    """Write a limit as a person sets it."""
-    return limit.replace("_", "-")
 
 
 def check_passing(sums: Sums, asked: Asked) -> str:

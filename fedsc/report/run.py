@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fedsc
 from fedsc.files import replace
+from fedsc.methods import METHODS
 from fedsc.report.clusters import cluster_map, clusters
 from fedsc.report.composition import composition
 from fedsc.report.cost import cost
@@ -80,7 +81,8 @@ def _lead(run: Run) -> list[str]:
         return [*lead, f"It can go on, also with some other options: {again}"]
     labs, graph = record.get("labs") or {}, record["graph"]
     cells = sum(about["cells"] for about in labs.values())
-    rounds = "without training" if name == "fedpca" else f"in {options['rounds']} rounds"
+    untrained = name in METHODS and not METHODS[name].objective
+    rounds = "without training" if untrained else f"in {options['rounds']} rounds"
     one = f"{name} put {cells:,} cells of {len(labs)} labs into {_count(run)} clusters, {rounds}."
     ari, floor = graph.get("ari"), ((record.get("floor") or {}).get("graph") or {}).get("ari")
     if ari is None:

@@ -326,6 +326,6 @@ def _cell(line: Line, data: Data, seed: int, options: Options) -> Cell:
 
 def _other(name: str) -> Data:
     from fedsc.data.registry import resolve
+    from partitioning.simulation import with_own_k
 
-    k = resolve(name).subtypes_per_lab
-    return Data(name=name, federated={} if k is None else {"subtypes-per-lab": k})
+    return Data(name=name, federated=with_own_k({}, resolve(name)))

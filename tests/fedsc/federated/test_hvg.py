@@ -1,4 +1,3 @@
-import sys
 import warnings
 
 import anndata
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import DataError
 from fedsc.federated.answers import answer
 from fedsc.federated.hvg import seurat, seurat_v3
 from fedsc.federated.query import ask_locally
@@ -120,7 +119,6 @@ def negative_binomial(seed, n_genes):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_seurat_v3_chooses_as_scanpy(seed):
-    pytest.importorskip("skmisc")
     counts = negative_binomial(seed, 300)
     counts = counts[counts.any(axis=1)]
     counts = counts[:, counts.any(axis=0)]
@@ -133,7 +131,6 @@ def test_seurat_v3_chooses_as_scanpy(seed):
 
 
 def test_seurat_v3_never_chooses_undetected_genes():
-    pytest.importorskip("skmisc")
     counts = negative_binomial(0, 100)
     counts[:, 10] = 0
     chosen = choose_v3(counts, 2, 1000)
@@ -142,16 +139,8 @@ def test_seurat_v3_never_chooses_undetected_genes():
 
 
 def test_seurat_v3_says_when_loess_cannot_be_fitted():
-    pytest.importorskip("skmisc")
     counts = np.zeros((6, 40), dtype=int)
     counts[0] = 1
     counts[1, :20] = 1
     with pytest.raises(DataError, match=r"cannot fit variance on mean .* set hvg = 'seurat'"):
         choose_v3(counts, 1, 5)
-
-
-def test_seurat_v3_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skmisc", None)
-    monkeypatch.setitem(sys.modules, "skmisc.loess", None)
-    with pytest.raises(ConfigError, match="needs the package scikit-misc"):
-        choose_v3(negative_binomial(0, 50), 1, 5)

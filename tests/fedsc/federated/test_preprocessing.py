@@ -104,7 +104,6 @@ def test_real_sets_equal_scanpy_under_any_partition(real_data, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mouse_bladder_2746_top2003", "pbmc3k_2638"])
 def test_seurat_v3_on_real_sets(real_data, name):
-    pytest.importorskip("skmisc")
     pool, config = read(real_data(name)), DataOptions(hvg="seurat_v3", n_genes=1000, target_sum=1e4)
     learnt = fit_preprocessing(split(pool, 3, 0), config)
     assert_equals_scanpy(learnt, scanpy_pooled(pool, config, flavor="seurat_v3"), pool)

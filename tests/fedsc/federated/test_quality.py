@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedsc.data import rows
 from fedsc.data.aligned import align
 from fedsc.data.expression import Expression
-from fedsc.data.quality import Thresholds, cell_quality, mitochondrial, passing
+from fedsc.data.quality import Thresholds, cell_quality, failing, mitochondrial, passing
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.read import read
 from fedsc.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def test_limits_by_mad_are_those_of_the_pool(seed):
         | (np.log1p(sums) < np.log1p(expected["min_counts"]) - 1e-9)
         | (share > expected["max_mito"])
     )
-    assert (passing(cell_quality(lab(counts), MITO), found) == ~outlying).all()
+    assert (passing(failing(cell_quality(lab(counts), MITO), found)) == ~outlying).all()
     assert learn_kept(ask, GENES, found).kept == (~outlying).sum()
 
 
@@ -131,7 +131,7 @@ def test_as_scanpy_and_numpy_on_real_labs(real_data):
     assert 0 < (~keep).sum() < 200
     kept = learn_kept(ask, cells.genes, found)
     assert (kept.cells, kept.kept) == (1336, keep.sum())
-    assert sum(passing(cell_quality(one, mito), found).sum() for one in labs) == keep.sum()
+    assert sum(passing(failing(cell_quality(one, mito), found)).sum() for one in labs) == keep.sum()
     detected = np.asarray((cells.matrix[keep] > 0).sum(axis=0)).ravel()
     assert (kept.genes == (detected >= 3)).all()
     assert not kept.genes.all()
@@ -192,7 +192,7 @@ def test_an_unknown_mitochondrial_share_is_not_held_against_a_cell():
     counts, _ = sample(2)
     known, other = lab(counts[:40]), lab(counts[40:, :10], GENES[:10])
     assert np.isnan(cell_quality(other, MITO).mito).all()
-    assert passing(cell_quality(other, MITO), Thresholds(max_mito=0.0)).all()
+    assert passing(failing(cell_quality(other, MITO), Thresholds(max_mito=0.0))).all()
     alone = learn_thresholds(ask_locally([known], answer), GENES, max_mito="mad")
     both = learn_thresholds(ask_locally([known, other], answer), GENES, max_mito="mad")
     assert alone == both
