@@ -53,6 +53,25 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the others wait.
+
+    The system releases the lock when the process ends, however it ends.
+
+    Parameters
+    ----------
+    path
+        The lock's file, which stays; its folder is made.
+    """
+    import fcntl  # of POSIX, where labs and servers run
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def replace(path: Path, *content: bytes | memoryview) -> None:
     """Write a whole file, its parts one after the other, in the place of ``path``.
 

@@ -6,15 +6,13 @@ data is. A federated cell's folder is an ordinary run folder: a run that was kil
 last checkpoint.
 """
 
-import fcntl
 import glob
 import hashlib
 import json
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from fedsc.config import Config
 from fedsc.data.expression import Expression, LabCells
 from fedsc.data.registry import resolve
 from fedsc.evaluate import METRICS
-from fedsc.files import make_folder, replace
+from fedsc.files import locked, make_folder, replace
 from fedsc.names import LONGEST
 from fedsc.versions import versions
 from simulations.bench.provenance import code_digest, data_digest
@@ -159,7 +157,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
     """
     resolve(cell.dataset)  # a set that has to be downloaded has its digest only then
     folder = output / cell.key
-    with _locked(folder.with_name(f"{cell.key}.lock")):
+    with locked(folder.with_name(f"{cell.key}.lock")):
         finished = load_row(cell, output)
         if finished is not None:
             return finished
@@ -342,15 +340,3 @@ def _centralised(cell: Cell, folder: Path) -> Row:
 @cache
 def _packages() -> str:
     return str(versions(*_PACKAGES))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time work on a cell, which suites that run at the same time may share.
-
-    The system releases the lock when the process ends, however it ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,7 +7,6 @@ file and is used again as long as that file is the same.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,13 @@ from fedsc.data.reading.stored import Dense
 from fedsc.data.reading.validate import judged, label_problems, name_problems
 from fedsc.data.rows import Rows, open_rows, write_rows
 from fedsc.errors import DataError
-from fedsc.files import identity, make_folder, replace, replacing
+from fedsc.files import identity, locked, make_folder, replace, replacing
 
 IN_MEMORY = 2**29
 """Bytes the matrices of a process may take in memory. It needs several times as much."""
 
 _FORMAT = 1
+_LOCK = ".lock"  # who copies or removes files of a folder holds it
 
 
 def is_large(contents: Contents, files: int = 1) -> bool:
@@ -71,7 +71,7 @@ def keep(path: Path, contents: Contents, layer: str, folder: Path) -> OnDisk:
     problems += label_problems(contents.obs, contents.label_key)
     key = json.dumps([_FORMAT, layer, identity(path)])
     place = make_folder(folder) / kept_name(path, layer)
-    with _locked(place.parent):
+    with locked(place.parent / _LOCK):
         found = _load(place, key)
         if found is None:
             found, refused = _copy(contents, place, key)
@@ -90,7 +90,7 @@ def forget_others(cells: Iterable[LabCells]) -> None:
     on_disk = [own for own in cells if isinstance(own, OnDisk)]
     kept = {own.rows.file.path.stem for own in on_disk}
     for folder in {own.folder for own in on_disk}:
-        with _locked(folder):
+        with locked(folder / _LOCK):
             for file in folder.glob("rows-*"):
                 if file.stem not in kept:
                     file.unlink(missing_ok=True)
@@ -140,16 +140,6 @@ def _load(place: Path, key: str) -> tuple[Rows, Kind] | None:
         return open_rows(values, counts, totals, int(about["width"])), about["kind"]
     except (OSError, KeyError, ValueError, TypeError):
         return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time copy or remove: the others wait, and use what it has made."""
-    import fcntl  # of POSIX: other systems can still read files into memory
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _files(place: Path) -> tuple[Path, Path]:
