@@ -53,8 +53,9 @@ def take(suite: Suite, cells: Path, into: Path) -> int:
         return 0
     found = frame(suite, planned, rows).drop(columns=_LEFT_OUT, errors="ignore")
     kept = [read_rows(into)] if into.exists() else []
-    both = pd.concat([*kept, found], ignore_index=True)
-    both = both.drop_duplicates(_KEY, keep="last").dropna(axis="columns", how="all")
+    # pandas has to guess the type of a column that one of them leaves empty
+    known = [part.dropna(axis="columns", how="all") for part in (*kept, found)]
+    both = pd.concat(known, ignore_index=True).drop_duplicates(_KEY, keep="last")
     order = {place: i for i, place in enumerate(places(suite))}
     both["_order"] = [order.get(place, len(order)) for place in places_of(both)]
     both = both.sort_values(["_order", "seed"], kind="stable").drop(columns="_order")
