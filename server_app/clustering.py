@@ -24,9 +24,8 @@ FIRST = 1
 """Which of a graph's resolutions is the first asked for: it stands between those beside it."""
 
 _STEPS = (0.75, 1.25)  # times the first resolution: how stable its clusters are
-_UNSTABLE = (
-    0.6  # six of 129 runs on labelled sets are below; their ARI with the types: 0.04 to 0.48
-)
+# Six of 129 runs on labelled sets are below; their ARI with the types: 0.04 to 0.48.
+_UNSTABLE = 0.6
 _PCA_COLUMNS = 30  # of principal components that k-means looks at: see decision 0008
 
 Scores = dict[str, Any]
@@ -81,62 +80,78 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
     LabsLost
         If a lab does not answer.
     """
-    options, types = config.analysis, federation.types
-    ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
-    first = options.resolutions[0]
-    beside = [first * step for step in _STEPS]
-    others = sorted(set(options.resolutions) - {first, *beside})
-    resolutions = (beside[0], first, beside[1], *others)
-    graph = learn_graph(ask, resolutions, config.run.seed, vocabulary=types)
-    of_graph = _graph_scores(graph, agreement(graph), options.resolutions)
-    scores: dict[str, Scores | None] = {"graph": of_graph, "kmeans": None}
-    alive = int((graph.sizes[FIRST] > 0).sum())
-    log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[FIRST][:alive].tolist())
-    warnings: list[str] = []
-    if alive == 1:
-        warnings.append(
-            f"the graph has a single cluster at resolution {first:g}: a higher one makes more"
-        )
-    elif of_graph["stability"] < _UNSTABLE:
-        warnings.append(
-            f"the graph's clusters depend on the resolution ({first:g}): those at a somewhat "
-            f"higher or lower one agree with them to an ARI of only {of_graph['stability']:.2f}. "
-            f"They may be arbitrary: look at their markers{', or try fedpca' if model.unit else ''}"
-        )
+    options = config.analysis
+    graph, of_graph, warnings = _by_graph(federation, config, model, integration)
     pool = int(graph.sizes[FIRST].sum())
     # A name is a claim, a cell is counted: types that no cell has would be clusters all the same.
     k = options.k or int(graph.tables[FIRST].any(axis=1).sum())
-    centres = None
-    if k > pool:
+    centres, of_kmeans = None, None
+    if 0 < k <= pool:
+        centres, of_kmeans = _by_kmeans(federation, config, model, integration, k)
+        if centres.singletons:
+            advice = "k-means' scores say little"
+            if options.cluster_by == "kmeans":
+                advice = "use cluster-by = graph"
+            warnings.append(
+                f"{centres.singletons} of {len(centres.sizes)} k-means clusters hold a single "
+                f"cell: outliers took centres, so {advice}"
+            )
+    elif k:
         warnings.append(
             f"no k-means: clusters = {k}, and {pool} cells are left; the clusters are the graph's"
         )
-    elif k:
-        # The last components are mostly noise, and k-means, unlike the graph, minds it.
-        columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
-        narrow = _ask_embedding(federation, model, columns, integration, "kmeans")
-        centres = _without_empty(learn_kmeans(narrow, k, config.run.seed, _reporter()))
-        k_from = "given" if options.k else f"the {k} cell types the labs name"
-        log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
-        scores["kmeans"] = {
-            **learn_scores(narrow, centres, types),
-            "clusters": len(centres.sizes),
-            "k_from": k_from,
-            "sizes": centres.sizes.tolist(),
-        }
-        if centres.singletons:
-            by_graph = options.cluster_by == "graph"
-            warnings.append(
-                f"{centres.singletons} of {len(centres.sizes)} k-means clusters hold a single "
-                "cell: outliers took centres, so "
-                + ("k-means' scores say little" if by_graph else "use cluster-by = graph")
-            )
     elif options.cluster_by == "kmeans":
         warnings.append(
             "cluster-by = kmeans, but k is neither given (clusters = K) nor told by labels: the "
             "cells' clusters are the graph's"
         )
-    return Found(graph, centres, scores, tuple(warnings))
+    return Found(graph, centres, {"graph": of_graph, "kmeans": of_kmeans}, tuple(warnings))
+
+
+def _by_graph(
+    federation: Federation, config: Config, model: Model, integration: str
+) -> tuple[GraphClusters, Scores, list[str]]:
+    """Find the graph's clusters at all resolutions; score the first, and say what to mind."""
+    options = config.analysis
+    first = options.resolutions[0]
+    beside = [first * step for step in _STEPS]
+    others = sorted(set(options.resolutions) - {first, *beside})
+    resolutions = (beside[0], first, beside[1], *others)
+    ask = _ask_embedding(federation, model, model.dimensions, integration, "graph")
+    graph = learn_graph(ask, resolutions, config.run.seed, vocabulary=federation.types)
+    scores = _graph_scores(graph, agreement(graph), options.resolutions)
+    alive = int((graph.sizes[FIRST] > 0).sum())
+    log(INFO, "graph: %d clusters of %s cells", alive, graph.sizes[FIRST][:alive].tolist())
+    warnings = []
+    if alive == 1:
+        warnings.append(
+            f"the graph has a single cluster at resolution {first:g}: a higher one makes more"
+        )
+    elif scores["stability"] < _UNSTABLE:
+        warnings.append(
+            f"the graph's clusters depend on the resolution ({first:g}): those at a somewhat "
+            f"higher or lower one agree with them to an ARI of only {scores['stability']:.2f}. "
+            f"They may be arbitrary: look at their markers{', or try fedpca' if model.unit else ''}"
+        )
+    return graph, scores, warnings
+
+
+def _by_kmeans(
+    federation: Federation, config: Config, model: Model, integration: str, k: int
+) -> tuple[Centres, Scores]:
+    """Find the k-means clusters that hold cells, and score them."""
+    # The last components are mostly noise, and k-means, unlike the graph, minds it.
+    columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
+    ask = _ask_embedding(federation, model, columns, integration, "kmeans")
+    centres = _without_empty(learn_kmeans(ask, k, config.run.seed, _reporter()))
+    k_from = "given" if config.analysis.k else f"the {k} cell types the labs name"
+    log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
+    return centres, {
+        **learn_scores(ask, centres, federation.types),
+        "clusters": len(centres.sizes),
+        "k_from": k_from,
+        "sizes": centres.sizes.tolist(),
+    }
 
 
 def _without_empty(found: Centres) -> Centres:
