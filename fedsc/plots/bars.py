@@ -4,14 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsc.plots.style import COLOURS
+from fedsc.plots.style import COLOURS, HATCHES
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.patches import Rectangle
 
-_HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 _SHOWN = 0.05  # share of a bar that has room for a name
 
 
@@ -34,7 +33,7 @@ def draw_composition(axes: "Axes", table: "pd.DataFrame") -> None:
             width,
             left=left,
             color=COLOURS[i % len(COLOURS)],
-            hatch=_HATCHES[i // len(COLOURS) % len(_HATCHES)],
+            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)],
             edgecolor="white",
             linewidth=0.5,
         )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's colours, told apart under colour blindness; lines, markers and hatches vary too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#555555")
 LINES = ("-", "--", "-.", ":")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "ooo", "---")
 DISTINCT = len(COLOURS)
 """Groups above this number have their names on the picture, since colours come again."""
 

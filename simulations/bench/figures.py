@@ -13,7 +13,7 @@ from fedsc.config import Config
 from fedsc.options import SplitOptions
 from fedsc.plots.attention import attention_map
 from fedsc.plots.maps import scatter_groups, tsne
-from fedsc.plots.style import COLOURS, LINES, save
+from fedsc.plots.style import COLOURS, HATCHES, LINES, save
 from simulations.bench.cell import Cell, labs_of_run, types_of, whole_set
 from simulations.bench.suite import Place, Suite
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Planned = Sequence[tuple[Place, Cell]]
 
-_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "ooo", "---")
 _SCORES = {"ari": "ARI", "nmi": "NMI"}
 
 
@@ -112,7 +111,7 @@ def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ..
                     values.mean(),
                     height=0.36,
                     color=COLOURS[j],
-                    hatch=_HATCHES[j],
+                    hatch=HATCHES[j],
                     edgecolor="black",
                     linewidth=0.5,
                 )
@@ -127,7 +126,7 @@ def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ..
     figure.legend(
         handles=[
             *(
-                Patch(facecolor=COLOURS[j], hatch=_HATCHES[j], edgecolor="black", label=title)
+                Patch(facecolor=COLOURS[j], hatch=HATCHES[j], edgecolor="black", label=title)
                 for j, title in enumerate(_SCORES.values())
             ),
             Line2D([], [], ls="", marker="o", color="black", markersize=3, label="a seed"),
