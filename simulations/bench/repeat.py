@@ -15,6 +15,7 @@ from simulations.bench.cell import COSTS, Cell, load_row, run_cell
 from simulations.bench.pages import ROWS, places_of, read_rows
 from simulations.bench.suite import Suite, load, plan, suites
 from simulations.bench.table import seen
+from simulations.inprocess import silence_flower
 
 _ROWS = 2
 
@@ -65,6 +66,7 @@ def _is_score(name: Hashable, value: object) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Repeat rows of the suites named, or of all that have some."""
+    silence_flower()
     folder, *names = arguments
     for name in names or suites():
         rows = read_rows(ROWS / f"{name}.csv")
