@@ -39,7 +39,8 @@ class Patience:
 
     def delay(self, failures: int) -> float:
         """Give the time before the restart after so many failures in a row."""
-        return min(self.first * 2.0 ** (failures - 1), self.longest)
+        doublings = min(failures - 1, 64)  # a float ends at 2 to the 1024th
+        return min(self.first * 2.0**doublings, self.longest)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ def test_each_failure_doubles_the_delay_up_to_a_bound_and_a_steady_life_starts_o
     assert delays == [1.0, 2.0, 4.0, 4.0, 1.0, 2.0]
 
 
+def test_a_program_that_fails_for_days_is_still_restarted():
+    patience = Patience()
+    assert patience.delay(10_000) == patience.longest
+
+
 def test_a_process_that_fails_again_and_again_is_started_again_and_again(tmp_path, until):
     with supervised(tmp_path, Patience(first=0.01, longest=1000.0)) as processes:
         processes.start([_program("a", "raise SystemExit(3)")])
