@@ -133,11 +133,12 @@ def prepare(federation: Federation, config: Config, rare: Collection[str]) -> Pr
         If a lab does not answer.
     """
     options, labs = config.data, federation.labs
-    vocabulary = agreed({lab: about.genes for lab, about in labs.items()}, options)
+    gene_lists = {lab: about.genes for lab, about in labs.items()}
+    vocabulary = agreed(gene_lists, options)
     if rare:
         gone = set(rare)  # NumPy would compare every gene with every rare one
         vocabulary = vocabulary[[gene not in gone for gene in vocabulary]]
-    if note := case_note({lab: about.genes for lab, about in labs.items()}):
+    if note := case_note(gene_lists):
         log(WARNING, "%s", note)
     kind = next(iter(labs.values())).kind
     log(INFO, "%d genes in common; values are %s", len(vocabulary), _KINDS[kind])
