@@ -48,7 +48,7 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         written.
     """
     kept = load_embedding(folder).of(lab.expression)
-    x = embedding_of(folder, results.integration)
+    x = embedding_of(folder, results.clusters.integration)
     origin, copy = _places(lab, folder)
     covered = kept.coverage
     warnings = [

@@ -50,6 +50,8 @@ class Clusters:
         Share of a cluster's annotated cells that are of its type, float64 (k,).
     model
         Digest of the model whose embedding they are of.
+    integration
+        Name of the integration after which the embedding is meant; ``""`` = as it was.
     """
 
     micro: MicroCentres
@@ -60,6 +62,7 @@ class Clusters:
     types: tuple[str, ...]
     shares: np.ndarray
     model: str
+    integration: str
 
     @property
     def k(self) -> int:
@@ -123,7 +126,12 @@ class Clusters:
             for name, array in (("centres", self.centres), ("places", self.places))
             if array is not None
         }
-        about = {"format": FORMAT, "types": list(self.types), "model": self.model}
+        about = {
+            "format": FORMAT,
+            "types": list(self.types),
+            "model": self.model,
+            "integration": self.integration,
+        }
         return tensors.pack(arrays, about)
 
     @classmethod
@@ -203,9 +211,14 @@ def _checked(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Clus
     model = about.get("model", "")  # an earlier version named none
     if not isinstance(model, str):
         raise ValueError("the digest of their model is no text")
+    integration = about.get("integration", "")  # an earlier version named none
+    if not isinstance(integration, str):
+        raise ValueError("the name of their integration is no text")
     micro = MicroCentres(nodes, sets, float(arrays["scale"][0]))
     places, shares = arrays.get("places"), arrays["shares"]
-    return Clusters(micro, communities, centres, sizes, places, tuple(types), shares, model)
+    return Clusters(
+        micro, communities, centres, sizes, places, tuple(types), shares, model, integration
+    )
 
 
 def _rows_and_columns(array: np.ndarray) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from warnings import warn
 
 import numpy as np
 
-from fedsc.clusters import load_clusters
+from fedsc.clusters import CLUSTERS, Clusters, load_clusters
 from fedsc.data.annotated import Annotation, additions_of
 from fedsc.data.coverage import blank_cells, coverage_warning
 from fedsc.data.expression import Expression
@@ -18,16 +18,13 @@ from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.errors import DataError
 from fedsc.federated.correction import BatchedCells, correct
-from fedsc.federated.harmony import load_harmony
+from fedsc.federated.harmony import HARMONY, Harmony, load_harmony
 from fedsc.federated.harmony_lab import load_correction
-from fedsc.model import Model, load_model, load_private_norm
+from fedsc.model import load_model, load_private_norm
 from fedsc.threads import one_blas_thread
 
 if TYPE_CHECKING:
     import anndata
-
-RESOLUTION = 0.5
-"""Of Leiden, where a run has made no clusters and nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def place(
     cells
         In memory, or on disk: these are read a block at a time.
     resolution
-        Make Leiden clusters of this resolution; ``None`` = the run's clusters, where it has some.
+        Make Leiden clusters of this resolution; ``None`` = the run's clusters.
     seed
         Of Leiden.
     private
@@ -86,10 +83,12 @@ def place(
     Raises
     ------
     DataError
-        If the folder holds no model, the cells do not fit it, or too few of its genes were
-        measured.
+        If the folder holds no model, or not all that belongs to it, the cells do not fit it, or
+        too few of its genes were measured.
     """
     trained = load_model(folder)
+    found, harmony = load_clusters(folder, trained), load_harmony(folder, trained)
+    _refuse_incomplete(folder, found, harmony, resolution)
     norm = None if private is None else load_private_norm(private, trained)
     prepared = trained.prepare(cells)
     covered = trained.coverage(prepared)
@@ -100,8 +99,7 @@ def place(
     blank = blank_cells(prepared.n_blank) if prepared.n_blank else None
     warnings = tuple(filter(None, (low, blank)))
     embedding = trained.embed(prepared, norm)
-    embedding, integrated = _integrated(embedding, cells, folder, trained, integration, batch_key)
-    found = load_clusters(folder, trained) if resolution is None else None
+    embedding, integrated = _integrated(embedding, cells, harmony, integration, batch_key)
     about: dict[str, Any] = {
         "run": str(folder),
         "model": trained.digest,
@@ -115,7 +113,7 @@ def place(
         about["warnings"] = "; ".join(warnings)
     if integrated:
         about["integrated"] = integrated
-    if found is not None:
+    if found is not None and resolution is None:
         clusters = found.assign(embedding)
         about["clusters"] = f"the run's {found.k} clusters"
         annotation = Annotation(
@@ -131,7 +129,7 @@ def place(
     else:
         from fedsc.leiden import leiden
 
-        resolution = RESOLUTION if resolution is None else resolution
+        assert resolution is not None  # or the folder was refused
         clusters = leiden(embedding, resolution, seed)
         about |= {"clusters": "Leiden", "resolution": resolution, "seed": seed}
         annotation = Annotation(embedding, clusters, int(clusters.max()) + 1, about)
@@ -228,18 +226,36 @@ def embed(
     return target if copy else None
 
 
+def _refuse_incomplete(
+    folder: Path, clusters: Clusters | None, harmony: Harmony | None, resolution: float | None
+) -> None:
+    """Refuse a folder that lacks what its cells' clusters depend on."""
+    if clusters is None:
+        if resolution is None:
+            raise DataError(
+                f"{folder / CLUSTERS} is missing: the run has not come to its clusters yet, or the "
+                "folder was copied in part; give a resolution, and Leiden clusters of these cells "
+                "alone are made"
+            )
+        return
+    if clusters.integration != (harmony.name if harmony else ""):
+        wrong = "is not that of the clusters beside it" if harmony else "is missing"
+        raise DataError(
+            f"{folder / HARMONY} {wrong}, so cells would not be moved as those of the labs were: "
+            "copy the whole folder of the run, or resume it if an earlier version made it"
+        )
+
+
 def _integrated(
     embedding: np.ndarray,
     cells: Expression | Backed,
-    folder: Path,
-    trained: Model,
+    harmony: Harmony | None,
     own: Path | None,
     batch_key: str,
 ) -> tuple[np.ndarray, str]:
     """Move cells as the labs of the run were moved, if they were; say how, ``""`` if not."""
     if batch_key and own is None:
         raise DataError(f"--batch-key {batch_key}: goes with --integration")
-    harmony = load_harmony(folder, trained)
     if harmony is None:
         if own is not None:
             raise DataError(f"--integration {own}: the run did not integrate its labs")

@@ -59,11 +59,11 @@ def about_embedding(integration: str, dimensions: int = 0) -> RecordDict:
     return RecordDict({"embedding": told})
 
 
-def about_clusters(clusters: Clusters, vocabulary: np.ndarray, integration: str) -> RecordDict:
+def about_clusters(clusters: Clusters, vocabulary: np.ndarray) -> RecordDict:
     """Give what a question about clusters needs besides: how a cell's is found, the columns."""
     return RecordDict(
         {
-            **about_embedding(integration),
+            **about_embedding(clusters.integration),
             **about_expression(vocabulary),
             "clusters": ConfigRecord({"packed": clusters.pack()}),
         }

@@ -9,9 +9,9 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedsc.clusters import Clusters
 from fedsc.federated.markers import Markers
-from protocol.ask import about_expression, clusters_of, vocabulary_of
+from protocol.ask import about_clusters, clusters_of, vocabulary_of
 from protocol.checks import BadReply
-from protocol.records import key, pack_arrays, unpack_arrays, value_in
+from protocol.records import key, pack_arrays, unpack_arrays
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,6 @@ class Results:
     ----------
     clusters
         Of the pool, their types and the map.
-    integration
-        Name of the one after which the embedding is that the clusters are of; ``""`` = as it was.
     markers
         The first genes of every cluster.
     vocabulary
@@ -35,7 +33,6 @@ class Results:
     """
 
     clusters: Clusters
-    integration: str
     markers: Markers
     vocabulary: np.ndarray
     about: Mapping[str, Any]
@@ -46,11 +43,8 @@ def pack_results(results: Results) -> RecordDict:
     """Put the results into a message."""
     return RecordDict(
         {
-            "clusters": ConfigRecord(
-                {"packed": results.clusters.pack(), "integration": results.integration}
-            ),
+            **about_clusters(results.clusters, results.vocabulary),
             "markers": pack_arrays(vars(results.markers)),
-            **about_expression(results.vocabulary),
             "about": ConfigRecord(dict(results.about)),
             "options": ConfigRecord(dict(results.options)),
         }
@@ -61,7 +55,6 @@ def unpack_results(content: RecordDict) -> Results:
     """Take the results out of a message."""
     return Results(
         clusters=clusters_of(content),
-        integration=value_in(content, "clusters", "integration", str),
         markers=Markers(**unpack_arrays(content["markers"])),
         vocabulary=vocabulary_of(content),
         about=dict(content["about"]),

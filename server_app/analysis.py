@@ -19,7 +19,6 @@ from fedsc.federated.map import learn_map
 from fedsc.federated.markers import Markers, learn_markers, markers_question
 from fedsc.federated.query import together
 from fedsc.model import Model
-from fedsc.options import AnalysisOptions
 from protocol import ask as asking
 from protocol.checks import BadReply
 from protocol.embed import pack_model, read_embedded
@@ -107,11 +106,11 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     integration = integrate(federation, config, model.dimensions)
     found = find_clusters(federation, config, model, integration.name)
     types = federation.types
-    clusters = _clusters(found, config.analysis, config.run.seed, model.digest)
+    clusters = _clusters(found, config, model.digest, integration.name)
     vocabulary = np.array(model.preprocessing.vocabulary, dtype=object)
     ask = federation.ask(
         asking.CLUSTERS,
-        asking.about_clusters(clusters, vocabulary, integration.name),
+        asking.about_clusters(clusters, vocabulary),
         no_clusters(vocabulary, model.preprocessing.kind),
     )
     log(INFO, "markers and types of %d clusters", clusters.k)
@@ -139,17 +138,20 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
     return Analysis(replace(found, warnings=tuple(warnings)), integration, clusters, markers)
 
 
-def _clusters(found: Found, options: AnalysisOptions, seed: int, model: str) -> Clusters:
+def _clusters(found: Found, config: Config, model: str, integration: str) -> Clusters:
     """Choose the clusters the cells get, and draw the map."""
-    graph, kmeans = found.graph, found.kmeans if options.cluster_by == "kmeans" else None
+    by_kmeans = config.analysis.cluster_by == "kmeans"
+    graph, kmeans = found.graph, found.kmeans if by_kmeans else None
     communities, sizes = graph.communities[FIRST], graph.sizes[FIRST]
     k = int(communities.max()) + 1
     sizes, centres = sizes[:k], None
     if kmeans is not None:
         sizes, centres = kmeans.sizes, kmeans.centres
     places = None
-    if options.draw_map:
+    if config.analysis.draw_map:
         log(INFO, "map of %d micro-centres (draw-map = false saves the time)", len(communities))
-        places = learn_map(graph.micro, seed)
+        places = learn_map(graph.micro, config.run.seed)
     shares = np.zeros(len(sizes))
-    return Clusters(graph.micro, communities, centres, sizes, places, (), shares, model)
+    return Clusters(
+        graph.micro, communities, centres, sizes, places, (), shares, model, integration
+    )

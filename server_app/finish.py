@@ -55,7 +55,6 @@ def finish(
         about["warnings"] = "; ".join(warnings)
     results = Results(
         analysis.clusters,
-        analysis.integration.name,
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
@@ -63,7 +62,7 @@ def finish(
     )
     served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
-        if not results.integration:  # or it would lose its correction
+        if not analysis.integration.harmony:  # or it would lose its correction
             answers = federation.tell(late, EMBED, pack_model(model))
             _, failures = read_all_embedded(federation, answers)
             _warn(failures)

@@ -108,7 +108,7 @@ def measure(cells: int, most: int, seed: int, harmony: bool) -> dict[str, Any]:
     found |= {name: round(score or 0.0, 3) for name, score in scores.items()}
     k = int(graph.communities[1].max()) + 1
     clusters = Clusters(
-        graph.micro, graph.communities[1], None, graph.sizes[1][:k], None, (), np.zeros(k), ""
+        graph.micro, graph.communities[1], None, graph.sizes[1][:k], None, (), np.zeros(k), "", ""
     )
 
     def describe() -> Any:

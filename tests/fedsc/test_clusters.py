@@ -31,6 +31,7 @@ def _clusters(*, by_kmeans=False, places=True, types=True):
         types=("T cell", "B cell", "unknown") if types else (),
         shares=np.array([0.9, 0.6, 0.0]),
         model=MODEL.digest,
+        integration="",
     )
 
 
@@ -170,6 +171,7 @@ HOSTILE = {
     "types-for-two": (_told(types=["a", "b"]), "a type for each cluster"),
     "types-of-numbers": (_told(types=[1, 2, 3]), "a type is no text"),
     "model-of-numbers": (_told(model=[1]), "digest of their model is no text"),
+    "integration-of-numbers": (_told(integration=1), "name of their integration is no text"),
     "model-beside-another": (_told(model="4567"), "made with another model than the one beside"),
     "model-of-an-earlier-version": (_without("model"), "or by an earlier version of FedSC; resume"),
 }

@@ -1,6 +1,8 @@
 """Labs of different techniques, brought together by Harmony in whole runs of real labs."""
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -171,6 +173,18 @@ def test_a_file_of_a_new_technique_has_the_clusters_of_its_types(integrated, tmp
     found = embedded(tmp_path / "D.h5ad", left.folder, tmp_path / "out.h5ad")
     assert (found.obs["fedsc_type"].astype(str) == found.obs["kind"].astype(str)).mean() > 0.9
     assert "new lab" in found.uns["fedsc"]["integrated"]
+
+
+@pytest.mark.parametrize("resolution", [(), ("--resolution", "0.5")])
+def test_a_folder_without_its_integration_moves_no_cells_otherwise(
+    integrated, files, tmp_path, resolution
+):
+    folder = Path(shutil.copytree(integrated[0].folder, tmp_path / "run"))
+    (folder / HARMONY).unlink()
+    done = embed(files / "B.h5ad", folder, tmp_path / "out.h5ad", *resolution)
+    assert "integration.safetensors is missing" in str(done.exception)
+    assert "copy the whole folder" in str(done.exception)
+    assert not (tmp_path / "out.h5ad").exists()
 
 
 def test_a_later_file_of_one_type_is_moved_as_its_lab_was(integrated, files, tmp_path):

@@ -67,11 +67,16 @@ def test_a_copy_has_embedding_and_clusters_and_the_input_is_as_it_was(run, tiny_
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_leiden_is_taken_where_it_is_asked_for_or_the_run_made_no_clusters(run, tiny_set, tmp_path):
+def test_leiden_is_taken_only_where_it_is_asked_for(run, tiny_set, tmp_path):
     asked, alone = tmp_path / "asked.h5ad", tmp_path / "alone.h5ad"
-    assert _invoke(tiny_set, "--model", run, "-o", asked, "--resolution", "0.5").exit_code == 0
+    by_leiden = ("--resolution", "0.5")
+    assert _invoke(tiny_set, "--model", run, "-o", asked, *by_leiden).exit_code == 0
     (run / "clusters.safetensors").unlink()
-    assert _invoke(tiny_set, "--model", run, "-o", alone).exit_code == 0
+    done = _invoke(tiny_set, "--model", run, "-o", alone)
+    assert "clusters.safetensors is missing" in str(done.exception)
+    assert "give a resolution" in str(done.exception)
+    assert not alone.exists()
+    assert _invoke(tiny_set, "--model", run, "-o", alone, *by_leiden).exit_code == 0
     copies = [anndata.read_h5ad(path) for path in (asked, alone)]
     for cells in copies:
         assert cells.uns["fedsc"]["clusters"] == "Leiden"
