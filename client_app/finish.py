@@ -60,9 +60,7 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         **results.about,
         "lab": lab.name,
         "file": origin.path.name,
-        "layer": lab.source.how.layer
-        if isinstance(lab.source, LabFile)
-        else results.options["layer"],
+        **origin.how.told(),
         "options": dict(results.options),
         "versions": versions(*_PACKAGES),
         "coverage": {**vars(covered), "share": covered.share},
@@ -111,7 +109,7 @@ def _places(lab: Lab, folder: Path) -> tuple[Origin, Path]:
             f"{copy.name} is the lab's file itself: name another output folder",
             "the copy with the results is the lab's file itself: name another output folder",
         )
-    return Origin(file), copy
+    return Origin(file, how=lab.source.how), copy
 
 
 def _own_names(lab: Lab, vocabulary: np.ndarray) -> np.ndarray:

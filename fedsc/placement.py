@@ -14,7 +14,7 @@ from fedsc.data.coverage import blank_cells, coverage_warning
 from fedsc.data.expression import Expression
 from fedsc.data.genes import case_note
 from fedsc.data.reading.backed import Backed
-from fedsc.data.reading.how import ReadAs
+from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.data.reading.in_memory import expression_of
 from fedsc.errors import DataError
 from fedsc.federated.correction import BatchedCells, correct
@@ -53,6 +53,7 @@ def place(
     *,
     resolution: float | None = None,
     seed: int = 0,
+    how: ReadAs = AS_IT_IS,
     private: Path | None = None,
     integration: Path | None = None,
     batch_key: str = "",
@@ -70,6 +71,8 @@ def place(
         Make Leiden clusters of this resolution; ``None`` = the run's clusters.
     seed
         Of Leiden.
+    how
+        The cells were read; it is told in the results.
     private
         One lab's private state, for a model trained with ``local-norm``.
     integration
@@ -101,6 +104,7 @@ def place(
     embedding = trained.embed(prepared, norm)
     embedding, integrated = _integrated(embedding, cells, harmony, integration, batch_key)
     about: dict[str, Any] = {
+        **how.told(),
         "run": str(folder),
         "model": trained.digest,
         "method": trained.method,
@@ -209,11 +213,13 @@ def embed(
         If the cells have under 80 % of the model's genes, or some cells have none of them. How they
         were placed is in ``uns["fedsc"]["said"]``.
     """
+    how = ReadAs(layer, "", symbols, make_unique, fold_case)
     placed = place(
         Path(run),
-        expression_of(adata, ReadAs(layer, "", symbols, make_unique, fold_case)),
+        expression_of(adata, how),
         resolution=resolution,
         seed=seed,
+        how=how,
         private=None if private is None else Path(private),
         integration=None if integration is None else Path(integration),
         batch_key=batch_key,

@@ -78,7 +78,7 @@ def _simulate(
     rest = np.setdiff1d(np.arange(len(whole.cells)), kept)
     return Simulation(
         labs={lab: whole.subset(rows) for lab, rows in parts.items()},
-        origins={lab: Origin(source.path, rows) for lab, rows in parts.items()},
+        origins={lab: Origin(source.path, rows, how) for lab, rows in parts.items()},
         batch_keys={},
         left_out=whole.subset(rest) if len(rest) else None,
         scheme=split.scheme,
@@ -129,7 +129,7 @@ def _one_file_each(folder: Path, how: ReadAs) -> Simulation:
     forget_others(labs.values())
     return Simulation(
         labs=labs,
-        origins={lab: Origin(file) for lab, file in files.items()},
+        origins={lab: Origin(file, how=hows[lab][0]) for lab, file in files.items()},
         batch_keys={lab: batch_key for lab, (_, batch_key) in hows.items() if batch_key},
         left_out=None,
         scheme="",

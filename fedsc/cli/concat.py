@@ -21,6 +21,8 @@ def concat(
 
     X, layers and raw are read a block of cells at a time. What is between cells (obsp) is left out.
     `obs["fedsc_lab"]` says whose a cell is. Cells that two labs name alike are called NAME-LAB.
+    Genes have the names the run knew them by. Where the run read different layers of the labs'
+    files, X holds what it read, and layers and raw are left out.
 
     **Examples**
 

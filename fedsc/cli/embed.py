@@ -1,6 +1,5 @@
 """``fedsc embed``: embed and cluster a new file with the model of a run."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from fedsc.cli.output import Force, check_output, check_plot
 from fedsc.cli.reading import FoldCase, Layer, MakeUnique, Symbols
 from fedsc.data.reading.how import ReadAs
 from fedsc.errors import DataError
-from fedsc.options import kebab
 
 
 def embed(
@@ -97,13 +95,13 @@ def embed(
         cells,
         resolution=resolution,
         seed=seed,
+        how=how,
         private=private,
         integration=integration,
         batch_key=batch_key,
         allow_low_coverage=allow_low_coverage,
     )
     found = placed.annotation
-    found.about.update({kebab(name): value for name, value in asdict(how).items() if value})
     write_annotated(Origin(file), output, cells, additions_of(found))
     for sentence in (*placed.said, *(f"warning: {warning}" for warning in placed.warnings)):
         console.print(sentence, highlight=False, soft_wrap=True)

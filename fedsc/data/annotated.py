@@ -16,6 +16,7 @@ import numpy as np
 
 from fedsc.data.expression import LabCells, OnDisk
 from fedsc.data.reading.backed import Backed
+from fedsc.data.reading.how import AS_IT_IS, ReadAs
 from fedsc.errors import DataError
 from fedsc.files import identity, replace, replacing
 
@@ -39,10 +40,13 @@ class Origin:
         In any format :func:`fedsc.data.reading.read.read` knows.
     rows
         Which cells of the file, int (cells,); ``None`` = all.
+    how
+        Which of its values were read, and under which names.
     """
 
     path: Path
     rows: np.ndarray | None = None
+    how: ReadAs = AS_IT_IS
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
     truth = anndata.read_h5ad(tiny_set).obs["cell_type"].astype(str)
     for name, copy in copies.items():
         assert {"fedsc_cluster", "fedsc_type", "fedsc_type_share"} <= set(copy.obs)
-        assert copy.uns["fedsc"]["layer"] == ("counts" if name == "A" else "")
+        told = {key: copy.uns["fedsc"][key] for key in ("layer", "symbols", "fold-case")}
+        assert told == {"layer": "counts" * (name == "A"), "symbols": "", "fold-case": False}
         # B is not annotated, and gains what A knows.
         types = copy.obs["fedsc_type"].astype(str)
         assert (types == truth[copy.obs_names]).mean() > 0.9

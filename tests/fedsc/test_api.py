@@ -125,6 +125,27 @@ def test_labs_without_the_column_are_named_and_can_be_left_out(cells, tmp_path):
     assert run.scores["ari"].notna().any()
 
 
+def test_labs_that_name_genes_and_keep_counts_otherwise_are_joined_as_the_run_read_them(
+    cells, tmp_path
+):
+    """Lab A has its genes' names in a column, and its counts in a layer."""
+    own = cells[:50].copy()
+    own.var["symbol"] = own.var_names
+    own.var_names = [f"ENSG{i:011}" for i in range(own.n_vars)]
+    own.layers["counts"] = own.X.copy()
+    own.X = own.X.log1p()
+    labs = {"A": own, "B": cells[50:].copy()}
+    read = {"symbols": {"A": "symbol"}, "layer": {"A": "counts"}}
+    run = fedsc.run(labs, **read, output=tmp_path, **FEW)
+    assert run.labs["A"].uns["fedsc"]["symbols"] == "symbol"
+    whole = run.concat()
+    assert list(whole.var_names) == list(cells.var_names)
+    assert (whole.X != cells.X).nnz == 0
+    assert set(sc.get.rank_genes_groups_df(whole, None)["names"]) <= set(cells.var_names)
+    again = run.embed(whole)  # the file is as the run read the labs', whatever their own names
+    assert list(again.obs["fedsc_cluster"]) == list(whole.obs["fedsc_cluster"])
+
+
 @pytest.mark.slow
 def test_labs_toml_beside_a_lab_s_file_counts(cells, tmp_path):
     cells.layers["half"] = cells.X.copy()

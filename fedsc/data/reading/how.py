@@ -1,7 +1,9 @@
 """How a file, or an AnnData in memory, is read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
+
+from fedsc.options import kebab
 
 if TYPE_CHECKING:
     from fedsc.options import DataOptions
@@ -36,6 +38,10 @@ class ReadAs:
     def of(cls, options: "DataOptions") -> "ReadAs":
         """Read as the options of a run say."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+    def told(self) -> dict[str, str | bool]:
+        """Say it in a file with results: by the options' names, but for the column of types."""
+        return {kebab(name): value for name, value in asdict(self).items() if name != "label_key"}
 
 
 AS_IT_IS = ReadAs()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix, issparse
 
-from fedsc.data import joined
+from fedsc.data import joined_matrices
 from fedsc.data.joined import concat, write_joined
 from fedsc.errors import DataError, RunError
 
@@ -61,7 +61,8 @@ def assert_joined_alike(files, output):
     for name, layer in expected.layers.items():
         assert_same(found.layers[name], layer)
     np.testing.assert_array_equal(found.obsm["X_fedsc"], expected.obsm["X_fedsc"])
-    assert found.uns["fedsc"] == {"model": "m"}
+    assert found.uns["fedsc"] == expected.uns["fedsc"]
+    assert found.uns["fedsc"]["model"] == "m"
     assert "rank_genes_groups" in found.uns
     assert (found.raw is None) == (expected.raw is None)
     if expected.raw is not None:
@@ -82,7 +83,7 @@ FORMS = {
 @pytest.mark.parametrize("panels", [GENES, dict.fromkeys("ab", range(30))], ids=["other", "same"])
 @pytest.mark.parametrize("form", FORMS)
 def test_from_disk_to_disk_is_as_in_memory(tmp_path, monkeypatch, form, panels, dtype):
-    monkeypatch.setattr(joined, "SLAB", 100)
+    monkeypatch.setattr(joined_matrices, "SLAB", 100)
     files = make(tmp_path, FORMS[form], panels, dtype)
     found = assert_joined_alike(files, tmp_path / "all.h5ad")
     assert list(found.obs["fedsc_lab"].cat.categories) == ["a", "b"]
@@ -106,6 +107,109 @@ def test_layers_and_raw_are_joined(tmp_path, form):
     assert found.raw.shape == (65, 45)
 
 
+def told(**how):
+    """Change a file's record of how the run read it."""
+    return lambda cells: cells.uns["fedsc"].update(
+        {name.replace("_", "-"): v for name, v in how.items()}
+    )
+
+
+def by_symbol(cells):
+    """Name genes by id, and by symbol in a column."""
+    cells.var["symbol"] = cells.var_names
+    cells.var_names = [f"ENSG{i:011}" for i in range(cells.n_vars)]
+    cells.uns["fedsc"]["symbols"] = "symbol"
+    cells.uns["rank_genes_groups"] = {
+        "params": {"groupby": "fedsc_cluster"},
+        "names": np.rec.fromarrays(
+            [np.array([cells.var_names[3]], object), np.array([cells.var_names[0]], object)],
+            dtype=[("0", "O"), ("1", "O")],
+        ),
+        "pts": pd.DataFrame({"0": [0.5, 1.0]}, index=cells.var_names[[0, 3]]),
+    }
+
+
+def test_genes_have_the_names_the_run_knew_them_by(tmp_path):
+    files, plain = make(tmp_path), tmp_path / "plain"
+    plain.mkdir()
+    expected = concat(make(plain))
+    change(files["a"], by_symbol)
+    found = assert_joined_alike(files, tmp_path / "all.h5ad")
+    assert list(found.var_names) == list(expected.var_names)
+    assert_same(found.X, expected.X)
+    markers = found.uns["rank_genes_groups"]
+    assert (markers["names"]["0"][0], markers["names"]["1"][0]) == ("g3", "g0")
+    assert list(markers["pts"].index) == ["g0", "g3"]
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_names_were_repaired_as_in_the_run(tmp_path):
+    files = make(tmp_path, panels={"a": [1, 2, 3], "b": [1, 2, 4]})
+
+    def spoil(cells):
+        cells.var_names = ["g1", "g2", "g2"]
+        cells.uns["fedsc"] |= {"make-unique": True, "fold-case": True}
+
+    change(files["a"], spoil)
+    change(files["b"], told(fold_case=True))
+    found = assert_joined_alike(files, tmp_path / "all.h5ad")
+    assert list(found.var_names) == ["G1", "G2", "G2-1", "G4"]
+
+
+def test_versions_of_a_gene_id_are_one_gene(tmp_path):
+    files = make(tmp_path, panels=dict.fromkeys("ab", range(2)))
+    for lab, version in {"a": 7, "b": 12}.items():
+        names = [f"ENSG00000000003.{version}", "ENSG00000000005"]
+        change(files[lab], lambda cells, names=names: setattr(cells, "var_names", names))
+    found = assert_joined_alike(files, tmp_path / "all.h5ad")
+    assert list(found.var_names) == ["ENSG00000000003.7", "ENSG00000000005"]
+
+
+@pytest.mark.parametrize("place", ["layer", "raw"])
+@pytest.mark.parametrize("form", FORMS)
+def test_x_holds_what_the_run_read_of_every_lab(tmp_path, monkeypatch, form, place):
+    monkeypatch.setattr(joined_matrices, "SLAB", 100)
+    files, plain = make(tmp_path, FORMS[form]), tmp_path / "plain"
+    plain.mkdir()
+    expected = concat(make(plain, FORMS[form]))
+
+    def logs(cells):
+        """Keep the counts elsewhere, and of ``raw`` all genes, of X some."""
+        if place == "layer":
+            cells.layers["counts"] = cells.X.copy()
+        else:
+            cells.raw = cells.copy()
+        cells.X = np.log1p(cells.X)
+        cells.uns["fedsc"]["layer"] = {"layer": "counts"}.get(place, place)
+
+    change(files["a"], logs)
+    if place == "raw":
+        change(files["a"], lambda cells: cells._inplace_subset_var(slice(5, 20)))
+    found = assert_joined_alike(files, tmp_path / "all.h5ad")
+    assert not found.layers
+    assert found.raw is None
+    assert list(found.var_names) == list(expected.var_names)
+    assert_same(found.X, expected.X)
+
+
+@pytest.mark.parametrize("layer", ["counts", "raw"])
+def test_values_that_are_no_longer_there_are_not_replaced_by_others(tmp_path, layer):
+    files = make(tmp_path)
+    change(files["b"], told(layer=layer))
+    for join in (concat, lambda files: write_joined(files, tmp_path / "all.h5ad")):
+        with pytest.raises(DataError, match="any more"):
+            join(files)
+    assert not (tmp_path / "all.h5ad").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_names_that_repeat_in_labs_with_other_genes_are_refused(tmp_path):
+    files = make(tmp_path)
+    change(files["b"], lambda cells: setattr(cells, "var_names", ["g1"] * cells.n_vars))
+    with pytest.raises(DataError, match="lab b names 34 genes twice"):
+        concat(files)
+
+
 def test_raw_of_one_lab_alone_is_left_out(tmp_path):
     files = make(tmp_path)
     change(files["a"], lambda cells: setattr(cells, "raw", cells.copy()))
@@ -116,7 +220,7 @@ def test_raw_of_one_lab_alone_is_left_out(tmp_path):
 @pytest.mark.parametrize("form", ["sparse", "dense"])
 def test_no_more_than_a_block_is_read_at_a_time(tmp_path, monkeypatch, form):
     files = make(tmp_path, FORMS[form])
-    monkeypatch.setattr(joined, "SLAB", 100)
+    monkeypatch.setattr(joined_matrices, "SLAB", 100)
     read, inside = [], h5py.Dataset.__getitem__
 
     def counted(self, *arguments, **options):
