@@ -60,7 +60,7 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
         **results.about,
         "lab": lab.name,
         "file": origin.path.name,
-        **origin.how.told(),
+        **origin.how_of_copy.told(),
         "options": dict(results.options),
         "versions": versions(*_PACKAGES),
         "coverage": {**vars(covered), "share": covered.share},

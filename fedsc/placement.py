@@ -72,7 +72,7 @@ def place(
     seed
         Of Leiden.
     how
-        The cells were read; it is told in the results.
+        Results say the cells are read, so that they can be joined to others.
     private
         One lab's private state, for a model trained with ``local-norm``.
     integration

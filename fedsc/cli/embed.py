@@ -82,6 +82,7 @@ def embed(
     if plot is not None:
         check_plot(plot, force=force)
     how = ReadAs(layer, "", symbols, make_unique, fold_case)
+    origin = Origin(file, how=how)
     cells = read_or_open(file, how)
     if colour and not isinstance(cells, Expression):
         raise DataError(f"--colour: {file} does not fit in memory, so only clusters can be shown")
@@ -95,14 +96,14 @@ def embed(
         cells,
         resolution=resolution,
         seed=seed,
-        how=how,
+        how=origin.how_of_copy,
         private=private,
         integration=integration,
         batch_key=batch_key,
         allow_low_coverage=allow_low_coverage,
     )
     found = placed.annotation
-    write_annotated(Origin(file), output, cells, additions_of(found))
+    write_annotated(origin, output, cells, additions_of(found))
     for sentence in (*placed.said, *(f"warning: {warning}" for warning in placed.warnings)):
         console.print(sentence, highlight=False, soft_wrap=True)
     if not isinstance(cells, Expression):

@@ -48,6 +48,11 @@ class Origin:
     rows: np.ndarray | None = None
     how: ReadAs = AS_IT_IS
 
+    @property
+    def how_of_copy(self) -> ReadAs:
+        """How a copy is read alike: one of another format holds just what was read."""
+        return self.how if self.path.suffix == ".h5ad" else AS_IT_IS
+
 
 @dataclass(frozen=True)
 class Additions:
