@@ -22,6 +22,7 @@ from client_app.cache import load_cells, preparation_key, save_cells
 from fedsc.config import Config
 from fedsc.data.aligned import Aligned, align
 from fedsc.data.expression import LabCells, OnDisk
+from fedsc.data.groups import refuse_many
 from fedsc.data.labs_toml import OWN, checked, read_as, told_by_labs
 from fedsc.data.preprocess import CellMatrix, Preprocessing, transform
 from fedsc.data.quality import CellFilter
@@ -209,8 +210,6 @@ class Lab:
         DataError
             If there is no such column, a cell has no value in it, or it holds too many.
         """
-        from fedsc.federated.correction import refuse_many
-
         batches, names = self.expression.batches(self.batch_key or key)
         refuse_many(batches)
         return batches, names

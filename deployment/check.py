@@ -30,7 +30,9 @@ _SECONDS = 5.0
 _MOST_BEHIND, _MOST_AHEAD = timedelta(minutes=5), timedelta(seconds=6)
 
 
-def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) -> list[str]:
+def problems_of(
+    root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS, batch_key: str = ""
+) -> list[str]:
     """Check a whole deployment, or the folder of one lab.
 
     Parameters
@@ -39,8 +41,8 @@ def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) ->
         A deployment's folder, or a lab's.
     data
         Labs' files; where none is given, ``data/cells.h5ad`` in the lab's folder if there.
-    how
-        How the run will read the files.
+    how, batch_key
+        How the run will read the files, and its column with batches.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) ->
         path = data.get(lab, root / "data" / "cells.h5ad")
         return [
             *_lab_problems(root, lab),
-            *_data_problems(lab, path, how),
+            *_data_problems(lab, path, how, batch_key),
             *_way_problems(root, server),
             *_disk_problems(root),
         ]
@@ -68,7 +70,7 @@ def problems_of(root: Path, data: Mapping[str, Path], how: ReadAs = AS_IT_IS) ->
             problems += _lab_problems(folder, lab)
             problems += _key_problems(deployment, lab)
         if lab in data or own.exists():
-            problems += _data_problems(lab, data.get(lab, own), how)
+            problems += _data_problems(lab, data.get(lab, own), how, batch_key)
     return problems
 
 
@@ -178,14 +180,15 @@ def _key_problems(deployment: Deployment, lab: str) -> list[str]:
     ]
 
 
-def _data_problems(lab: str, path: Path, how: ReadAs) -> list[str]:
+def _data_problems(lab: str, path: Path, how: ReadAs, batch_key: str) -> list[str]:
     from fedsc.data.reading.read import examine  # scanpy and all that it needs
 
     try:
         own = told_by_labs(path.parent).get(lab, {})
     except ConfigError as error:
         return [f"lab {lab}: {error}"]
-    found = examine(path, *read_as(own, how)).problems
+    own_how, own_batch_key = read_as(own, how)
+    found = examine(path, own_how, own_batch_key or batch_key).problems
     return [f"lab {lab}: {path}: {problem}" for problem in found]
 
 

@@ -5,7 +5,8 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import LabCells, group_names
+from fedsc.data.expression import LabCells
+from fedsc.data.groups import group_names
 from fedsc.errors import ConfigError, DataError
 from fedsc.options import SplitOptions
 from fedsc.rng import numpy_generator

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import group_names
+from fedsc.data.groups import group_names
 from fedsc.errors import ConfigError, DataError
 from fedsc.names import safe_names
 from fedsc.options import MOST_LABS

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedsc.cli.output import Force, check_plot
-from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
+from fedsc.cli.reading import BatchKey, FoldCase, LabelKey, Layer, MakeUnique, Symbols
 from fedsc.config import Config
 from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError
@@ -18,6 +18,7 @@ def check(
     ],
     layer: Layer = "",
     label_key: LabelKey = "",
+    batch_key: BatchKey = "",
     symbols: Symbols = "",
     make_unique: MakeUnique = False,
     fold_case: FoldCase = False,
@@ -61,10 +62,10 @@ def check(
     if plot is not None:
         check_plot(plot, force=force)
     if holds_labs(path):
-        fine = check_folder(path, how, min_cells, min_shared_genes, plot)
+        fine = check_folder(path, how, batch_key, min_cells, min_shared_genes, plot)
     elif plot is not None:
         raise ConfigError("--plot is for a folder with one .h5ad per lab")
     else:
-        fine = check_file(path, how)
+        fine = check_file(path, how, batch_key)
     if not fine:
         raise typer.Exit(2)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deployment import registration
 from deployment.layout import Deployment, load
-from fedsc.cli.reading import FoldCase, LabelKey, Layer, MakeUnique, Symbols
+from fedsc.cli.reading import BatchKey, FoldCase, LabelKey, Layer, MakeUnique, Symbols
 from fedsc.data.reading.how import ReadAs
 from fedsc.errors import ConfigError, RunError
 
@@ -109,6 +109,7 @@ def check(
     data: Data = None,
     layer: Layer = "",
     label_key: LabelKey = "",
+    batch_key: BatchKey = "",
     symbols: Symbols = "",
     make_unique: MakeUnique = False,
     fold_case: FoldCase = False,
@@ -124,7 +125,7 @@ def check(
 
     files = _data(data)
     how = ReadAs(layer, label_key, symbols, make_unique, fold_case)
-    problems = problems_of(folder, files, how)
+    problems = problems_of(folder, files, how, batch_key)
     for note in notes_of(folder, files):
         typer.echo(f"note: {note}")
     for problem in problems:

@@ -31,7 +31,7 @@ _LABEL = re.compile(
 _MOST_GROUPS = 200
 
 
-def check_file(file: Path, how: ReadAs) -> bool:
+def check_file(file: Path, how: ReadAs, batch_key: str = "") -> bool:
     """Say what is in a file, and whether it can be used.
 
     Parameters
@@ -40,23 +40,30 @@ def check_file(file: Path, how: ReadAs) -> bool:
         Only read.
     how
         Which of its values, and under which names.
+    batch_key
+        Column of ``obs`` with batches; ``""`` = none.
     """
-    examination = examine(file, how)
+    examination = examine(file, how, batch_key)
     for line in describe(file, examination):
         typer.echo(line)
     return not examination.problems
 
 
 def check_folder(
-    folder: Path, how: ReadAs, min_cells: int, min_shared: int, plot: Path | None
+    folder: Path,
+    how: ReadAs,
+    batch_key: str,
+    min_cells: int,
+    min_shared: int,
+    plot: Path | None,
 ) -> bool:
     """Say what is in every lab's file of a folder and whether they can be joined.
 
     Parameters
     ----------
     folder
-        With one ``.h5ad`` per lab.
-    how
+        With a file or a 10x folder per lab.
+    how, batch_key
         As for :func:`check_file`, where labs.toml says nothing else.
     min_cells, min_shared
         Fewest cells of a lab, and genes that labs share, as the run will want them.
@@ -75,7 +82,8 @@ def check_folder(
     files = lab_files(folder)
     columns = own_columns(folder, files)
     for lab, file in files.items():
-        found = examine(file, *read_as(columns[lab], how))
+        own_how, own_batch_key = read_as(columns[lab], how)
+        found = examine(file, own_how, own_batch_key or batch_key)
         problems = []
         if found.shape is not None and found.shape[0] < min_cells:
             problems.append(f"{found.shape[0]} cells are fewer than min-cells = {min_cells}")

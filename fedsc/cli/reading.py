@@ -6,6 +6,7 @@ import typer
 
 Layer = Annotated[str, typer.Option(help="'' = X, 'raw' = adata.raw, else a layer's name.")]
 LabelKey = Annotated[str, typer.Option(help="Column of obs with cell types.")]
+BatchKey = Annotated[str, typer.Option(help="Column of obs with batches, for Harmony.")]
 Symbols = Annotated[
     str, typer.Option(help="Column of var that names the genes; '' = the names of var.")
 ]

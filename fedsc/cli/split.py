@@ -68,7 +68,7 @@ def split(
 
     `fedsc split cells.h5ad -o labs --partition dirichlet --labs 8 --label-key cell_type`
     """
-    from fedsc.data.expression import group_names
+    from fedsc.data.groups import group_names
     from partitioning import partition_obs
     from partitioning.simulation import covering, with_own_k
     from partitioning.table import plot, rich_table, table

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from fedsc.data.groups import batches_of, group_names
 from fedsc.data.rows import Rows, row_totals
-from fedsc.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,31 +25,6 @@ _UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories; a no-break space is 
 def control_characters(text: str) -> list[str]:
     """List those in a text, line ends too, sorted: names travel one a line, and into files."""
     return sorted(letter for letter in set(text) if unicodedata.category(letter) in _UNSEEN)
-
-
-def group_names(values: "pd.Series[Any]") -> np.ndarray:
-    """Read a column that names groups (types, donors, batches) the same way everywhere.
-
-    Parameters
-    ----------
-    values
-        Text or numbers, (cells,).
-
-    Returns
-    -------
-    np.ndarray
-        str (cells,), dtype object: ``""`` where one is missing, and whole numbers without a
-        fraction. A column of whole numbers becomes floats where one is missing.
-    """
-    import pandas as pd
-
-    codes, found = pd.factorize(values)
-    names = [
-        str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
-        for one in found
-    ]
-    types: np.ndarray = np.array([*names, ""], dtype=object)[codes]  # -1 is the last: missing
-    return types
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,40 +60,8 @@ class _Annotated:
         return group_names(self.obs[self.label_key]) if self.label_key else None
 
     def batches(self, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Number the batch of every cell; all 0, without a name, where no column is named.
-
-        Parameters
-        ----------
-        column
-            Of ``obs``.
-
-        Returns
-        -------
-        tuple
-            Batch of every cell, int64 (cells,), and names of the batches in the order of the
-            alphabet.
-
-        Raises
-        ------
-        DataError
-            If there is no such column, or a cell has no value in it.
-        """
-        if not column:
-            return np.zeros(len(self.obs), dtype=np.int64), ()
-        if column not in self.obs.columns:
-            known = ", ".join(f"'{name}'" for name in self.obs.columns) or "no columns"
-            raise DataError(
-                f"batch-key = '{column}': obs has no such column; it has {known}",
-                "batch-key: the lab's obs has no such column; the lab can name its own in its "
-                "node config or labs.toml, and its own log lists those there are",
-            )
-        values = group_names(self.obs[column])
-        if missing := int((values == "").sum()):
-            wrong = f"{missing} of {len(self.obs)} cells have no value; fill them in, or name a "
-            wrong += "column without gaps"
-            raise DataError(f"batch-key = '{column}': {wrong}", f"batch-key: {wrong}")
-        names, codes = np.unique(values.astype(str), return_inverse=True)
-        return codes.astype(np.int64), tuple(map(str, names))
+        """Number the batch of every cell, as :func:`~fedsc.data.groups.batches_of`."""
+        return batches_of(self.obs, column)
 
     def _named(self, rows: np.ndarray) -> dict[str, Any]:
         return {"cells": self.cells[rows], "obs": self.obs.iloc[rows]}

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsc.data.groups import refuse_many
 from fedsc.errors import DataError
 from fedsc.federated.micro import unit
 
 SIGMA = 0.1  # width of the soft clusters
-MOST_BATCHES = 256  # in a lab
 _ROWS = 2048  # cells compared with the centres at a time
 
 
@@ -41,26 +41,6 @@ class BatchedCells:
     def batch_sizes(self) -> np.ndarray:
         """Cells of each batch, int64 (B,)."""
         return np.bincount(self.batches).astype(np.int64)
-
-
-def refuse_many(batches: np.ndarray) -> None:
-    """Refuse more batches than Harmony takes of one lab.
-
-    Parameters
-    ----------
-    batches
-        Of every cell, int (cells,), counted from 0.
-
-    Raises
-    ------
-    DataError
-        If there are more than :data:`MOST_BATCHES`.
-    """
-    if (count := batches.max(initial=0) + 1) > MOST_BATCHES:
-        raise DataError.without_data(
-            f"batch-key: {count} batches in one lab, at most {MOST_BATCHES}: does the column name "
-            "batches?"
-        )
 
 
 @dataclass(frozen=True)

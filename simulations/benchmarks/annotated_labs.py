@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedsc.data.expression import group_names
+from fedsc.data.groups import group_names
 from fedsc.errors import DataError
 from fedsc.federated.annotation import UNKNOWN, types_from_counts
 from fedsc.results import load

@@ -142,7 +142,10 @@ def test_what_a_lab_says_of_its_own_file_is_checked_as_the_run_will_read_it(
     assert problems_of(on_a_free_port.root, {}, ReadAs(label_key="annotation")) == []
     own.write_text("[A]\nbatch-key = 'plate'\n")
     (found,) = problems_of(on_a_free_port.root, {})
-    assert found.endswith("labs.toml: there is no batch column 'plate'")
+    assert "batch-key = 'plate': obs has no such column" in found
+    own.unlink()
+    (found,) = problems_of(on_a_free_port.root, {}, batch_key="plate")
+    assert "batch-key = 'plate': obs has no such column" in found
     own.write_text("[A]\nlabel = 'donor'\n")
     (found,) = problems_of(on_a_free_port.root, {})
     assert "label = 'donor'; known are" in found

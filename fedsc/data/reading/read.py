@@ -26,6 +26,7 @@ from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_foreign, refuse_large
 from fedsc.data.reading.stored import Compressed
 from fedsc.data.reading.text import read_mtx, read_table
 from fedsc.data.reading.validate import (
+    batch_problems,
     doubts,
     label_problems,
     name_problems,
@@ -176,7 +177,7 @@ def read_or_open(path: Path, how: ReadAs = AS_IT_IS) -> Expression | Backed:
 def examine(path: Path | str, how: ReadAs = AS_IT_IS, batch_key: str = "") -> Examination:
     """Read a file as :func:`read` does, and collect what there is to say instead of raising.
 
-    ``batch_key`` is the column with batches that the lab's ``labs.toml`` names, ``""`` = none.
+    ``batch_key`` is the column of ``obs`` with batches, ``""`` = none.
     """
     try:
         with _contents(Path(path).expanduser(), how) as contents:
@@ -188,9 +189,8 @@ def examine(path: Path | str, how: ReadAs = AS_IT_IS, batch_key: str = "") -> Ex
 def _examine(contents: Contents, batch_key: str = "") -> Examination:
     genes, cells, obs = contents.genes, contents.cells, contents.obs
     label_key = contents.label_key
-    problems = name_problems(genes, cells) + label_problems(obs, label_key)
-    if batch_key and batch_key not in obs:
-        problems.append(f"labs.toml: there is no batch column '{batch_key}'")
+    problems = name_problems(genes, cells)
+    problems += label_problems(obs, label_key) + batch_problems(obs, batch_key)
     shape, kind, matrix = (len(cells), len(genes)), None, None
     if min(shape) > 0:
         try:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from fedsc.data.expression import LONGEST_NAME, Kind, control_characters, group_names
+from fedsc.data.expression import LONGEST_NAME, Kind, control_characters
 from fedsc.data.genes import is_positional
+from fedsc.data.groups import batches_of, group_names, refuse_many
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
 from fedsc.data.reading.stored import Stored
@@ -147,6 +148,15 @@ def label_problems(obs: pd.DataFrame, label_key: str, *, in_file: bool = True) -
     if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
         return [f"label column '{label_key}' holds measurements, not cell types"]
     return _unfit(f"labels in '{label_key}'", types)
+
+
+def batch_problems(obs: pd.DataFrame, batch_key: str) -> list[str]:
+    """Find what is wrong with the batch column that was asked for, if one was."""
+    try:
+        refuse_many(batches_of(obs, batch_key)[0])
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: str) -> list[str]:

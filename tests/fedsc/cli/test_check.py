@@ -451,7 +451,29 @@ def test_a_batch_column_that_is_not_there_is_told(folder):
     (folder / "labs.toml").write_text("[A]\nbatch-key = 'chip'\n")
     done = run(folder)
     assert done.exit_code == 2
-    assert "there is no batch column 'chip'" in done.output
+    assert "batch-key = 'chip': obs has no such column; it has 'cell_type', 'donor'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        (["a", None] * 25, "batch-key = 'chip': 25 of 50 cells have no value"),
+        ([f"chip{i}" for i in range(50)], "50 batches in one lab, at most 10"),
+    ],
+)
+def test_a_batch_column_that_a_run_would_refuse_is_told(folder, batches, words, monkeypatch):
+    monkeypatch.setattr("fedsc.data.groups.MOST_BATCHES", 10)
+    cells = anndata.read_h5ad(folder / "A.h5ad")
+    cells.obs["chip"] = batches
+    cells.write_h5ad(folder / "A.h5ad")
+    for done in (run(folder / "A.h5ad", "--batch-key", "chip"), run(folder, "--batch-key", "chip")):
+        assert done.exit_code == 2
+        assert words in done.output
+    (folder / "labs.toml").write_text("[A]\nbatch-key = 'chip'\n[B]\nbatch-key = 'donor'\n")
+    done = run(folder, "--min-shared-genes", "20")
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "1 of 2 can be used" in done.output
 
 
 def test_names_are_repaired_where_it_is_asked_for(tmp_path):

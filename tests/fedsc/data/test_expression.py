@@ -9,7 +9,8 @@ from scipy.sparse import csr_matrix
 
 from fedsc.baselines.fitting import resolve_k, score
 from fedsc.baselines.method import Fitted
-from fedsc.data.expression import Expression, group_names
+from fedsc.data.expression import Expression
+from fedsc.data.groups import group_names
 from fedsc.data.reading.validate import label_problems, notes
 from fedsc.errors import DataError
 from fedsc.options import SplitOptions

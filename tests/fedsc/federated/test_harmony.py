@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsc import tensors
+from fedsc.data.groups import MOST_BATCHES
 from fedsc.errors import DataError, RunError
-from fedsc.federated.correction import MOST_BATCHES, BatchedCells, correct
+from fedsc.federated.correction import BatchedCells, correct
 from fedsc.federated.harmony import (
     CLUSTER_STEPS,
     HARMONY,
