@@ -55,7 +55,8 @@ def run(
     ----------
     data
         The labs: AnnData or paths, by name or in a row (then they are ``lab-0``, …); or a folder
-        with an ``.h5ad`` a lab; or one AnnData, file or known set that is split into labs.
+        with a file a lab; or one AnnData, file or known set that is split into labs. A lab's path
+        is that of an ``.h5ad``, ``.h5`` or ``.loom`` file or of a 10x folder.
     batch_key
         Of one AnnData or file: column of ``obs`` that names the lab (``partition = "column"``). Of
         several: column with batches within each lab, for Harmony.
@@ -171,7 +172,8 @@ def _dataset(
     DataError
         If a lab's cells cannot be written.
     """
-    from partitioning.simulation import holds_labs
+    from fedsc.data.reading.read import is_cells
+    from partitioning.simulation import holds_labs, named_by
 
     labs: dict[str, Cells] = {}
     if isinstance(data, Mapping):
@@ -199,16 +201,18 @@ def _dataset(
             raise ConfigError(f"{name}: there is no lab '{min(strange)}'")
     own = {}
     for lab, cells in labs.items():
-        file = folder / f"{check_name(lab, 'data: lab')}.h5ad"
+        check_name(lab, "data: lab")
         told: dict[str, Any] = {}
         if isinstance(cells, str | Path):
             path = Path(cells).expanduser().resolve()
-            if path.suffix != ".h5ad" or not path.is_file():
-                raise ConfigError(f"data: lab {lab}: {cells} is no .h5ad file")
-            file.symlink_to(path)
-            told = told_by_labs(path.parent).get(safe_name(path.stem), {})
+            if not (path.exists() and is_cells(path)):
+                raise ConfigError(
+                    f"data: lab {lab}: {cells} is no .h5ad, .h5 or .loom file and no 10x folder"
+                )
+            (folder / (lab if path.is_dir() else lab + path.suffix)).symlink_to(path)
+            told = told_by_labs(path.parent).get(safe_name(named_by(path)), {})
         else:
-            _write(f"data: lab {lab}", cells, file)
+            _write(f"data: lab {lab}", cells, folder / f"{lab}.h5ad")
         for name, value in named.items():
             if not isinstance(value, str):
                 told[name] = value.get(lab, told.get(name, ""))

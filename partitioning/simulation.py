@@ -13,7 +13,7 @@ from fedsc.data.expression import LabCells
 from fedsc.data.labs_toml import LABS, own_columns, read_as
 from fedsc.data.reading.how import ReadAs
 from fedsc.data.reading.large import forget_others
-from fedsc.data.reading.read import read_or_keep
+from fedsc.data.reading.read import is_cells, may_be_cells, read_or_keep
 from fedsc.data.registry import Source, cache_folder, resolve
 from fedsc.errors import ConfigError
 from fedsc.files import identity
@@ -38,6 +38,8 @@ class Simulation:
         Cells of types that no lab holds (``cover = "drop"``), or ``None``.
     scheme
         How one set was split, as ``partition`` says; ``""`` where each lab has a file of its own.
+    not_read
+        Sentence on what lies among labs' files and could hold cells; ``""`` if nothing.
     """
 
     labs: dict[str, LabCells]
@@ -45,6 +47,7 @@ class Simulation:
     batch_keys: dict[str, str]
     left_out: LabCells | None
     scheme: str
+    not_read: str = ""
 
 
 def simulated_labs(data: DataOptions, split: SplitOptions, seed: int) -> Simulation:
@@ -133,27 +136,47 @@ def _one_file_each(folder: Path, how: ReadAs) -> Simulation:
         batch_keys={lab: batch_key for lab, (_, batch_key) in hows.items() if batch_key},
         left_out=None,
         scheme="",
+        not_read=not_labs(folder),
     )
 
 
 def holds_labs(path: Path) -> bool:
-    """Tell a folder with one ``.h5ad`` per lab from one set of cells: a file, or a 10x folder."""
-    return path.is_dir() and any(path.glob("*.h5ad"))
+    """Tell a folder with a file or a 10x folder per lab from one set of cells."""
+    return path.is_dir() and any(map(is_cells, path.glob("*")))
+
+
+def not_labs(folder: Path) -> str:
+    """Name what lies among labs' files and could hold cells, but is no lab; ``""`` if nothing."""
+    names = sorted(path.name for path in folder.glob("*") if may_be_cells(path))
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+    return f"no lab, so not read: {shown}; a lab is an .h5ad, .h5 or .loom file, or a 10x folder"
 
 
 def lab_files(folder: Path) -> dict[str, Path]:
-    """List the ``.h5ad`` files of a folder by the labs' names, which are the files'.
+    """List the files and 10x folders in a folder by the labs' names, which they give.
 
     Raises
     ------
     ConfigError
         If two would have one name, or there are more than :data:`~fedsc.options.MOST_LABS`.
     """
-    files = {file.stem: file for file in sorted(folder.glob("*.h5ad"))}
+    option, files = f"option dataset = '{folder}'", dict[str, Path]()
+    for file in sorted(filter(is_cells, folder.glob("*"))):
+        other = files.setdefault(named_by(file), file)
+        if other != file:
+            raise ConfigError(
+                f"{option}: '{other.name}' and '{file.name}' would be one lab: rename one, or "
+                "move it away"
+            )
     if len(files) > MOST_LABS:
         raise ConfigError(
-            f"option dataset = '{folder}': the folder holds {len(files)} .h5ad files, allowed are "
-            f"{MOST_LABS} labs"
+            f"{option}: the folder holds {len(files)} files of labs, allowed are {MOST_LABS} labs"
         )
-    names = safe_names(files, f"option dataset = '{folder}'")
-    return {lab: files[stem] for lab, stem in names.items()}
+    return {lab: files[name] for lab, name in safe_names(files, option).items()}
+
+
+def named_by(file: Path) -> str:
+    """Give the name that a file or a 10x folder gives to its lab."""
+    return file.name if file.is_dir() else file.stem

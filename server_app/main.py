@@ -29,6 +29,7 @@ from server_app.finish import finish
 from server_app.floor import pca, pooled, score_floor
 from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
+from server_app.remarks import remarks
 from server_app.run_folder import SCORES, RunFolder
 from server_app.split import hold_cells, leaks, left_out, refuse_integration, simulation_of
 from server_app.strategy import RoundResult, train
@@ -63,6 +64,8 @@ def main(grid: Grid, context: Context) -> None:
         begin("gathering the labs")
         federation.gather()
         hold_cells(federation, config, folder)
+        for remark in remarks(federation, config):  # in time to stop the run
+            log(WARNING, "%s", remark)
         if config.analysis.integrate != "none":
             refuse_integration(config, simulation_of(federation, config).scheme)
         begin("statistics")
@@ -101,6 +104,7 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_analysis(analysis, preprocessing.vocabulary)
         warnings = [
             *federation.absent,
+            *remarks(federation, config),
             *left_out(federation, config),
             *leaks(federation, config),
             *_of_collapse(folder),

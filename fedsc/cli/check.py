@@ -14,7 +14,7 @@ from fedsc.errors import ConfigError
 
 def check(
     path: Annotated[
-        Path, typer.Argument(help="File, 10x matrix folder, or folder with one .h5ad per lab.")
+        Path, typer.Argument(help="File, 10x matrix folder, or folder with one file per lab.")
     ],
     layer: Layer = "",
     label_key: LabelKey = "",
@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Say whether a file can be used, if not why, and what it holds. The file is only read.
 
-    Of a folder with one .h5ad per lab it says this of every lab, and whether they can be joined:
+    Of a folder with one file per lab it says this of every lab, and whether they can be joined:
     shared genes, kinds of values, cell types, by the two limits named here. A file labs.toml there
     may name columns of each lab.
     --symbols, --make-unique and --fold-case repair names; `fedsc run --set symbols=…` (or
@@ -64,7 +64,7 @@ def check(
     if holds_labs(path):
         fine = check_folder(path, how, batch_key, min_cells, min_shared_genes, plot)
     elif plot is not None:
-        raise ConfigError("--plot is for a folder with one .h5ad per lab")
+        raise ConfigError("--plot is for a folder with one file per lab")
     else:
         fine = check_file(path, how, batch_key)
     if not fine:

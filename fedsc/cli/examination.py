@@ -76,7 +76,7 @@ def check_folder(
         Whether all can be used.
     """
     from fedsc.data.labs_toml import own_columns, read_as
-    from partitioning.simulation import lab_files
+    from partitioning.simulation import lab_files, not_labs
 
     labs = {}
     files = lab_files(folder)
@@ -93,6 +93,11 @@ def check_folder(
             typer.echo(line)
         labs[lab] = found
     fine, lines = describe_together(labs, min_shared)
+    remarks = [
+        not_labs(folder),
+        "one lab alone: nothing would be federated" if len(labs) == 1 else "",
+    ]
+    lines += [("note", remark) for remark in remarks if remark]
     typer.echo("together")
     for name, value in lines:
         typer.echo(f"  {name:<14} {value}")

@@ -242,7 +242,8 @@ def test_paths_are_labs_and_files_are_left_out_where_nobody_wants_them(tiny_set,
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [({}, "no labs"), ({"a/b": "x.h5ad"}, "a/b"), (["x.csv"], "no .h5ad file")]
+    ("data", "words"),
+    [({}, "no labs"), ({"a/b": "x.h5ad"}, "a/b"), (["x.csv"], "lab-0: x.csv is no .h5ad, .h5")],
 )
 def test_data_that_are_none_are_refused_in_words(data, words, tmp_path):
     with pytest.raises(ConfigError, match=words):

@@ -3,6 +3,7 @@
 import shutil
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from scipy.io import mmwrite
@@ -57,13 +58,46 @@ def test_files_that_would_be_one_lab_are_refused(tiny_set, tmp_path):
         (tmp_path / f"{name}.h5ad").symlink_to(tiny_set)
     with pytest.raises(ConfigError, match="would both be named 'lab-c'"):
         labs_of(dataset=str(tmp_path))
+    (tmp_path / "lab c.h5ad").rename(tmp_path / "lab-c.loom")
+    with pytest.raises(ConfigError, match=r"'lab-c.h5ad' and 'lab-c.loom' would be one lab"):
+        labs_of(dataset=str(tmp_path))
+
+
+def test_labs_of_a_folder_have_files_of_any_format_that_holds_cells_and_no_other(
+    tiny_set, tmp_path, change, tiny, lead
+):
+    """A table may be anything, so it is no lab; a person is told."""
+    cells = anndata.read_h5ad(tiny_set)
+    dense = cells.X.toarray()
+    cells[:30].copy().write_h5ad(tmp_path / "A.h5ad")
+    with h5py.File(tmp_path / "B.loom", "w") as file:
+        file["matrix"] = dense[30:60].T
+        file["row_attrs/Gene"] = np.array(cells.var_names, "S")
+        file["col_attrs/CellID"] = np.array(cells.obs_names[30:60], "S")
+    tenx = tmp_path / "C.1"
+    tenx.mkdir()
+    mmwrite(tenx / "matrix.mtx", csr_matrix(dense[60:].astype(int).T))
+    (tenx / "barcodes.tsv").write_text("".join(f"{name}\n" for name in cells.obs_names[60:]))
+    (tenx / "genes.tsv").write_text("".join(f"ENS{n}\t{n}\n" for n in cells.var_names))
+    (tmp_path / "D.csv").write_text("patient,age\n1,50\n")
+    (tmp_path / "E.rds").write_bytes(b"")
+    (tmp_path / "README").write_text("")
+    found = labs_of(dataset=str(tmp_path))
+    assert {lab: len(own.cells) for lab, own in found.labs.items()} == {"A": 30, "B": 30, "C.1": 36}
+    left = lead(change(tiny, dataset=str(tmp_path), method="fedpca", label_key="", files=True))
+    (warning,) = left.scores["warnings"]
+    assert warning.startswith("no lab, so not read: D.csv, E.rds; a lab is an .h5ad, .h5 or .loom")
+    assert left.log.index(warning) < left.log.index("phase: statistics")
+    copy = anndata.read_h5ad(left.folder / "labs" / "C.1.h5ad")
+    assert list(copy.obs_names) == list(cells.obs_names[60:])
+    assert "fedsc_cluster" in copy.obs
 
 
 def test_a_folder_of_more_files_than_labs_are_allowed_is_refused(tiny_set, tmp_path, monkeypatch):
     monkeypatch.setattr("partitioning.simulation.MOST_LABS", 2)
     for name in "ABC":
         shutil.copy(tiny_set, tmp_path / f"{name}.h5ad")
-    with pytest.raises(ConfigError, match=r"holds 3 .h5ad files, allowed are 2 labs"):
+    with pytest.raises(ConfigError, match=r"holds 3 files of labs, allowed are 2 labs"):
         lab_files(tmp_path)
 
 

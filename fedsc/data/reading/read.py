@@ -24,7 +24,7 @@ from fedsc.data.reading.large import is_large, keep
 from fedsc.data.reading.memory import memory_problem
 from fedsc.data.reading.safe_hdf5 import open_hdf5, refuse_foreign, refuse_large
 from fedsc.data.reading.stored import Compressed
-from fedsc.data.reading.text import read_mtx, read_table
+from fedsc.data.reading.text import holds_matrix, read_mtx, read_table
 from fedsc.data.reading.validate import (
     batch_problems,
     doubts,
@@ -39,6 +39,7 @@ from fedsc.errors import DataError, FedscError
 if TYPE_CHECKING:
     import anndata
 
+_HDF5 = (".h5ad", ".h5", ".loom")
 _TABLES = (".csv", ".tsv", ".txt")
 _ELSEWHERE = {
     ".rds": "an R object: write it as .h5ad from R (zellkonverter::writeH5AD)",
@@ -77,6 +78,19 @@ class Examination:
     kind: Kind | None = None
     obs: pd.DataFrame | None = None
     expression: Expression | None = None
+
+
+def is_cells(path: Path) -> bool:
+    """Say whether a name promises a set of cells: an HDF5 file, or a folder with a 10x matrix.
+
+    A table may hold anything, so it has to be named by a person.
+    """
+    return path.suffix in _HDF5 or (path.is_dir() and holds_matrix(path))
+
+
+def may_be_cells(path: Path) -> bool:
+    """Say whether a file could hold cells for all its name says: a table, a matrix, an archive."""
+    return path.suffix.lower() in (".csv", ".tsv", ".mtx", *_ELSEWHERE) and not path.is_dir()
 
 
 def read(path: Path | str, how: ReadAs = AS_IT_IS) -> Expression:

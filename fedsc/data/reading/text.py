@@ -79,6 +79,11 @@ def read_mtx(path: Path) -> Contents:
     )
 
 
+def holds_matrix(folder: Path) -> bool:
+    """Tell a folder as Cell Ranger writes it from others."""
+    return any(_MATRIX.search(file.name) for file in folder.glob("*.mtx*"))
+
+
 def _matrix_file(path: Path) -> Path:
     if path.is_file():
         return path
@@ -90,8 +95,8 @@ def _matrix_file(path: Path) -> Path:
         raise DataError(f"the folder holds several matrices ({names}): name the one to read")
     names = ", ".join(sorted(file.name for file in path.iterdir())[:4]) or "nothing"
     raise DataError(
-        f"the folder holds no .h5ad file and no matrix.mtx or matrix.mtx.gz but {names}: name a "
-        "file, a folder with one .h5ad per lab, or one as Cell Ranger writes it"
+        f"the folder holds no .h5ad, .h5 or .loom file and no matrix.mtx[.gz] but {names}: name a "
+        "file, a folder with one such file per lab, or one as Cell Ranger writes it"
     )
 
 

@@ -213,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "packed h5ad": (lambda d: table(d / "a.h5ad.gz", "x"), ["unpack it first (gunzip)"]),
     "empty folder": (
         lambda d: d,
-        ["holds no .h5ad file and no matrix.mtx or matrix.mtx.gz but nothing"],
+        ["holds no .h5ad, .h5 or .loom file and no matrix.mtx[.gz] but nothing"],
     ),
     "10x without barcodes": (
         lambda d: tenx(d / "m", drop="barcodes.tsv"),
@@ -474,6 +474,20 @@ def test_a_batch_column_that_a_run_would_refuse_is_told(folder, batches, words, 
     assert done.exit_code == 2
     assert words in done.output
     assert "1 of 2 can be used" in done.output
+
+
+def test_what_is_no_lab_in_a_folder_is_noted_and_so_is_a_lab_alone(folder, tmp_path):
+    tenx(folder / "C")
+    (folder / "B.h5ad").unlink()
+    (folder / "D.csv").write_text("cell,g\n")
+    done = run(folder, "--min-shared-genes", "1", "--min-cells", "1")
+    assert f"{folder / 'C'}: can be used" in done.output
+    assert "no lab, so not read: D.csv; a lab is an .h5ad, .h5 or .loom file" in done.output
+    assert "one lab alone" not in done.output
+    (folder / "A.h5ad").unlink()
+    done = run(folder, "--min-cells", "1")
+    assert done.exit_code == 0
+    assert "one lab alone: nothing would be federated" in done.output
 
 
 def test_names_are_repaired_where_it_is_asked_for(tmp_path):
