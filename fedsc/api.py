@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from warnings import warn
 
 import tomli_w
 
@@ -104,6 +105,11 @@ def run(
         If cells cannot be used.
     RunError
         If the run cannot go on.
+
+    Warns
+    -----
+    UserWarning
+        For each lab that was left out, and whatever else :attr:`Run.warnings` has.
     """
     from partitioning.simulation import with_own_k
     from server_app.run_folder import new_name
@@ -157,7 +163,10 @@ def run(
                 run_inprocess(config)
         finally:
             forget()  # this process goes on: several copies of the data would stay
-    return Run(folder)
+    done = Run(folder)
+    for warning in done.warnings:
+        warn(warning, stacklevel=2)
+    return done
 
 
 def _dataset(

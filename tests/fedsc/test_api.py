@@ -184,7 +184,8 @@ def test_cells_without_a_gene_of_the_model_are_told_wherever_they_are_placed(cel
     counts[[3, 60, 61]] = 0
     cells.X = counts
     labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
-    run = fedsc.run(labs, output=tmp_path, **FEW)
+    with pytest.warns(UserWarning, match="3 cells without a value"):
+        run = fedsc.run(labs, output=tmp_path, **FEW)
     (told,) = (warning for warning in run.warnings if "without a value" in warning)
     assert told.startswith("3 cells without a value in any of the model's genes")
     assert any("model's genes: 1 of A, 2 of B" in entry.fields["message"] for entry in run.log)
@@ -216,6 +217,20 @@ def test_cells_that_are_backed_are_read_and_what_is_no_cells_is_refused(cells, t
     np.testing.assert_array_equal(backed.obsm["X_fedsc"], whole.obsm["X_fedsc"])
     with pytest.raises(DataError, match=r"an AnnData, but str"):
         fedsc.tl.embed("all.h5ad", run)
+
+
+def test_a_lab_that_is_left_out_is_warned_of_with_the_reason(cells, tmp_path):
+    cells.obs["chip"] = [None, *["a", "b", "c"] * 31, "a", "b"]
+    labs = {"A": cells[:40].copy(), "B": cells[40:].copy()}
+    with warnings.catch_warnings(record=True, action="always") as told:
+        run = fedsc.run(labs, batch_key="chip", integrate="auto", output=tmp_path, **FEW)
+    assert list(run.labs) == ["B"]
+    assert [str(warning.message) for warning in told][:2] == [
+        "not in this run: A: batch-key = 'chip': 1 of 40 cells have no value; fill them in, or "
+        "name a column without gaps",
+        "only one lab takes part (B): nothing is federated",
+    ]
+    assert told[0].filename == __file__
 
 
 def test_one_set_is_split_by_a_column(cells, tmp_path):
