@@ -1,5 +1,6 @@
 """Columns of ``obs`` that group cells (types, donors, batches), read the same way everywhere."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,26 @@ def group_names(values: "pd.Series[Any]") -> np.ndarray:
     ]
     types: np.ndarray = np.array([*names, ""], dtype=object)[codes]  # -1 is the last: missing
     return types
+
+
+def doubtful_types(names: Iterable[str]) -> str:
+    """Say which names of cell types may stand for none; ``""`` if no name does.
+
+    They count all the same: ``unknown`` may be what a lab means. A missing value that was once
+    written as text is read back as ``nan``.
+    """
+    found = sorted({name for name in names if name.strip().casefold() in _NO_TYPE})
+    if not found:
+        return ""
+    shown = ", ".join(f"'{name}'" for name in found)
+    return f"counted as cell types: {shown}; where a cell has no type, leave its label empty"
+
+
+_NO_TYPE = {
+    *("nan", "na", "n/a", "<na>", "none", "null", "-", "?", ".", "unknown", "unassigned"),
+    *("not assigned", "unlabelled", "unlabeled", "undefined", "unclassified", "unannotated"),
+}
+"""What stands in label columns where a cell has no type, in small letters."""
 
 
 def batches_of(obs: "pd.DataFrame", column: str) -> tuple[np.ndarray, tuple[str, ...]]:

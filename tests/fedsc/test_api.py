@@ -233,6 +233,14 @@ def test_a_lab_that_is_left_out_is_warned_of_with_the_reason(cells, tmp_path):
     assert told[0].filename == __file__
 
 
+def test_labels_that_may_stand_for_none_are_warned_of(cells, tmp_path):
+    cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories({"type1": "nan"})
+    labs = {"A": cells[:40].copy(), "B": cells[40:].copy()}
+    with pytest.warns(UserWarning, match="counted as cell types: 'nan'; where a cell has no type"):
+        run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
+    assert len(run.warnings) == 1
+
+
 def test_one_set_is_split_by_a_column(cells, tmp_path):
     run = fedsc.run(cells, batch_key="donor", output=tmp_path, run_name="by-donor", **FEW)
     assert run.folder.name == "by-donor"

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from fedsc.data.expression import LONGEST_NAME, Kind, control_characters
 from fedsc.data.genes import is_positional
-from fedsc.data.groups import batches_of, group_names, refuse_many
+from fedsc.data.groups import batches_of, doubtful_types, group_names, refuse_many
 from fedsc.data.reading.contents import layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
 from fedsc.data.reading.stored import Stored
@@ -179,6 +179,8 @@ def notes(matrix: csr_matrix, genes: np.ndarray, obs: pd.DataFrame, label_key: s
         found.append(f"{count(unlabelled, 'cell')} without a label in '{label_key}'")
     if len(set(types) - {""}) == len(obs) > 1:
         found.append(f"every cell has a label of its own in '{label_key}'")
+    if doubt := doubtful_types(types):
+        found.append(doubt)
     return found
 
 

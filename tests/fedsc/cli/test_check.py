@@ -476,6 +476,18 @@ def test_a_batch_column_that_a_run_would_refuse_is_told(folder, batches, words, 
     assert "1 of 2 can be used" in done.output
 
 
+def test_labels_that_may_stand_for_none_are_noted(tmp_path):
+    file = h5ad(tmp_path / "a.h5ad")
+    cells = anndata.read_h5ad(file)
+    cells.obs["cell_type"] = ["B", "nan", "Unassigned", "Nanocyte"]
+    cells.write_h5ad(file)
+    done = run(file, "--label-key", "cell_type")
+    assert done.exit_code == 0
+    note = "counted as cell types: 'Unassigned', 'nan'; where a cell has no type, leave its label"
+    assert note in done.output
+    assert "counted as cell types" not in run(file).output
+
+
 def test_what_is_no_lab_in_a_folder_is_noted_and_so_is_a_lab_alone(folder, tmp_path):
     tenx(folder / "C")
     (folder / "B.h5ad").unlink()
