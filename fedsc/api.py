@@ -12,7 +12,7 @@ from fedsc.cli.progress import RunProgress
 from fedsc.config import Config
 from fedsc.data.labs_toml import LABS, told_by_labs
 from fedsc.data.registry import resolve
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError, DataError, FedscError
 from fedsc.names import check_name, safe_name
 from fedsc.options import kebab
 from fedsc.results import Run
@@ -161,6 +161,9 @@ def run(
                     run_inprocess(config)
             else:
                 run_inprocess(config)
+        except FedscError as error:
+            error.args = (_by_lab(str(error), Path(scratch)),)
+            raise
         finally:
             forget()  # this process goes on: several copies of the data would stay
     done = Run(folder)
@@ -230,6 +233,15 @@ def _dataset(
         own[lab] = {kebab(name): value for name, value in told.items()}
     (folder / LABS).write_text(tomli_w.dumps(own), encoding="utf-8")
     return str(folder), True
+
+
+def _by_lab(text: str, scratch: Path) -> str:
+    """Name labs, not the files that were made of them for the run."""
+    from partitioning.simulation import named_by
+
+    for file in sorted((scratch / "data").glob("*"), key=lambda file: -len(file.name)):
+        text = text.replace(str(file), f"lab {named_by(file)}")
+    return text.replace(str(scratch / "data.h5ad"), "data").replace(str(scratch / "data"), "data")
 
 
 def _has_columns(lab: str, cells: "anndata.AnnData", named: Mapping[str, Any]) -> None:

@@ -279,11 +279,13 @@ def _refuse_unlike_names(lists: Mapping[str, tuple[str, ...]]) -> None:
     stable = [lab for lab, names in lists.items() if _are_stable_ids(names)]
     symbols = [lab for lab in lists if lab not in stable]
     if stable and symbols:
+        one = next(lab for lab in (*stable, *symbols) if lab != _REFERENCE)
         raise DataError(
             f"genes are named differently: {_some(stable)} by stable ids "
             f"({lists[stable[0]][0]}), {_some(symbols)} by symbols ({lists[symbols[0]][0]}); "
-            "bring all to one kind of name: option symbols (--symbols of fedsc check) says which "
-            "column of var has them, in labs.toml that of a single lab"
+            "bring all to one kind of name: symbols = 'COLUMN' says which column of var has them "
+            "(--symbols COLUMN; of fedsc run --set symbols=COLUMN); of one lab alone labs.toml "
+            f'beside the files says it: [{one}] symbols = "COLUMN"'
         )
 
 

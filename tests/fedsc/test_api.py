@@ -15,7 +15,7 @@ from anndata import AnnData
 
 import fedsc
 from fedsc.data.expression import Expression
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError, DataError, RunError
 
 FEW = {"method": "fedpca", "n_genes": 30, "min_shared_genes": 10, "draw_map": False}
 
@@ -239,6 +239,16 @@ def test_labels_that_may_stand_for_none_are_warned_of(cells, tmp_path):
     with pytest.warns(UserWarning, match="counted as cell types: 'nan'; where a cell has no type"):
         run = fedsc.run(labs, label_key="cell_type", output=tmp_path, **FEW)
     assert len(run.warnings) == 1
+
+
+def test_errors_name_labs_and_not_the_files_that_were_made_of_them(cells, tmp_path):
+    bad = cells.copy()
+    bad.X = -bad.X
+    with pytest.raises(RunError, match=r"lab B: X holds [0-9,]+ negative values") as caught:
+        fedsc.run({"A": cells, "B": bad}, output=tmp_path, **FEW)
+    assert "fedsc-" not in str(caught.value)
+    with pytest.raises(RunError, match=r"data: X holds [0-9,]+ negative values"):
+        fedsc.run(bad, partition="iid", output=tmp_path, **FEW)
 
 
 def test_one_set_is_split_by_a_column(cells, tmp_path):

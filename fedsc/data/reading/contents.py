@@ -70,6 +70,13 @@ def layer_name(layer: str) -> str:
     return {"": "X", "raw": "adata.raw"}.get(layer, f"layer '{layer}'")
 
 
+def choosing(layer: str) -> str:
+    """Say how ``layer`` is chosen, in words that are right for every command and for a notebook."""
+    if not layer:
+        return "leave layer out"
+    return f"set layer = '{layer}' (--layer {layer}; of fedsc run --set layer={layer})"
+
+
 def positional(prefix: str, count: int) -> np.ndarray:
     """Name things by position where the file names none: ``g0, g1, …``."""
     return np.array([f"{prefix}{i}" for i in range(count)], dtype=object)

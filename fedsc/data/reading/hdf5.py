@@ -52,7 +52,7 @@ def read_hdf5(file: h5py.File, layer: str, symbols: str = "") -> Contents:
     genomes = [k for k, v in file.items() if isinstance(v, h5py.Group) and "barcodes" in v]
     if genomes or isinstance(file.get("X"), h5py.Dataset):
         if layer:
-            raise DataError(f"the file has no layers, so there is no '{layer}': leave --layer out")
+            raise DataError(f"the file has no layers, so there is no '{layer}': leave layer out")
         return _tenx(file, genomes) if genomes else _xy(file)
     raise DataError(
         "the file is HDF5 but neither h5ad, 10x, loom nor a dense X with labels Y; it holds "
@@ -71,7 +71,7 @@ def _h5ad(file: h5py.File, layer: str, symbols: str) -> Contents:
         missing = f"there is no layer '{layer}'" if layer else "the file has no X"
         if not known:
             raise DataError(f"{missing} and no other matrix: write the expression values into X")
-        raise DataError(f"{missing}; it has: {known} (choose one with --layer)")
+        raise DataError(f"{missing}; it has: {known} (option layer chooses one)")
     obs, var = _annotation(file, layer)
     genes, own, notes = named_genes(var, symbols)
     return Contents(

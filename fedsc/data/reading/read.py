@@ -252,7 +252,7 @@ def _contents(path: Path, how: ReadAs) -> Iterator[Contents]:
             is_text = path.is_dir() or unpacked.endswith((".mtx", *_TABLES))
             if is_text and layer:
                 raise DataError(
-                    f"text formats have no layers, so there is no '{layer}': leave --layer out"
+                    f"text formats have no layers, so there is no '{layer}': leave layer out"
                 )
             if is_text and symbols:
                 raise DataError(f"text formats have no var: leave symbols = '{symbols}' out")

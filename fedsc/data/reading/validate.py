@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from fedsc.data.expression import LONGEST_NAME, Kind, control_characters
 from fedsc.data.genes import is_positional
 from fedsc.data.groups import batches_of, doubtful_types, group_names, refuse_many
-from fedsc.data.reading.contents import layer_name
+from fedsc.data.reading.contents import choosing, layer_name
 from fedsc.data.reading.kind import KIND_NAMES, Values, count, judge, look_at
 from fedsc.data.reading.stored import Stored
 from fedsc.data.rows import row_totals
@@ -74,8 +74,7 @@ def judged(
         sentences[i] += f" (first: cell '{cells[row]}', gene '{genes[column]}')"
     if kind is None:
         better = [
-            f"{layer_name(layer)} holds {KIND_NAMES[usable]}: "
-            + (f"use --layer {layer}" if layer else "leave --layer out")
+            f"{layer_name(layer)} holds {KIND_NAMES[usable]}: {choosing(layer)}"
             for layer, usable in usable_layers(others).items()
         ]
         sentences[-1] += "".join(f"; {hint}" for hint in better)

@@ -299,7 +299,7 @@ def test_formats_without_layers_say_so(tmp_path):
     for file in (hdf5(tmp_path / "a.h5", X=COUNTS), tenx(tmp_path / "m")):
         result = run(file, "--layer", "raw")
         assert result.exit_code == 2
-        assert "no 'raw': leave --layer out" in result.output
+        assert "no 'raw': leave layer out" in result.output
 
 
 def test_a_good_file_is_described(tmp_path):

@@ -123,11 +123,14 @@ def test_symbols_and_ids_are_not_mixed():
     labs = {"a": ["ACTB", "CD3D"], "b": ["ENSG00000000003", "ENSG00000000419"], "c": ["ACTB"]}
     with pytest.raises(
         DataError,
-        match=r"b by stable ids \(ENSG00000000003\), a, c by symbols.*--symbols.*labs.toml",
+        match=r"b by stable ids \(ENSG00000000003\), a, c by symbols.*--symbols.*--set symbols="
+        r"COLUMN.*labs.toml beside the files says it: \[b\] symbols = \"COLUMN\"",
     ):
         agree(labs, "union", None, 1)
-    with pytest.raises(DataError, match="the reference by symbols"):
+    with pytest.raises(DataError, match=r"the reference by symbols.*\[b\]"):
         agree({"b": labs["b"]}, "reference", ["ACTB"], 1)
+    with pytest.raises(DataError, match=r"the reference by stable ids.*\[a\]"):
+        agree({"a": labs["a"]}, "reference", labs["b"], 1)
 
 
 def test_positions_are_not_names():

@@ -114,7 +114,7 @@ def test_a_damaged_layer_does_not_stop_the_others(tmp_path, x):
     adata.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "a") as file:
         file["layers/bad/indices"][0] = 99
-    with pytest.raises(DataError, match=r"use --layer good$"):
+    with pytest.raises(DataError, match=r"set layer = 'good' \(--layer good; .* layer=good\)$"):
         read(tmp_path / "a.h5ad")
     with pytest.raises(DataError, match="cannot be read; it is damaged"):
         read(tmp_path / "a.h5ad", ReadAs(layer="bad"))
@@ -132,7 +132,8 @@ def test_scaled_x_is_refused_with_a_way_out():
         read(pbmc68k())
     assert str(caught.value).endswith(
         "X holds scaled values (negative, down to -2.032) (first: cell 'AAAGCCTGGCTAAC-1', "
-        "gene 'HES4'); adata.raw holds log-normalised values: use --layer raw"
+        "gene 'HES4'); adata.raw holds log-normalised values: set layer = 'raw' (--layer raw; of "
+        "fedsc run --set layer=raw)"
     )
 
 
