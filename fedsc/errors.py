@@ -1,5 +1,6 @@
 """Errors meant for a person: each message names the thing, its value and what to do."""
 
+import traceback
 from typing import Self
 
 
@@ -23,6 +24,17 @@ class FedscError(Exception):
     def without_data(cls, text: str) -> Self:
         """Make an error whose whole text may leave a lab."""
         return cls(text, text)
+
+
+def with_place(error: BaseException) -> str:
+    """Name a fault in a program by its kind, its text, and the file and line where it arose."""
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, SyntaxError):  # it arose where it was read; its text repeats the place
+        text, file, line = error.msg, error.filename, error.lineno
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        file, line = (frames[-1].filename, frames[-1].lineno) if frames else (None, None)
+    return f"{kind}: {text}" + (f" ({file}, line {line})" if file else "")
 
 
 class ConfigError(FedscError):

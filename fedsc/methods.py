@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, with_place
 from fedsc.options import MethodOptions
 
 if TYPE_CHECKING:
@@ -74,22 +74,29 @@ def load_objective(method: Method) -> "Objective":
     Raises
     ------
     ConfigError
-        If module or attribute are missing, or the attribute is not an Objective.
+        If module or attribute are missing, the module cannot be imported, or the attribute is not
+        an Objective.
     """
     from fedsc.ssl.objective import Objective
 
     module, _, attribute = method.objective.partition(":")
+    option, hint = f"option method = {method.objective!r}", ""
     try:
-        objective = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # ":X" names no module
-        option = f"option method = {method.objective!r}"
-        hint = ""
+        found = import_module(module)
+    except Exception as error:  # a module may do anything when it is imported
+        # What is not found says so itself; ":X" names no module.
+        why = str(error) if isinstance(error, ImportError) or not module else with_place(error)
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             hint = "; put its folder on Python's path: export PYTHONPATH=$PWD"
-        raise ConfigError(f"{option}: {error}{hint}", f"{option}: cannot be imported") from error
+        raise ConfigError(f"{option}: {why}{hint}", f"{option}: cannot be imported") from error
+    objective = getattr(found, attribute, None)
+    if objective is None:
+        raise ConfigError(
+            f"{option}: module '{module}' has no attribute '{attribute}'",
+            f"{option}: cannot be imported",
+        )
     if not isinstance(objective, Objective):
         raise ConfigError(
-            f"option method = {method.objective!r}: should be a fedsc.ssl.objective.Objective, "
-            f"not {type(objective).__name__}"
+            f"{option}: should be a fedsc.ssl.objective.Objective, not {type(objective).__name__}"
         )
     return objective

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedsc.errors import ConfigError, DataError, FedscError
+from fedsc.errors import ConfigError, DataError, FedscError, with_place
 from protocol.checks import is_final, last_line, reason_of
 
 
@@ -48,11 +48,14 @@ def pack_error(error: Exception, simulated: bool = False) -> ConfigRecord:
         What went wrong.
     simulated
         Whether the lab is simulated. The server may read its cells, and a person who simulates
-        reads both logs on one screen: the whole text of our own errors is told.
+        reads both logs on one screen: the whole text is told, and of a fault in the program, as an
+        objective of one's own may have, where it arose.
     """
     reason = f"{type(error).__name__}: the lab's own log says more"
-    if isinstance(error, FedscError):
-        reason = str(error) if simulated else error.outside or reason
+    if simulated:
+        reason = str(error) if isinstance(error, FedscError) else with_place(error)
+    elif isinstance(error, FedscError):
+        reason = error.outside or reason
     return ConfigRecord({"reason": reason, "final": isinstance(error, ConfigError | DataError)})
 
 

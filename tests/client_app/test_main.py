@@ -10,13 +10,12 @@ from protocol.records import ADDRESSEES, DESCRIBE, labs_in, pack_addressees
 
 @pytest.fixture
 def ask(tiny):
-    """Send a message to a node that hosts all labs of a simulation."""
+    """Send a message to a node, which hosts all labs of a simulation unless it is another's."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    context = Context(
-        1, 1, {"partition-id": 0, "num-partitions": 1}, RecordDict(), tiny.to_mapping()
-    )
+    simulated = {"partition-id": 0, "num-partitions": 1}
 
-    def ask(**records):
+    def ask(node=simulated, **records):
+        context = Context(1, 1, node, RecordDict(), tiny.to_mapping())
         content = RecordDict({"run": ConfigRecord({"name": "run", "folder": "/run"}), **records})
         return app(Message(content, 1, DESCRIBE), context).content
 
@@ -34,6 +33,6 @@ def test_a_failure_before_any_lab_is_told_without_its_text(ask, monkeypatch):
         raise PermissionError(13, "Permission denied", "/home/ward-7/patients.h5ad")
 
     monkeypatch.setattr(main, "hosted_labs", denied)
-    told = ask()["error"]
+    told = ask({"lab": "A", "data": "/home/ward-7/patients.h5ad"})["error"]
     assert told["reason"] == "PermissionError: the lab's own log says more"
     assert not told["final"]

@@ -36,3 +36,21 @@ def test_unknown_names_are_refused_with_what_is_allowed():
 def test_a_path_that_is_no_objective_is_refused(path, words):
     with pytest.raises(ConfigError, match=words):
         load_objective(method_of(MethodOptions(name=path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\ndef step(:\n", r"SyntaxError: invalid syntax \(.*broken_a.py, line 2\)"),
+        ("x = 1\n\nx.y\n", r"AttributeError: 'int' object has no .* \(.*broken_b.py, line 3\)"),
+        ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(.*broken_c.py, line 3\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_refused_by_file_and_line(
+    tmp_path, monkeypatch, request, text, words
+):
+    name = f"broken_{'abc'[request.node.callspec.indices['text']]}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"option method = '{name}:OBJECTIVE': {words}"):
+        load_objective(method_of(MethodOptions(name=f"{name}:OBJECTIVE")))

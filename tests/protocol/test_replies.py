@@ -21,6 +21,12 @@ def test_only_words_made_for_others_leave_a_lab(error, reason):
     assert told["final"] is isinstance(error, DataError | ConfigError)
 
 
-def test_a_simulated_lab_tells_the_text_of_our_own_errors_alone():
+def test_a_simulated_lab_tells_all_and_of_a_fault_in_the_program_where_it_arose():
     assert pack_error(DataError("cell 'P2_C'", "a cell"), simulated=True)["reason"] == "cell 'P2_C'"
-    assert "P2_C" not in pack_error(KeyError("P2_C"), simulated=True)["reason"]
+    try:
+        [][1]
+    except IndexError as error:
+        told = pack_error(error, simulated=True)
+    line = test_a_simulated_lab_tells_all_and_of_a_fault_in_the_program_where_it_arose.__code__
+    place = f"({__file__}, line {line.co_firstlineno + 3})"
+    assert told["reason"] == f"IndexError: list index out of range {place}"
