@@ -10,7 +10,8 @@ import httpx
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from server_app.traffic import Traffic, content_bytes
+from protocol.records import content_bytes
+from server_app.traffic import Traffic
 
 _NO_REPLY = 0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 1.0  # seconds
@@ -189,8 +190,8 @@ class Post:
         return None
 
     def _count(self, sent: Iterable[Message], received: Iterable[Message]) -> None:
-        self.traffic.to_labs += sum(map(content_bytes, sent))
-        self.traffic.from_labs += sum(content_bytes(m) for m in received if m.has_content())
+        self.traffic.to_labs += sum(content_bytes(m.content) for m in sent)
+        self.traffic.from_labs += sum(content_bytes(m.content) for m in received if m.has_content())
 
 
 def _answers(reply: Message, message: Message) -> bool:

@@ -21,8 +21,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsc.config import Config
-from protocol.records import TRAIN
-from server_app.traffic import Traffic, content_bytes
+from protocol.records import TRAIN, content_bytes
+from server_app.traffic import Traffic
 from simulations.pool import Failed, Pool, can_fork
 
 _CLIENT_ERROR = 1
@@ -140,10 +140,10 @@ class InProcessGrid(Grid):
         return self._app(message, self._contexts[message.metadata.dst_node_id])
 
     def _booked(self, message: Message, reply: Message | Failed) -> Message:
-        self.traffic.to_labs += content_bytes(message)
+        self.traffic.to_labs += content_bytes(message.content)
         if isinstance(reply, Failed):
             return Message(Error(_CLIENT_ERROR, reply.traceback), reply_to=message)
-        self.traffic.from_labs += content_bytes(reply)
+        self.traffic.from_labs += content_bytes(reply.content)
         return reply
 
     # The rest of the interface is for transports with messages under way.

@@ -40,7 +40,6 @@ from fedsc.federated.micro import unit
 from fedsc.model import load_model
 from fedsc.run_log import read_entries
 from protocol import records
-from server_app.traffic import content_bytes
 from simulations.inprocess import InProcessGrid
 
 LABS = {"A": slice(0, 40), "B": slice(40, 96)}
@@ -142,7 +141,7 @@ def runs(tiny_run, tiny_set, change, lead, tmp_path_factory):
         )
         # Nothing travels past the grid: what was seen is what was counted.
         traffic = grids[0].traffic
-        seen = sum(content_bytes(m) for m in messages)
+        seen = sum(records.content_bytes(m.content) for m in messages)
         assert seen == traffic.to_labs + traffic.from_labs
         # The run's own log has the same figures.
         log = (left.folder / "log.jsonl").read_text().splitlines()
