@@ -15,6 +15,7 @@ from fedsc.data.quality import reasons
 from fedsc.errors import ConfigError
 from fedsc.federated.marker_tables import scanpy_layout
 from fedsc.files import make_folder, replace
+from fedsc.sent import read_sent
 from fedsc.versions import versions
 from protocol.finish import Results
 
@@ -81,16 +82,16 @@ def write_results(lab: Lab, folder: Path, results: Results) -> Path:
     )
     write_annotated(origin, copy, lab.whole, additions_of(annotation))
     if isinstance(lab.source, LabFile):  # of a simulation the run's own report says it
-        _write_report(copy.with_suffix(".html"), annotation, results.clusters.sizes)
+        _write_report(copy.with_suffix(".html"), annotation, results.clusters.sizes, folder)
     return copy
 
 
-def _write_report(path: Path, annotation: Annotation, sizes: np.ndarray) -> None:
+def _write_report(path: Path, annotation: Annotation, sizes: np.ndarray, folder: Path) -> None:
     """Write the lab's own report; the copy is there, whatever becomes of a page about it."""
     from fedsc.report.lab import lab_report
 
     try:
-        replace(path, lab_report(annotation, sizes).encode())
+        replace(path, lab_report(annotation, sizes, list(read_sent(folder))).encode())
     except Exception:
         log(WARNING, "the lab has its results, but no report of them", exc_info=True)
 

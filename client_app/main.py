@@ -13,11 +13,12 @@ from collections.abc import Callable
 from logging import ERROR, INFO
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
 from client_app.labs import Lab, hosted_labs, is_simulated
+from client_app.sent import record_answer
 from client_app.state import (
     KeptEmbedding,
     load_private,
@@ -158,13 +159,10 @@ def train(message: Message, context: Context) -> Message:
         private[folder] = result.private | left_out
         return pack_update(lab.name, sent, result, seconds)
 
-    reply = _for_each_lab(message, context, update, first=together)
-    try:
+    def keep() -> None:  # no update is sent whose private side is lost
         save_private(round_, private)
-    except Exception as error:  # no update is sent whose private side is lost
-        _log(error, "the private state of round %d is not kept", round_)
-        reply = Message(RecordDict({"error": _error(error, context)}), reply_to=message)
-    return reply
+
+    return _for_each_lab(message, context, update, first=together, last=keep)
 
 
 @one_blas_thread()
@@ -173,30 +171,48 @@ def _for_each_lab(
     context: Context,
     handle: Callable[[Lab, Config], RecordDict],
     first: Callable[[list[Lab], Config], None] = lambda labs, config: None,
+    last: Callable[[], None] = lambda: None,
 ) -> Message:
-    """Let each lab that a message is for handle it, after ``first`` has seen them together."""
+    """Let each lab that a message is for handle it, and let its answer out.
+
+    ``first`` sees the labs together before, ``last`` is done after: if it fails, all have failed.
+    """
     reply, kind = RecordDict(), message.metadata.message_type
+
+    def failed(error: Exception, lab: str) -> RecordDict:
+        told = pack_error(error, is_simulated(context.node_config))
+        return RecordDict({key("error", lab) if lab else "error": told})
+
     try:
         config = Config.from_mapping(context.run_config)
         cell_filter = unpack_filter(message.content)
         hosted = hosted_labs(context.node_config, config)
         labs = [lab.filtered(cell_filter) for lab in hosted if is_for(message.content, lab.name)]
+    except Exception as error:  # no lab is known yet
+        _log(error, "this node failed in %s", kind)
+        return Message(failed(error, ""), reply_to=message)
+    answers: dict[str, RecordDict] = {}
+    try:
         first(labs, config)
+        for lab in labs:
+            try:
+                answers[lab.name] = handle(lab, config)
+            except Exception as error:
+                _log(error, "lab %s failed in %s", lab.name, kind)
+                answers[lab.name] = failed(error, lab.name)
+        last()
     except Exception as error:
         _log(error, "this node failed in %s", kind)
-        reply["error"] = _error(error, context)
-        return Message(reply, reply_to=message)
+        answers = {lab.name: failed(error, lab.name) for lab in labs}
     for lab in labs:
         try:
-            reply.update(handle(lab, config))
+            if lab.state is not None:  # of a simulated lab nothing leaves any building
+                record_answer(_folder(lab, message.content), message, answers[lab.name])
+            reply.update(answers[lab.name])
         except Exception as error:
-            _log(error, "lab %s failed in %s", lab.name, kind)
-            reply[key("error", lab.name)] = _error(error, context)
+            _log(error, "lab %s sends no answer in %s, since it cannot be recorded", lab.name, kind)
+            reply.update(failed(error, lab.name))
     return Message(reply, reply_to=message)
-
-
-def _error(error: Exception, context: Context) -> ConfigRecord:
-    return pack_error(error, is_simulated(context.node_config))
 
 
 def _log(error: Exception, what: str, *names: object) -> None:

@@ -84,6 +84,33 @@ def replace(path: Path, *content: bytes | memoryview) -> None:
         file.writelines(content)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, in one write, so lines of several processes do not mix.
+
+    It is on the disk when this returns.
+
+    Parameters
+    ----------
+    path
+        The file, made where there is none. A last line that a full disk or a crash cut off is
+        ended first, so it spoils no other.
+    line
+        Without its end.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written whole, saying why.
+    """
+    with writing(path), path.open("ab+", buffering=0) as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        end = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        rest = end + line + b"\n"
+        while rest:  # the disk takes a part only when it is full, and the next write says so
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
 def link(path: Path, name: Path) -> None:
     """Give a file a second name, in the place of what stands there; a copy where none can be given.
 

@@ -76,6 +76,34 @@ CHECKS: dict[str, Check] = {
 }
 """For every question, what says that an answer is impossible."""
 
+WORDS: dict[str, str] = {
+    "library-sizes": "how many cells have which library size",
+    "gene-moments": "for each gene, cells, cells above zero, sums of values and of their squares",
+    "clipped-squares": "for each gene, the sum of squares of clipped counts",
+    quality.DEVIATIONS: "how many cells differ how much from the median quality",
+    quality.PASSING: "how many cells pass quality control, and how many of them have each gene",
+    pca.MEAN: "sums of the prepared cells",
+    pca.SCATTER: "for each two genes, the sum of their products over prepared cells",
+    kmeans.MEAN: "sums of the cells' embeddings and of their squares",
+    kmeans.STEP: "for each centre of k-means, its cells and sums of their embeddings",
+    metrics.CONTINGENCY: "how many cells of each type are in each k-means cluster",
+    metrics.SPREAD: "for each k-means cluster, how far its cells are from its centre, in sums",
+    micro.MEAN: "sums of the cells' directions in the embedding",
+    micro.STEP: "for each micro-centre, its cells and sums of their directions",
+    micro.SCALE: "how much farther the second and third micro-centre are, in one sum",
+    graph.LINKS: "for each two micro-centres, how much the cells belong to both, in sums",
+    graph.TALLY: "how many cells are in each graph cluster",
+    graph.CONTINGENCY: "how many cells of each type are in each graph cluster",
+    markers.MARKERS: "for each cluster and gene, cells, cells above zero, sums of values and of "
+    "their squares",
+    annotation.TYPES: "how many cells of each type are in each cluster",
+    harmony_lab.CLUSTER: "Harmony: for each cluster, sums of the cells' directions and weights",
+    harmony_lab.INTERCEPT: "Harmony: for each cluster, weighted sums of the cells' embeddings",
+    harmony_lab.CORRECT: "Harmony: how far the cells have moved, and sums by cluster after it",
+    mixing.MIXING: "how many cells are in each cluster, and how the lab's batches mix there",
+}
+"""Every question in plain words, for those who read what a lab has sent."""
+
 _AGREEMENTS: dict[str, Agreement] = {**preprocessing.AGREEMENTS, **quality.AGREEMENTS}
 
 

@@ -1,6 +1,6 @@
 """A lab's own report: its cells, made in the lab; nothing of it is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,13 @@ import fedsc
 from fedsc.data.annotated import Annotation, cluster_column, type_column
 from fedsc.report.page import render
 from fedsc.report.parts import Section, Table, cluster_table, map_pictures, share
+from fedsc.report.sent import what_left
+from fedsc.sent import Answer
 
 _SHOWN = ("run", "method", "rounds", "seed", "labs", "cells", "clusters", "integrated", "model")
 
 
-def lab_report(results: Annotation, sizes: np.ndarray) -> str:
+def lab_report(results: Annotation, sizes: np.ndarray, sent: Sequence[Answer]) -> str:
     """Give the report of one lab as one HTML page that asks nothing of any other.
 
     Parameters
@@ -22,6 +24,8 @@ def lab_report(results: Annotation, sizes: np.ndarray) -> str:
         Of the lab's cells, with ``about`` as :mod:`client_app.finish` makes it.
     sizes
         Cells of every cluster in the pool, int (k,).
+    sent
+        What the lab has sent so far, the oldest answer first.
     """
     about = results.about
     n = len(results.clusters)
@@ -40,6 +44,7 @@ def lab_report(results: Annotation, sizes: np.ndarray) -> str:
         ),
         *_map(results),
         _trust(about),
+        what_left(sent),
         _record(about),
     ]
     title = f"FedSC: lab {about['lab']} in run {about['run']}"

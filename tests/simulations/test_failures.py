@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_once_and_without_a_traceback
     assert str(told.value).endswith("; no round is done")
     reasons = re.findall(r"cannot write \S+: No space left", str(told.value))
     assert len(reasons) == len(set(reasons))
-    of_labs = [record for record in caplog.records if "is not kept" in record.getMessage()]
+    of_labs = [record for record in caplog.records if "failed in train" in record.getMessage()]
     assert of_labs
     assert all("No space left" in record.getMessage() for record in of_labs)
     assert not any(record.exc_info for record in of_labs)

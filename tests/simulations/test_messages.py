@@ -437,7 +437,8 @@ def describe(node, config):
     """Let a node describe its labs."""
     grid = InProcessGrid(client, [node], config)
     (number,) = grid.get_node_ids()
-    message = Message(RecordDict(), dst_node_id=number, message_type=records.DESCRIBE)
+    content = RecordDict({"run": ConfigRecord({"name": "run", "folder": "/run"})})
+    message = Message(content, dst_node_id=number, message_type=records.DESCRIBE)
     (reply,) = grid.send_and_receive([message])
     return reply
 

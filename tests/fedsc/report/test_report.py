@@ -19,6 +19,7 @@ from fedsc.report.lab import lab_report
 from fedsc.report.parts import as_option
 from fedsc.report.run import report_of, write_report
 from fedsc.results import load
+from fedsc.sent import Answer, Part
 
 NASTY = "<script>alert(1)</script>"
 
@@ -188,6 +189,11 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+def sent_answer(asked, n_bytes, names):
+    parts = tuple(Part(name, "int64", (3,)) for name in names)
+    return Answer("2026-01-02T12:00:00+00:00", asked, (asked,), None, n_bytes, parts)
+
+
 def test_a_lab_s_report_tells_of_its_own_cells():
     clusters = np.array([0, 0, 1, 1, 1])
     about = {
@@ -210,7 +216,8 @@ def test_a_lab_s_report_tells_of_its_own_cells():
             "scores": {str(i): np.array([3.0, 0.0][i:]) for i in range(3)},
         },
     )
-    text = lab_report(annotation, np.array([50, 30, 20]))
+    sent = [sent_answer(f"sums {NASTY}", 5, ("sums/n",)), sent_answer("weights", 4, ("a",) * 9)]
+    text = lab_report(annotation, np.array([50, 30, 20]), [*sent, sent[0]])
     page = check_page(text)
     assert NASTY not in text
     assert "brought 5 of the 100 cells" in page.text
@@ -220,6 +227,10 @@ def test_a_lab_s_report_tells_of_its_own_cells():
     assert "60%" in page.text
     assert page.text.count("GENE1") == 1
     assert "GENE2" not in page.text  # no higher in its cluster than outside
+    # By question: how often, how many bytes, and what they were.
+    assert f"sums {NASTY} 2 10 sums/n (int64 3)" in " ".join(page.text.split())
+    assert "weights 1 4 9 parts, 27 values in all" in " ".join(page.text.split())
+    assert "all 3 14" in " ".join(page.text.split())
 
 
 @pytest.mark.slow
