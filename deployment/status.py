@@ -6,7 +6,7 @@ words of ``flwr log`` are.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,27 @@ _LINES = (
     r"round (?P<round>\d+): lab (?P<lab>\S+) failed: (?P<reason>.*)",
     r"rounds (?P<first>\d+) to (?P<rounds>\d+), ",
     r"phase: (?P<phase>.+)",
+    r"lab (?P<lab>\S+) could not write its results: (?P<reason>.*); it can do so",
+    r"going on without (?P<without>lab .+)",
+    r"no longer left out: (?P<back>.+)",
     r"lab (?P<lab>\S+) has its results in a copy of its own file(?:: (?P<file>.+))?",
     r"k-means: iteration (?P<iteration>\d+)",
     r"run folder: (?P<folder>.+)",
 )
+_LAB = re.compile(r"(?:^|; )lab (\S+): ")
+
+
+def _reasons(text: str) -> dict[str, str]:
+    """Part what is said of several labs: ``lab A: why; lab B: why``."""
+    _, *told = _LAB.split(text)
+    return dict(zip(told[::2], told[1::2], strict=True))
+
+
 _KINDS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("round", "rounds", "first", "valid", "asked", "iteration"), int),
     "loss": float,
+    "without": _reasons,
+    "back": lambda labs: labs.split(", "),
 }
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -51,6 +65,9 @@ class Progress:
         How many labs gave a valid update in the last round, and how many were asked.
     failed
         Labs that failed in the last round, and why.
+    out
+        Labs that take no part as the run stands, and why: they failed in the last round, were left
+        out of the phase, could not write their results or were refused. By lab, or ``node N``.
     folder
         The run's folder on the server; empty until it is made.
     kmeans
@@ -73,6 +90,7 @@ class Progress:
     kmeans: int = 0
     phase: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    out: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
 
 
@@ -88,11 +106,14 @@ class LabState:
         Whether it is online.
     last_seen
         When it was last known to be online, UTC; ``None`` when it never was.
+    out
+        Why it takes no part in the run as it stands; empty when it does.
     """
 
     name: str
     present: bool
     last_seen: datetime | None
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,11 +185,13 @@ def read_status(
     if run_id and not runs:
         raise RunError(f"no run {run_id} is known there; flwr ls lists them")
     listed = flower.ask("supernode", "list", *where, home=home)["nodes"]
-    labs = lab_states(listed, read_nodes(home), now or datetime.now(UTC))
+    names, asked_at = read_nodes(home), now or datetime.now(UTC)
     if not runs:
+        labs = lab_states(listed, names, asked_at)
         return Status("", "no run", "", 0.0, None, Progress(), labs, server)
     run = max(runs, key=lambda run: str(run["pending-at"]))
-    progress = _progress(str(run["run-id"]), where, home)
+    progress = _named(_progress(str(run["run-id"]), where, home), names)
+    labs = lab_states(listed, names, asked_at, progress.out)
     elapsed = float(run["elapsed"])
     running = not str(run["status"]).startswith("finished")
     return Status(
@@ -192,6 +215,12 @@ def _progress(run_id: str, where: list[str], home: Path) -> Progress:
     told = read_log(flower.text("log", run_id, *where, "--show", home=home))
     found = read_json_log(Path(told.folder) / "log.jsonl", run_id) if told.folder else None
     return told if found is None else found
+
+
+def _named(progress: Progress, names: Mapping[str, str]) -> Progress:
+    """Give nodes that are out the names of their labs, where these are known."""
+    lab_of = {f"node {node}": lab for lab, node in names.items()}
+    return replace(progress, out={lab_of.get(who, who): why for who, why in progress.out.items()})
 
 
 def _changed(path: Path) -> float:
@@ -234,21 +263,45 @@ def _told(lines: Iterable[Mapping[str, Any]], source: str) -> Progress:
     found: dict[str, Any] = {}
     failed: dict[int, dict[str, str]] = {}
     files: dict[str, str] = {}
+    of_round: dict[str, str] = {}  # who failed in the round under way, or in the last one
+    left_out: dict[str, str] = {}
+    refused: dict[str, str] = {}  # by node
     for said in lines:
         if "valid" in said:
             found |= {key: said[key] for key in ("round", "rounds", "loss")}
             found["labs"] = said["valid"], said["asked"]
+            of_round = dict(failed.get(said["round"], {}))
         elif {"round", "lab", "reason"} <= said.keys():
+            of_round[said["lab"]] = said["reason"]
             failed.setdefault(said["round"], {})[said["lab"]] = said["reason"]
+        elif {"lab", "reason"} <= said.keys():  # it has no results in its file
+            left_out[said["lab"]] = said["reason"]
+        elif "without" in said:
+            left_out |= said["without"]
+        elif "back" in said:
+            left_out = {lab: why for lab, why in left_out.items() if lab not in said["back"]}
+        elif {"node", "reason"} <= said.keys():
+            refused[f"node {said['node']}"] = said["reason"]
+        elif {"node", "cells"} <= said.keys():  # it is in
+            refused.pop(f"node {said['node']}", None)
         elif "first" in said:
             found |= {"first": said["first"], "round": said["first"] - 1, "rounds": said["rounds"]}
         elif "file" in said:
             files[said["lab"]] = said["file"]
+            left_out.pop(said["lab"], None)
         else:
+            if "phase" in said:
+                of_round = {}
             found |= {key: said[key] for key in ("phase", "folder") if key in said}
             if "iteration" in said:
                 found["kmeans"] = said["iteration"]
-    return Progress(**found, failed=_of_last_round(failed, found), files=files, source=source)
+    return Progress(
+        **found,
+        failed=_of_last_round(failed, found),
+        files=files,
+        out=refused | of_round | left_out,
+        source=source,
+    )
 
 
 def _of_last_round(
@@ -281,7 +334,10 @@ def seconds_left(progress: Progress, elapsed: float) -> float | None:
 
 
 def lab_states(
-    nodes: list[dict[str, Any]], names: Mapping[str, str], now: datetime
+    nodes: list[dict[str, Any]],
+    names: Mapping[str, str],
+    now: datetime,
+    out: Mapping[str, str] | None = None,
 ) -> tuple[LabState, ...]:
     """Read Flower's list of nodes.
 
@@ -293,6 +349,8 @@ def lab_states(
         Node ids by lab, as far as they are known.
     now
         When that list was asked for.
+    out
+        Why labs take no part in the run, by lab; default: all do.
     """
     lab_of = {node: lab for lab, node in names.items()}
     states = []
@@ -300,13 +358,9 @@ def lab_states(
         if node["status"] == "unregistered":
             continue
         present = node["status"] == "online"
-        states.append(
-            LabState(
-                lab_of.get(node["node-id"], f"node {node['node-id']}"),
-                present,
-                now if present else _time(node["offline-at"]),
-            )
-        )
+        name = lab_of.get(node["node-id"], f"node {node['node-id']}")
+        seen = now if present else _time(node["offline-at"])
+        states.append(LabState(name, present, seen, (out or {}).get(name, "")))
     return tuple(sorted(states, key=lambda state: state.name))
 
 

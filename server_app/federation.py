@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import TypeVar
 
 from flwr.app import RecordDict
@@ -134,7 +134,9 @@ class Federation:
 
     def begin(self) -> None:
         """Begin a phase: labs join, and those that were left out of the one before are back."""
-        self._left_out.clear()
+        if back := list(self._left_out):
+            log(INFO, "no longer left out: %s", ", ".join(back), extra={"back": back})
+            self._left_out.clear()
         self._roster.welcome()
         self._of_phase = dict(self._roster.labs)
 
@@ -156,7 +158,7 @@ class Federation:
                 if len(self.labs) < needed:
                     left = f"{len(self.labs)}, {needed} needed"
                     raise RunError(f"too few labs are left ({left}): {lost}") from lost
-                log(WARNING, "going on without %s", lost, extra={"labs": list(lost.failures)})
+                log(WARNING, "going on without %s", lost, extra={"without": lost.failures})
 
     def needed(self, asked: int) -> int:
         """Give the valid updates a round needs of so many labs asked: ``min-updates`` or half."""

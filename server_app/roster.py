@@ -219,7 +219,8 @@ class Roster:
         for reason in reasons:
             if (node, reason) not in self._said:
                 self._said.add((node, reason))
-                log(WARNING, "a node cannot take part: %s", reason, extra={"reason": reason})
+                told = {"node": node, "reason": reason}
+                log(WARNING, "a node cannot take part: %s", reason, extra=told)
 
     def _admit(self, node: int, reply: Message) -> Iterator[tuple[str, bool]]:
         """Take up labs; give reasons against others, and whether these are for good."""
@@ -303,7 +304,7 @@ class Roster:
             about.cells,
             about.kind,
             f"; quality control leaves out {about.left_out} more" if self.common else "",
-            extra={"lab": lab, "cells": about.cells},
+            extra={"lab": lab, "cells": about.cells, "node": about.node},
         )
 
     @property

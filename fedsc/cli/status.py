@@ -48,9 +48,12 @@ def status(
     table = Table("lab", "state", "last seen")
     now = datetime.now(UTC)
     for lab in found.labs:
+        state = "[bold red]absent[/]"
+        if lab.present:
+            state = "[bold red]out[/]" if lab.out else "present"
         ago = "never" if lab.last_seen is None else f"{_duration(now - lab.last_seen)} ago"
         seen = "now" if lab.present else ago
-        table.add_row(lab.name, "present" if lab.present else "[bold red]absent[/]", seen)
+        table.add_row(lab.name, state, seen)
     console.print(table)
 
 
@@ -79,7 +82,11 @@ def describe(status: Status) -> list[tuple[str, str]]:
                 f"about {_duration(timedelta(seconds=status.seconds_left))}, then scoring",
             )
         )
-    rows += [("failed", f"{lab}: {why}") for lab, why in (progress.failed or {}).items()]
+    failed = progress.failed or {}
+    rows += [("failed", f"{lab}: {why}") for lab, why in failed.items()]
+    rows += [
+        ("out", f"{lab}: {why}") for lab, why in progress.out.items() if failed.get(lab) != why
+    ]
     rows += [
         (f"{lab}'s file", f"{file} (in the lab's own folder)")
         for lab, file in progress.files.items()

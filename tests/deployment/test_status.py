@@ -65,6 +65,76 @@ def test_a_lab_s_failure_in_a_real_run_is_understood(tiny, change, lead, left_by
     assert without_source(read_json_log(left_by(config).folder / "log.jsonl", "1")) == found
 
 
+def losing(lab, kinds):
+    """Make a client one of whose labs fails in messages of some kinds."""
+    from flwr.app import ConfigRecord
+
+    from client_app import app as client
+
+    def app(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type in kinds:
+            for name in [name for name in reply.content if name.endswith(f":{lab}")]:
+                del reply.content[name]
+                told = {"reason": "no space left; lab of its own", "final": True}
+                reply.content[f"error:{lab}"] = ConfigRecord(told)
+        return reply
+
+    return app
+
+
+def both(left):
+    """Give what both logs of a run say of labs that are out, which is the same."""
+    found = read_json_log(left.folder / "log.jsonl", "1").out
+    assert read_log(left.log).out == found
+    return found
+
+
+def test_a_lab_that_is_left_out_of_a_phase_is_out_until_it_is_asked_again(
+    tiny, change, lead, tmp_path
+):
+    left = lead(change(tiny, method="fedpca", files=True), app=losing("lab-1", {"query.embed"}))
+    before, _, _ = left.log.partition("going on without lab lab-1: ")
+    assert read_log(before).out == {}
+    later, _, _ = left.log.partition("no longer left out: lab-1")
+    assert "phase: files" in later  # it has no part in these either
+    assert read_log(later).out == {"lab-1": "no space left; lab of its own"}
+    lines = (left.folder / "log.jsonl").read_text().split('"back"')[0]
+    (tmp_path / "log.jsonl").write_text(lines)
+    assert read_json_log(tmp_path / "log.jsonl", "1").out == read_log(later).out
+    assert both(left) == {}  # at the very end a lab that is back may get its file
+
+
+def test_a_lab_without_results_in_its_file_is_out(tiny, change, lead):
+    config = change(tiny, method="fedpca", files=True)
+    left = lead(config, app=losing("lab-1", {"query.finish"}))
+    assert both(left) == {"lab-1": "no space left; lab of its own"}
+    assert set(read_log(left.log).files) == {"lab-0", "lab-2", "lab-3"}
+
+
+def test_a_lab_that_failed_in_a_round_is_out_until_the_next(tiny, lead):
+    left = lead(tiny, app=failing(["lab-1"], [2]))
+    second = left.log.split("round 2/3")[0]
+    assert read_log(second).out == {"lab-1": "no space left"}
+    assert read_log(left.log.split("round 3/3")[0]).out == {"lab-1": "no space left"}
+    assert both(left) == {}
+
+
+def test_a_node_that_was_refused_is_out_under_the_name_of_its_lab(tmp_path):
+    """Until it is taken up; the words of the log do not say which node it was."""
+    refused = {"level": "WARNING", "node": 7, "reason": "A: no label column"}
+    lines = [{"flower_run": "1"}, refused, {"node": 8, "reason": "B: no key"}]
+    path = tmp_path / "log.jsonl"
+
+    def read(*more):
+        stamped = [{"time": "2026-01-02T10:00:00", **line} for line in (*lines, *more)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in stamped))
+        return status._named(read_json_log(path, "1"), {"A": "7"}).out
+
+    assert read() == {"A": "A: no label column", "node 8": "B: no key"}
+    assert read({"lab": "A", "cells": 40, "node": 7}) == {"node 8": "B: no key"}
+
+
 def test_a_resumed_run_counts_from_where_it_began(tiny, change, lead, left_by):
     config = change(tiny, rounds=4)
     left = left_by(config)
@@ -129,10 +199,11 @@ def test_labs_are_named_and_last_seen():
         ],
         {"B": "1", "A": "3"},
         _NOW,
+        {"B": "no space left"},
     )
     assert found == (
         LabState("A", False, datetime(2026, 1, 2, 11, 58, tzinfo=UTC)),
-        LabState("B", True, _NOW),
+        LabState("B", True, _NOW, "no space left"),
         LabState("node 2", False, None),
     )
 

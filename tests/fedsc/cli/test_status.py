@@ -73,6 +73,19 @@ def test_a_person_is_told_round_loss_time_left_and_labs(said, tmp_path):
     assert said.asked == [("there", "", tmp_path)]
 
 
+def test_a_lab_that_is_there_and_not_in_the_run_is_out_and_a_person_is_told_why(said):
+    out = {"B": "did not [answer]", "C": "no [space]", "node 9": "no label column"}
+    labs = [LabState(name, True, datetime.now(UTC), out.get(name, "")) for name in "ABC"]
+    found = replace(
+        _RUNNING, progress=replace(_RUNNING.progress, out=out), labs=(*labs, _NOTHING.labs[0])
+    )
+    told = " ".join(said(found).split())
+    for state in ("│ A │ present", "│ B │ out", "│ C │ out", "│ node 5 │ absent"):
+        assert f"{state} │" in told
+    assert "failed B: did not [answer] out C: no [space] out node 9: no label column" in told
+    assert json.loads(said(found, "--json"))["labs"][2]["out"] == "no [space]"
+
+
 def test_before_the_first_run_the_labs_are_told(said):
     told = " ".join(said(_NOTHING).split())
     assert "none yet: no run" in told
@@ -95,7 +108,8 @@ def test_a_program_reads_the_same_as_json(said):
     assert found["run_id"] == "77"
     assert found["progress"]["labs"] == [1, 2]
     assert found["seconds_left"] == 510.0
-    assert found["labs"][1] == {"name": "B", "present": False, "last_seen": _SEEN.isoformat()}
+    seen = _SEEN.isoformat()
+    assert found["labs"][1] == {"name": "B", "present": False, "last_seen": seen, "out": ""}
 
 
 def test_a_person_is_told_the_phase_and_at_the_end_where_files_are(said):
