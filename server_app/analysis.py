@@ -120,7 +120,7 @@ def analyse(federation: Federation, config: Config, model: Model) -> Analysis:
             ask, markers_question(clusters.k, target_sum), types_question(types, clusters.k)
         )
     markers = learn_markers(ask, clusters.k, target_sum)
-    warnings = list(found.warnings)
+    warnings = [*integration.warnings, *found.warnings]
     if blank:  # every lab reads the warning, the log only who leads the run
         of_labs = ", ".join(f"{n} of {lab}" for lab, n in sorted(blank.items()))
         log(INFO, "cells without a value in any of the model's genes: %s", of_labs)

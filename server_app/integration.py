@@ -40,6 +40,13 @@ class Integration:
         """Of this integration, for messages; ``""`` where the embedding is as it was."""
         return self.harmony.name if self.harmony else ""
 
+    @property
+    def warnings(self) -> list[str]:
+        """Say so where what was asked for could not be done."""
+        if self.about["asked"] != "harmony" or self.about["done"]:
+            return []
+        return [f"integrate = harmony: not done; {self.about['reason']}"]
+
 
 def integrate(federation: Federation, config: Config, dimensions: int) -> Integration:
     """Bring labs of different techniques together, where it is asked for or seems to help.
@@ -61,8 +68,8 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     start = learn_start(ask, n_cells, config.run.seed)
     before = learn_mixing(ask, start)
     advice = decide(before)
-    if wanted == "auto" and not advice.integrate:
-        log(INFO, "integrate = auto: not done; %s", advice.reason)
+    if not advice.integrate and (wanted == "auto" or before.batches < 2):
+        log(INFO, "integrate = %s: not done; %s", wanted, advice.reason)
         return Integration(None, {"asked": wanted, "done": False, "reason": advice.reason})
     harmony = learn_harmony(ask, n_cells, start, _harmony_reporter)
     moved = federation.ask(

@@ -31,7 +31,7 @@ from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.remarks import remarks
 from server_app.run_folder import SCORES, RunFolder
-from server_app.split import hold_cells, leaks, left_out, refuse_integration, simulation_of
+from server_app.split import hold_cells, leaks, left_out, refuse_integration
 from server_app.strategy import RoundResult, train
 from server_app.summary import summary
 
@@ -66,8 +66,7 @@ def main(grid: Grid, context: Context) -> None:
         hold_cells(federation, config, folder)
         for remark in remarks(federation, config):  # in time to stop the run
             log(WARNING, "%s", remark)
-        if config.analysis.integrate != "none":
-            refuse_integration(config, simulation_of(federation, config).scheme)
+        refuse_integration(federation, config)
         begin("statistics")
         quality = _quality(federation, config, folder)
         refuse_k(federation, config)

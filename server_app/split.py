@@ -4,6 +4,7 @@ import numpy as np
 
 from fedsc.config import Config
 from fedsc.errors import ConfigError
+from fedsc.federated.mixing import ONE_BATCH
 from partitioning.simulation import Simulation, simulated_labs
 from protocol.cells import cells_digest
 from server_app.federation import Federation
@@ -48,14 +49,22 @@ def hold_cells(federation: Federation, config: Config, folder: RunFolder) -> Non
         )
 
 
-def refuse_integration(config: Config, scheme: str) -> None:
-    """Refuse to integrate labs that do not differ by technique.
+def refuse_integration(federation: Federation, config: Config) -> None:
+    """Refuse to integrate simulated labs that do not differ by technique.
+
+    Of real labs another may join, and what batches one has it tells nobody.
 
     Raises
     ------
     ConfigError
-        If one set was split by its labels, or at random.
+        If one set was split by its labels, or at random; if Harmony is asked for where all cells
+        are of one lab and one batch.
     """
+    wanted = config.analysis.integrate
+    if wanted == "none":
+        return
+    simulation = simulation_of(federation, config)
+    scheme = simulation.scheme
     reason = {
         "subtypes": "labs differ by cell type there, and types would be pulled over one another",
         "dirichlet": "labs differ by cell type there, and types would be pulled over one another",
@@ -63,9 +72,16 @@ def refuse_integration(config: Config, scheme: str) -> None:
     }.get(scheme)
     if reason is not None:
         raise ConfigError(
-            f"integrate = '{config.analysis.integrate}' on a split of partition = '{scheme}': "
+            f"integrate = '{wanted}' on a split of partition = '{scheme}': "
             f"{reason}; use partition = 'column', a file for each lab, or integrate = 'none'"
         )
+    batches = sum(
+        len(cells.batches(simulation.batch_keys.get(lab) or config.analysis.batch_key)[1]) or 1
+        for lab, cells in simulation.labs.items()
+        if lab in federation.labs
+    )
+    if wanted == "harmony" and batches == 1:
+        raise ConfigError(f"integrate = 'harmony': {ONE_BATCH}, or leave integrate out")
 
 
 def left_out(federation: Federation, config: Config) -> list[str]:

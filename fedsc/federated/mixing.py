@@ -21,6 +21,12 @@ MIXING = "mixing"
 WELL_MIXED = 0.9  # from this mixing index on there is nothing to gain
 LEAST_ADVANTAGE = 0.4  # of the closure over the bend
 
+ONE_BATCH = (
+    "all cells are of one lab and one batch, so there is nothing to bring together; bring a second "
+    "lab, or name a column of obs with batches: batch-key"
+)
+"""Why there is nothing to integrate."""
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -35,10 +41,13 @@ class Mixing:
     bend
         Share of the displacement of cells that is not their batch's mean displacement,
         Σ‖Δ − mean_b Δ‖² / Σ‖Δ‖²: 0 when every batch moved as a whole, and when none moved.
+    batches
+        Of the pool.
     """
 
     index: float
     bend: float
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -114,11 +123,12 @@ def learn_mixing(ask: Ask, centres: np.ndarray) -> Mixing:
     bend = float(bent / moved) if moved > 0 else 0.0
     of_batches, of_both = sums["entropy"]
     if n_batches < 2:
-        return Mixing(1.0, bend)
+        return Mixing(1.0, bend, n_batches)
     batch_entropy = np.log(n) - of_batches / n
     within = (_n_log_n(clusters) - of_both) / n
     chance = (np.count_nonzero(clusters) - 1) * (n_batches - 1) / (2 * n)
-    return Mixing(float(min((within + chance) / batch_entropy, 1.0)), bend)
+    index = float(min((within + chance) / batch_entropy, 1.0))
+    return Mixing(index, bend, n_batches)
 
 
 def closure(before: Mixing, after: Mixing) -> float:
@@ -140,6 +150,8 @@ def decide(before: Mixing, after: Mixing | None = None) -> Decision:
     after
         Of the integrated one.
     """
+    if before.batches < 2:
+        return Decision(False, ONE_BATCH)
     mixed = f"mixing of labs {before.index:.2f}"
     if before.index >= WELL_MIXED:
         return Decision(False, f"{mixed}: they are mixed already (from {WELL_MIXED:g} on)")

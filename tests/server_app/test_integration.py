@@ -346,6 +346,38 @@ def test_labs_that_differ_by_type_or_not_at_all_are_not_integrated(
         lead(config)
 
 
+ONE_BATCH = "all cells are of one lab and one batch, so there is nothing to bring together"
+
+
+def test_harmony_over_one_batch_is_refused_before_any_work(config, files, lead, left_by, tmp_path):
+    technique("A", seed=1).write_h5ad(tmp_path / "A.h5ad")
+    one = config.replace(
+        dataset=str(tmp_path), integrate="harmony", output=str(tmp_path / "runs"), wait_for_labs=0
+    )
+    with pytest.raises(ConfigError, match=f"integrate = 'harmony': {ONE_BATCH}.*batch-key"):
+        lead(one)
+    assert "phase: statistics" not in left_by(one).log
+    # With a column of batches there is something to do; so there is with another lab.
+    lead(one.replace(batch_key="kind", run_name="batches"))
+    technique("B", seed=2).write_h5ad(tmp_path / "B.h5ad")
+    assert lead(one.replace(run_name="two")).scores["integration"]["done"] is True
+
+
+@pytest.mark.parametrize("integrate", ["harmony", "auto"])
+def test_one_batch_of_a_real_lab_is_not_integrated_and_the_run_says_so(
+    config, files, lead, tmp_path, integrate
+):
+    """Others could have joined, and the server is not told of a lab's batches before."""
+    one = config.replace(integrate=integrate, output=str(tmp_path), wait_for_labs=1)
+    left = lead(one, nodes_of(files, tmp_path)[:1])
+    about = left.scores["integration"]
+    assert about["done"] is False
+    assert ONE_BATCH in about["reason"]
+    told = [warning for warning in left.scores["warnings"] if ONE_BATCH in warning]
+    assert len(told) == (integrate == "harmony")
+    assert not (left.folder / HARMONY).exists()
+
+
 @pytest.mark.slow
 def test_labs_of_a_column_or_with_a_file_each_are(tiny, change, lead, files):
     by_column = change(

@@ -87,7 +87,11 @@ def test_disjoint_labs_do_not_mix_at_all():
 
 def test_a_single_batch_is_mixed():
     x = np.random.default_rng(0).normal(size=(50, 4))
-    assert learn_mixing(ask_of([one_batch(x)]), unit(x[:3])).index == 1
+    found = learn_mixing(ask_of([one_batch(x)]), unit(x[:3]))
+    assert (found.index, found.batches) == (1, 1)
+    decision = decide(found)
+    assert not decision.integrate
+    assert "all cells are of one lab and one batch" in decision.reason
 
 
 def test_bend_of_known_movements():
@@ -121,9 +125,9 @@ def question(centres):
 
 
 def test_closure_is_the_share_of_what_was_missing():
-    assert closure(Mixing(0.2, 0), Mixing(0.6, 0.1)) == pytest.approx(0.5)
-    assert closure(Mixing(0.5, 0), Mixing(0.4, 0.1)) == pytest.approx(-0.2)
-    assert closure(Mixing(1.0, 0), Mixing(1.0, 0.1)) == 1
+    assert closure(Mixing(0.2, 0, 2), Mixing(0.6, 0.1, 2)) == pytest.approx(0.5)
+    assert closure(Mixing(0.5, 0, 2), Mixing(0.4, 0.1, 2)) == pytest.approx(-0.2)
+    assert closure(Mixing(1.0, 0, 2), Mixing(1.0, 0.1, 2)) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_closure_is_the_share_of_what_was_missing():
     ],
 )
 def test_decisions_give_their_figures(before, after, integrate, reason):
-    decision = decide(Mixing(before, 0), None if after is None else Mixing(*after))
+    decision = decide(Mixing(before, 0, 2), None if after is None else Mixing(*after, 2))
     assert decision.integrate is integrate
     assert reason in decision.reason
 
