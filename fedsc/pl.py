@@ -11,7 +11,7 @@ import numpy as np
 from fedsc.errors import DataError
 from fedsc.plots.bars import draw_composition, draw_markers
 from fedsc.plots.curves import draw_curves
-from fedsc.plots.maps import draw_map
+from fedsc.plots.maps import draw_map, make_room
 from fedsc.results import Run
 
 if TYPE_CHECKING:
@@ -74,9 +74,11 @@ def map(
     places, table = _places(data, color)
     if color not in table:
         raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
-    axes = _panels(1, width=6.0)[0] if ax is None else ax
+    axes = _panels(1, width=5.0)[0] if ax is None else ax
     left_out = table["fedsc_cluster"].isna().to_numpy() if "fedsc_cluster" in table else None
     draw_map(axes, places, table[color], color, left_out)
+    if ax is None:
+        make_room(axes.figure)  # type: ignore[arg-type]
     return axes
 
 

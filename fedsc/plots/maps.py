@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsc.plots.style import COLOURS, DISTINCT
+from fedsc.plots.style import GROUP_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
 _MOST_GROUPS = 50  # whole numbers of more values are no names
+_FEW = 8  # groups that a legend is enough for
+_SHORT, _LONG = 3, 32  # letters of a name that fits on its cells, and of one that is cut off
+_LINE = 1.6  # height of a line of a legend, of its letters
 
 
 def tsne(embedding: np.ndarray, seed: int) -> np.ndarray:
@@ -40,10 +44,11 @@ def embedding_map(places: np.ndarray, values: "Mapping[str, pd.Series | np.ndarr
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(values), 4.8), layout="constrained")
+    figure = Figure(figsize=(5 * len(values), 4.8), layout="constrained")
     panels = figure.subplots(1, len(values), squeeze=False)[0]
     for axes, (title, of_cells) in zip(panels, values.items(), strict=True):
         draw_map(axes, places, of_cells, title)
+    make_room(figure)
     return figure
 
 
@@ -56,7 +61,9 @@ def draw_map(
 ) -> None:
     """Scatter cells: numbers with a bar of colours, groups with names.
 
-    Names of up to 8 groups stand beside the cells, of more on them.
+    Names of up to 40 groups stand beside the axes, in columns; :func:`make_room` widens a figure
+    for them. Short names of more than 8 groups stand on their cells too; of more than 40 groups
+    all names stand there alone, since colours come again.
 
     Parameters
     ----------
@@ -93,8 +100,8 @@ def draw_map(
             group = _names(column)
             names = _in_order(group)
         scatter_groups(axes, shown, group, names)
-    few = 0 < len(names) <= DISTINCT
-    handles = list(axes.get_legend_handles_labels()[0]) if few else []
+    beside = 0 < len(names) <= len(GROUP_COLOURS)
+    handles = list(axes.get_legend_handles_labels()[0]) if beside else []
     for name, cells in (("left out", left), ("no value", unknown)):
         if cells.any():
             grey = {"label": name, "color": "#cccccc", "zorder": 0.5}
@@ -102,20 +109,46 @@ def draw_map(
     axes.set_title(f"{title} ({np.count_nonzero(~left):,} cells)")
     axes.spines[:].set_visible(False)
     if handles:
-        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if few else {}
-        legend = axes.legend(handles=handles, frameon=False, fontsize="small", **beside)
-        for handle in legend.legend_handles:
-            handle.set_sizes([36.0])  # type: ignore[union-attr]
-    for name in () if few else (name for name in names if (group == name).any()):
+        _legend(axes, handles, beside)
+    if beside and (len(names) <= _FEW or max(map(len, names)) > _SHORT):
+        return
+    for name in (name for name in names if (group == name).any()):
         x, y = np.median(shown[group == name], axis=0)
         outline = withStroke(linewidth=2.5, foreground="white")
         axes.text(x, y, name, ha="center", va="center", fontsize="small", path_effects=[outline])
 
 
+def _legend(axes: "Axes", handles: "Sequence[Artist]", beside: bool) -> None:
+    """Name groups beside the axes, in as many columns as its height asks for, or on them."""
+    from matplotlib import font_manager
+
+    place: dict[str, Any] = {}
+    if beside:
+        size = font_manager.FontProperties(size="small").get_size_in_points()
+        inches = axes.get_window_extent().height / axes.figure.dpi
+        columns = -(-len(handles) // max(1, int(72 * inches / (_LINE * size))))
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": columns}
+    names = [_cut_off(str(handle.get_label())) for handle in handles]
+    legend = axes.legend(handles, names, frameon=False, fontsize="small", **place)
+    for handle in legend.legend_handles:
+        handle.set_sizes([36.0])  # type: ignore[union-attr]
+
+
+def _cut_off(name: str) -> str:
+    return name if len(name) <= _LONG else f"{name[: _LONG - 1]}…"
+
+
+def make_room(figure: "Figure") -> None:
+    """Widen a figure of panels in one row by the legends beside them, so no map is narrower."""
+    legends = [axes.get_legend() for axes in figure.axes]
+    widths = [legend.get_window_extent().width for legend in legends if legend is not None]
+    figure.set_figwidth(figure.get_figwidth() + sum(widths) / figure.dpi)
+
+
 def scatter_groups(
     axes: "Axes", flat: np.ndarray, group: np.ndarray, names: Sequence[str] = ()
 ) -> None:
-    """Scatter cells, a colour and a marker per group; the more cells, the smaller.
+    """Scatter cells, a colour per group, of more than 40 a marker too; the more cells, the smaller.
 
     Parameters
     ----------
@@ -130,8 +163,10 @@ def scatter_groups(
     """
     size = _size(len(flat))
     names, present = names or _in_order(group), set(group)
-    if len(names) <= DISTINCT:  # all at once, in no order, or the last group hides the others
-        colour_of = {name: COLOURS[i] for i, name in enumerate(names)}
+    if len(names) <= len(
+        GROUP_COLOURS
+    ):  # all at once, in no order, or the last group hides the others
+        colour_of = dict(zip(names, GROUP_COLOURS, strict=False))
         mixed = np.random.default_rng(0).permutation(len(flat))
         colours = [colour_of[group[i]] for i in mixed]
         _scatter(axes, flat[mixed], size, c=colours)
@@ -146,8 +181,8 @@ def scatter_groups(
                 flat[group == name],
                 size,
                 label=name,
-                color=COLOURS[i % len(COLOURS)],
-                marker="osD^vPX*"[i // len(COLOURS) % 8],
+                color=GROUP_COLOURS[i % len(GROUP_COLOURS)],
+                marker="osD^vPX*"[i // len(GROUP_COLOURS) % 8],
             )
     axes.set(xticks=[], yticks=[])
 

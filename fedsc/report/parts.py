@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
-from fedsc.plots.maps import draw_map
-from fedsc.plots.style import COLOURS
+from fedsc.plots.maps import draw_map, make_room
+from fedsc.plots.style import GROUP_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,9 @@ def map_pictures(
     some = "" if n <= _MOST_POINTS else f", {_MOST_POINTS:,} of {n:,} drawn at random"
     pictures = []
     for title, group in groups.items():
-        figure = Figure(figsize=(4.7, 3.8), layout="constrained")
+        figure = Figure(figsize=(3.8, 3.8), layout="constrained")
         draw_map(figure.subplots(), places[shown], pd.Series(group).iloc[shown], title)
+        make_room(figure)
         pictures.append(
             picture(
                 figure,
@@ -145,7 +146,7 @@ def cluster_table(
         "markers": [", ".join(genes[:_MARKERS]) or "–" for genes in markers],
     }
     rows = list(zip(*columns.values(), strict=True))
-    colours = [COLOURS[i % len(COLOURS)] for i in range(k)]
+    colours = [GROUP_COLOURS[i % len(GROUP_COLOURS)] for i in range(k)]
     return Table(caption, list(columns), rows, list(figures), colours)
 
 

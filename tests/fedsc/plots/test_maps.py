@@ -16,16 +16,59 @@ def test_embedding_map_draws_every_cell_once_per_panel():
     assert [sum(len(c.get_offsets()) for c in axis.collections) for axis in axes] == [40, 40]
 
 
-def test_up_to_8_groups_have_a_legend_and_more_their_names_on_the_map():
-    x = np.random.default_rng(0).normal(size=(44, 2))
-    few, many = np.arange(44) % 8, np.arange(44) % 11
-    one, other = embedding_map(x, {"few": few.astype(str), "many": many.astype(str)}).axes
-    assert [text.get_text() for text in one.get_legend().get_texts()] == list("01234567")
-    assert len(one.texts) == 0
-    assert other.get_legend() is None
-    assert [text.get_text() for text in other.texts] == [str(i) for i in range(11)]
-    looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in other.collections}
-    assert len(looks) == 11  # no two groups look alike
+def of_groups(names, n=200):
+    x = np.random.default_rng(0).normal(size=(n, 2))
+    group = np.arange(n) % len(names)
+    return embedding_map(x, {"group": np.array(names, dtype=object)[group]})
+
+
+def on_cells(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def in_legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("k", [8, 20, 40])
+def test_up_to_40_groups_have_colours_of_their_own_and_a_legend(k):
+    names = [f"a cell type {i:02d}" for i in range(k)]
+    (axes,) = of_groups(names).axes
+    assert in_legend(axes) == names
+    assert on_cells(axes) == []
+    handles, _ = axes.get_legend_handles_labels()
+    assert len({tuple(handle.get_facecolor()[0]) for handle in handles}) == k
+
+
+def test_short_names_of_more_than_8_groups_stand_on_their_cells_too():
+    few, many = [str(i) for i in range(8)], [str(i) for i in range(11)]
+    for names, expected in ((few, []), (many, many)):
+        (axes,) = of_groups(names).axes
+        assert in_legend(axes) == names
+        assert on_cells(axes) == expected
+
+
+def test_more_than_40_groups_have_their_names_on_their_cells_and_no_two_look_alike():
+    names = [f"type {i:02d}" for i in range(50)]
+    (axes,) = of_groups(names).axes
+    assert axes.get_legend() is None
+    assert on_cells(axes) == names
+    looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in axes.collections}
+    assert len(looks) == 50
+
+
+@pytest.mark.parametrize("k", [5, 40])
+def test_a_legend_lies_within_the_figure_and_takes_no_width_from_the_map(k):
+    long = [f"{i:02d} a cell type with a name that has no end at all" for i in range(k)]
+    figure = of_groups(long)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    box, whole = axes.get_legend().get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert box.x0 >= axes.get_window_extent().x1
+    assert axes.get_window_extent().width / figure.dpi > 4.5  # inches
+    assert in_legend(axes)[0] == "00 a cell type with a name that…"
 
 
 def test_numbers_are_one_scatter_with_a_bar_of_colours():
@@ -59,7 +102,7 @@ def test_cells_left_out_are_grey_and_no_group(values, named):
     np.testing.assert_array_equal(grey.get_offsets(), [[4, 5]])
 
 
-@pytest.mark.parametrize("k", [5, 11])
+@pytest.mark.parametrize("k", [5, 11, 45])
 def test_a_group_has_one_colour_whatever_groups_the_picture_shows(k):
     def colours(codes):
         column = pd.Categorical.from_codes(codes, [str(i) for i in range(k)])
