@@ -42,6 +42,6 @@ def concat(
             raise ConfigError("two files have one name, which is to be the lab's: rename one")
     if output.exists() and any(output.samefile(file) for file in files.values()):
         raise ConfigError(f"{output} is one of the labs' files: name another output")
-    check_output(output, force=force)
+    check_output(output, ".h5ad", force=force)
     n_cells = write_joined(files, output)
     typer.echo(f"{n_cells} cells of {len(files)} labs: {output}")

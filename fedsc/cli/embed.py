@@ -78,7 +78,7 @@ def embed(
     console = Console(stderr=True)
     if output.exists() and file.exists() and output.samefile(file):
         raise DataError(f"{output} is the input file; name another output")
-    check_output(output, force=force)
+    check_output(output, ".h5ad", force=force)
     if plot is not None:
         check_plot(plot, force=force)
     how = ReadAs(layer, "", symbols, make_unique, fold_case)

@@ -11,14 +11,28 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that are the
 _PICTURES = (".png", ".svg", ".pdf")
 
 
-def check_output(path: Path, *, force: bool) -> None:
+def check_output(path: Path, *endings: str, force: bool) -> None:
     """Refuse a file to write before any work is done for it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    endings
+        Of which its name should have one: they say what is written.
+    force
+        Whether it may be there already.
 
     Raises
     ------
     ConfigError
-        If it is there already and ``force`` is not given, or its folder is not there.
+        If its name ends otherwise, it is there already and ``force`` is not given, or its folder
+        is not there.
     """
+    if path.suffix not in endings:
+        *others, last = endings
+        wanted = f"{', '.join(others)} or {last}" if others else last
+        raise ConfigError(f"{path}: the name of this output should end in {wanted}")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists: choose another name, or replace it with --force")
     if not path.parent.is_dir():
@@ -26,7 +40,5 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def check_plot(path: Path, *, force: bool) -> None:
-    """Refuse a picture to write, as :func:`check_output`, or one of an unknown format."""
-    if path.suffix not in _PICTURES:
-        raise ConfigError(f"--plot {path}: should end in .png, .svg or .pdf")
-    check_output(path, force=force)
+    """Refuse a picture to write, as :func:`check_output`."""
+    check_output(path, *_PICTURES, force=force)

@@ -29,5 +29,5 @@ def report(
     from fedsc.report.run import write_report
 
     if output is not None:
-        check_output(output, force=force)
+        check_output(output, ".html", ".htm", force=force)
     typer.echo(f"report: {write_report(run, output).resolve()}")

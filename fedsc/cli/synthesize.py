@@ -9,7 +9,6 @@ from rich.console import Console
 from fedsc.cli.output import Force, check_output
 from fedsc.cli.progress import Bars
 from fedsc.data.synthetic import Biology, write_synthetic
-from fedsc.errors import DataError
 
 _DEFAULT = Biology()
 
@@ -49,9 +48,7 @@ def synthesize(
     Then: `fedsc run --dataset toy.h5ad --label-key cell_type --partition column
     --set partition-key=lab`
     """
-    if path.suffix != ".h5ad":
-        raise DataError(f"'{path}': the name should end in .h5ad")
-    check_output(path, force=force)
+    check_output(path, ".h5ad", force=force)
     biology = Biology(
         markers=markers,
         fold=fold,

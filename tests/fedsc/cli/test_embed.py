@@ -98,15 +98,16 @@ def test_a_table_gives_an_h5ad(run, tiny_set, tmp_path):
     cells = anndata.read_h5ad(tiny_set)
     table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
     table.rename(columns=str.lower).to_csv(tmp_path / "cells.csv")
-    of_table = (tmp_path / "cells.csv", "--model", run, "--fold-case", "-o", tmp_path / "a")
+    a, b = tmp_path / "a.h5ad", tmp_path / "b.h5ad"
+    of_table = (tmp_path / "cells.csv", "--model", run, "--fold-case", "-o", a)
     assert _invoke(*of_table).exit_code == 0
-    assert _invoke(tiny_set, "--model", run, "-o", tmp_path / "b").exit_code == 0
-    one, other = anndata.read_h5ad(tmp_path / "a"), anndata.read_h5ad(tmp_path / "b")
+    assert _invoke(tiny_set, "--model", run, "-o", b).exit_code == 0
+    one, other = anndata.read_h5ad(a), anndata.read_h5ad(b)
     np.testing.assert_array_equal(one.obsm["X_fedsc"], other.obsm["X_fedsc"])
     assert list(one.obs["fedsc_cluster"]) == list(other.obs["fedsc_cluster"])
     # The copy of a table holds what was read, under the names it was read by.
     assert not one.uns["fedsc"]["fold-case"]
-    both = concat({"one": tmp_path / "a", "other": tmp_path / "b"})
+    both = concat({"one": a, "other": b})
     assert list(both.var_names) == list(cells.var_names)
 
 

@@ -78,6 +78,32 @@ def test_what_is_there_is_replaced_by_force_alone(fedsc, arguments, tmp_path, na
     assert b"mine" not in {file.read_bytes() for file in files}
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("embed", ".h5ad"),
+        ("embed --plot", ".png, .svg or .pdf"),
+        ("concat", ".h5ad"),
+        ("report", ".html or .htm"),
+        ("check --plot", ".png, .svg or .pdf"),
+        ("synthesize", ".h5ad"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".csv", ".h5ad.gz", ""])
+def test_a_name_that_says_another_format_is_refused_before_any_work(
+    fedsc, arguments, tmp_path, name, wanted, ending
+):
+    place = str(tmp_path / "a")
+    command = [
+        f"{place}{ending}" if word.startswith(f"{place}.") else word
+        for word in arguments(_COMMANDS[name], tmp_path)
+    ]
+    code, _, err = fedsc(*command)
+    expected = f"error: {place}{ending}: the name of this output should end in {wanted}\n"
+    assert (code, err) == (2, expected)
+    assert not list(tmp_path.glob("a*"))
+
+
 def test_the_report_of_a_run_is_its_own_to_make_anew(fedsc, run):
     assert (run / "report.html").exists()
     assert fedsc("report", run)[0] == 0

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from fedsc.cli.synthesize import synthesize
 from fedsc.data import synthetic
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import ConfigError
 
 app = typer.Typer()
 app.command()(synthesize)
@@ -34,7 +34,7 @@ def test_refuses(tmp_path):
     path.touch()
     with pytest.raises(ConfigError, match=r"toy.h5ad exists.*--force"):
         run(path)
-    with pytest.raises(DataError, match=r"should end in .h5ad"):
+    with pytest.raises(ConfigError, match=r"should end in .h5ad"):
         run(tmp_path / "toy.csv")
     with pytest.raises(ConfigError, match=r"there is no folder"):
         run(tmp_path / "no" / "toy.h5ad")
