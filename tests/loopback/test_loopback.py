@@ -9,6 +9,7 @@ import pytest
 
 from deployment import certificates, commands, flower, init, local, registration
 from deployment.status import read_status
+from fedsc.sent import read_sent
 from simulations.inprocess import run_inprocess
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,11 @@ def test_two_labs_end_with_the_simulation_s_model(two_labs, real, change, tmp_pa
     assert status.progress.labs == (2, 2)
     assert [(lab.name, lab.present) for lab in status.labs] == [(lab, True) for lab in site.data]
     _assert_same_model(config, change, tmp_path)
+    for lab in site.data:  # every message met a process of its own
+        sent = list(read_sent(site.deployment.lab(lab) / "state" / "two"))
+        assert [answer.round for answer in sent if answer.round] == [1, 2]
+        assert sent[0].questions == ("query.describe",)
+        assert sent[-1].questions == ("query.finish",)
 
 
 def test_a_key_that_is_not_registered_is_refused(two_labs, tmp_path):
