@@ -208,7 +208,10 @@ def load_correction(path: Path, integration: str) -> tuple[Correction, list[str]
     try:
         refuse_large(path)
         arrays, about = tensors.read(path)
-        correction = Correction(**_under("correction.", arrays))
+        found = _under("correction.", arrays)
+        if not found:
+            raise ValueError(_NOT_A_LAB_S)
+        correction = Correction(**found)
         rounds, k, d = correction.centres.shape
         batches = correction.penalty.shape[1]
         shapes = {"penalty": (rounds, batches, k), "offsets": (rounds, batches, k, d)}
@@ -226,6 +229,12 @@ def load_correction(path: Path, integration: str) -> tuple[Correction, list[str]
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no state of a lab's integration ({error})") from error
     return correction, names
+
+
+_NOT_A_LAB_S = (
+    "the file is the run's own or something else; each lab has one, labs/LAB/integration."
+    "safetensors in the folder of a simulated run, of a real lab state/RUN/integration.safetensors"
+)
 
 
 def _begin(cells: BatchedCells, k: int, d: int) -> HarmonyState:

@@ -211,6 +211,7 @@ def test_a_later_file_of_one_type_is_moved_as_its_lab_was(integrated, files, tmp
         pytest.param("another run", marks=pytest.mark.slow),
         "other state",
         "before",
+        "the run's own",
     ],
 )
 def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_path, spoil):
@@ -225,8 +226,14 @@ def test_a_state_that_is_none_is_refused(integrated, config, files, lead, tmp_pa
     elif spoil == "before":  # the run was resumed since
         arrays, about = tensors.read(state / "A" / "run" / "integration.safetensors")
         kept.write_bytes(tensors.pack(arrays | {"asked": arrays["asked"][::-1]}, about))
+    elif spoil == "the run's own":
+        kept = left.folder / HARMONY
     done = embed(files / "A.h5ad", folder, tmp_path / "o.h5ad", "--integration", kept)
-    words = {"another run": "did not integrate", "before": "not of this run's integration"}
+    words = {
+        "another run": "did not integrate",
+        "before": "not of this run's integration",
+        "the run's own": "the run's own or something else; each lab has one, labs/LAB/integration.",
+    }
     words = words.get(spoil, "no state of a lab's integration")
     assert words in str(done.exception)
     assert not (tmp_path / "o.h5ad").exists()
