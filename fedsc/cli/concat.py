@@ -33,6 +33,9 @@ def concat(
     from fedsc.data.joined import write_joined
     from fedsc.results import load
 
+    for path in sources:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder")
     if len(sources) == 1 and sources[0].is_dir():
         labs = load(sources[0]).labs
         files = {lab: labs.path(lab) for lab in labs}

@@ -30,6 +30,15 @@ def test_the_labs_of_a_run_are_joined(folder, fedsc, tiny_set, tmp_path):
     assert "rank_genes_groups" in whole.uns
 
 
+@pytest.mark.parametrize("names", [["nothing"], ["a.h5ad", "nothing"]])
+def test_what_is_not_there_is_said_not_to_be_there(fedsc, tiny_set, tmp_path, names):
+    (tmp_path / "a.h5ad").symlink_to(tiny_set)
+    sources = [tmp_path / name for name in names]
+    code, _, err = fedsc("concat", *sources, "-o", tmp_path / "all.h5ad")
+    assert code == 2
+    assert f"{tmp_path / 'nothing'}: there is no such file or folder" in err.replace("\n", "")
+
+
 @pytest.mark.slow
 def test_cells_of_one_name_are_told_apart_and_files_of_two_runs_are_not_joined(
     folder, fedsc, tmp_path
