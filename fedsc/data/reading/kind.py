@@ -151,7 +151,9 @@ def judge(values: Values) -> tuple[Kind | None, list[str]]:
     elif not values.whole and values.largest > LARGEST_LOG:
         problems.append(
             "holds neither raw counts nor log-normalised values: they are not whole numbers, and "
-            f"go up to {values.largest:,.6g} where logarithms stay below {LARGEST_LOG:g}"
+            f"go up to {values.largest:,.6g} where logarithms stay below {LARGEST_LOG:g}; give the "
+            "counts as they were measured (X, a layer or raw), or round counts that were corrected "
+            "or estimated, so that they are whole"
         )
     if problems:
         return None, problems

@@ -149,7 +149,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "infinite": (lambda d: h5ad(d / "a.h5ad", one_value(np.inf)), ["NaN or infinite"]),
     "not counts": (
         lambda d: h5ad(d / "a.h5ad", COUNTS * 100.7 + np.sqrt(COUNTS)),
-        ["neither raw counts nor log-normalised"],
+        ["neither raw counts nor log-normalised", "give the counts as they were measured", "round"],
     ),
     "only zeros": (lambda d: h5ad(d / "a.h5ad", 0 * COUNTS), ["X holds only zeros"]),
     "repeated genes": (
