@@ -1,7 +1,7 @@
 """The ServerApp: the phases of a run, in order (``docs/architecture.md``, the life of a run)."""
 
 import sys
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsc.config import Config
 from fedsc.data.genes import match
 from fedsc.data.preprocess import Preprocessing
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, FedscError
 from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
@@ -41,11 +41,15 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Lead a run: describe, statistics, train, cluster, score, finish."""
-    config = Config.from_mapping(context.run_config)
-    method = method_of(config.method)
-    if method.objective:
-        load_objective(method)  # a bad name stops the run here, before any lab works
-    folder = RunFolder.open(config)
+    try:
+        config = Config.from_mapping(context.run_config)
+        method = method_of(config.method)
+        if method.objective:
+            load_objective(method)  # a bad name stops the run here, before any lab works
+        folder = RunFolder.open(config)
+    except FedscError as error:  # no run folder has a log of it
+        log(ERROR, "the run is refused: %s", error)
+        raise
     update_console_handler(colored=sys.stdout.isatty())
     with folder.led(), one_blas_thread():
         _warn_of_shadow_environment()

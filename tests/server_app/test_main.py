@@ -1,7 +1,21 @@
 import logging
 import sys
 
+import pytest
+from flwr.app import Context, RecordDict
+
+from fedsc.errors import ConfigError
+from server_app import app
 from server_app.main import _warn_of_shadow_environment
+
+
+def test_a_refused_option_is_one_line_of_the_log(caplog):
+    """`flwr log` shows what Flower logs; beside it there would be a traceback alone."""
+    context = Context(1, 1, {}, RecordDict(), {"rounds": "many"})
+    with pytest.raises(ConfigError):
+        app(None, context)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("the run is refused: option rounds = 'many'")
 
 
 def test_a_second_copy_of_the_dependencies_is_told_in_one_line(monkeypatch, caplog):
