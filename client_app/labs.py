@@ -247,8 +247,8 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
     if "data" in node_config:
         name, path = str(node_config.get("lab", "")), Path(str(node_config["data"]))
         check_name(name, "node config lab")
-        state = Path(str(node_config.get("state", path.parent / "fedsc-state" / name)))
-        output = Path(str(node_config["output"])) if node_config.get("output") else None
+        state = _place(node_config, "state") or path.parent / "fedsc-state" / name
+        output = _place(node_config, "output")
         of_node = {key: node_config[key] for key in OWN if key in node_config}
         own = told_by_labs(path.parent).get(name, {})
         own |= checked(of_node, "node config", "node config")
@@ -265,6 +265,16 @@ def hosted_labs(node_config: Mapping[str, Any], config: Config) -> list[Lab]:
 
     simulation = simulated_labs(config.data, config.split, config.run.seed)
     return _simulated(simulation)[node::nodes]
+
+
+def _place(node_config: Mapping[str, Any], name: str) -> Path | None:
+    """Give a folder that the node config names; a relative one would move with the process."""
+    if not (told := node_config.get(name)):
+        return None
+    path, wrong = Path(str(told)), "should be an absolute path"
+    if not path.is_absolute():
+        raise ConfigError(f"node config {name} = '{path}': {wrong}", f"node config {name}: {wrong}")
+    return path
 
 
 @lru_cache(maxsize=1)

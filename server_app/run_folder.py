@@ -80,15 +80,21 @@ class RunFolder:
         ------
         ConfigError
             If the folder to resume is not a run's, or an option was other and what the run has done
-            depends on it; or the new run's name is taken.
+            depends on it; or the new run's name is taken, or its place is none of its own.
         """
         if config.run.resume:
             path = Path(config.run.resume).resolve()
             return cls(path, _taken_over(path, config))
         name = check_name(config.run.name or new_name(config), "option run-name")
+        if config.federation.wait_for_labs and not Path(config.run.output).is_absolute():
+            raise ConfigError(
+                f"option output = '{config.run.output}': with real labs (wait-for-labs) it has to "
+                "be an absolute path at the server, e.g. output = '/server/runs': where a relative "
+                "one leads depends on how the server was started"
+            )
         path = Path(config.run.output).resolve() / name
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=_came_to_nothing(path))
         except FileExistsError:
             raise ConfigError(
                 f"{path} exists: resume it with resume = '{path}', or choose another run-name"
@@ -96,6 +102,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"option output: cannot make {path}: {error.strerror}") from error
         folder = cls(path)
+        (path / _CELLS).unlink(missing_ok=True)  # of a start that came to nothing
         folder.write_json("config.json", config.to_mapping())
         return folder
 
@@ -276,6 +283,15 @@ def _quality_of(about: dict[str, Any]) -> Quality:
     kept = about["cell_filter"]
     cell_filter = CellFilter(Thresholds(**kept["thresholds"]), tuple(kept["vocabulary"]))
     return Quality(**about | {"cell_filter": cell_filter, "rare": tuple(about["rare"])})
+
+
+def _came_to_nothing(path: Path) -> bool:
+    """Say whether a run's folder holds nothing but what it was to do, and nobody leads the run."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if "config.json" not in names or names - {"config.json", _CELLS, "run.log", "log.jsonl"}:
+        return False
+    with (path / "run.log").open("ab") as lock:
+        return _locked(lock)
 
 
 def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:

@@ -36,6 +36,14 @@ def test_a_node_with_a_file_is_one_lab(tiny, tiny_set, tmp_path):
     assert lab.folder("run-1", "/etc") == tmp_path / "state" / "run-1"
 
 
+@pytest.mark.parametrize("name", ["output", "state"])
+def test_a_relative_folder_is_refused_and_not_quoted(tiny, tiny_set, name):
+    """It would lead elsewhere from wherever the node is started."""
+    with pytest.raises(ConfigError, match=f"{name} = 'mine/x': should be an absolute") as caught:
+        hosted_labs({"lab": "A", "data": str(tiny_set), name: "mine/x"}, tiny)
+    assert caught.value.outside == f"node config {name}: should be an absolute path"
+
+
 def test_two_labs_with_files_in_one_folder_keep_their_states_apart(tiny, tiny_set):
     folders = {
         hosted_labs({"lab": name, "data": str(tiny_set)}, tiny)[0].folder("run-1", "")

@@ -110,6 +110,33 @@ def test_an_output_folder_that_cannot_be_made_is_a_sentence(tmp_path):
         _open(tmp_path / "file", run_name="r")
 
 
+def test_a_name_is_free_again_where_a_run_came_to_nothing(tmp_path):
+    first = _open(tmp_path, run_name="r", n_genes=10)
+    first.write_cells({"A": "digest"}, "print")
+    with pytest.raises(RunError), first.led():
+        raise RunError("a lab has no cells")
+    with first.led(), pytest.raises(ConfigError, match="exists: resume it"):
+        _open(tmp_path, run_name="r")  # it is led still
+    again = _open(tmp_path, run_name="r", n_genes=20)
+    assert json.loads((again.path / "config.json").read_text())["n-genes"] == 20
+    assert again.read_cells("print") is None
+    assert "a lab has no cells" in (again.path / "run.log").read_text()
+    (again.path / "preprocessing.json").write_text("{}")
+    with pytest.raises(ConfigError, match="exists: resume it"):
+        _open(tmp_path, run_name="r")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="exists: resume it"):
+        _open(tmp_path, run_name="mine")
+
+
+def test_runs_of_real_labs_have_a_place_that_does_not_move(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"output = 'runs': with real labs .* be an absolute"):
+        RunFolder.open(Config.of(wait_for_labs=2))
+    assert not list(tmp_path.iterdir())
+    assert RunFolder.open(Config.of()).path.parent == tmp_path / "runs"
+
+
 def test_a_run_has_one_leader_at_a_time(tmp_path):
     first = _open(tmp_path, run_name="r")
     second = _open(tmp_path, resume=str(first.path))
