@@ -29,7 +29,7 @@ from server_app.finish import finish
 from server_app.floor import pca, pooled, score_floor
 from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
-from server_app.remarks import remarks
+from server_app.remarks import newcomers, remarks
 from server_app.run_folder import SCORES, RunFolder
 from server_app.split import hold_cells, leaks, left_out, refuse_integration
 from server_app.strategy import RoundResult, train
@@ -78,7 +78,10 @@ def main(grid: Grid, context: Context) -> None:
         if preprocessing is None:
             rare = quality.rare if quality else ()
             preprocessing = federation.phase(lambda: prepare(federation, config, rare))
-            folder.write_preprocessing(preprocessing, config.fingerprint())
+            folder.write_preprocessing(preprocessing, federation.labs, config.fingerprint())
+        agreed = folder.read_agreed(config.fingerprint())
+        for remark in newcomers(federation, agreed):
+            log(WARNING, "%s", remark)
 
         state = _first_state(config, folder, preprocessing) if method.objective else None
         folder.go_on()
@@ -108,6 +111,7 @@ def main(grid: Grid, context: Context) -> None:
         warnings = [
             *federation.absent,
             *remarks(federation, config),
+            *newcomers(federation, agreed),
             *left_out(federation, config),
             *leaks(federation, config),
             *_of_collapse(folder),

@@ -16,7 +16,7 @@ cells and genes are left out Â· ``cells.json`` digests of a simulation's cells Â
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -172,13 +172,15 @@ class RunFolder:
             self.path / name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
         )
 
-    def write_preprocessing(self, preprocessing: Preprocessing, fingerprint: str) -> None:
-        """Keep what the labs agreed on: a resumed run must not depend on which labs are there."""
+    def write_preprocessing(
+        self, preprocessing: Preprocessing, labs: Iterable[str], fingerprint: str
+    ) -> None:
+        """Keep what labs agreed on: a resumed run must not depend on which labs are there."""
         about = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(preprocessing).items()
         }
-        self.write_json(_PREPROCESSING, {"fingerprint": fingerprint, **about})
+        self.write_json(_PREPROCESSING, {"fingerprint": fingerprint, "labs": sorted(labs), **about})
 
     def write_quality(self, quality: Quality, fingerprint: str) -> None:
         """Keep what quality control has decided, for the same reason."""
@@ -199,6 +201,12 @@ class RunFolder:
             If the file is damaged.
         """
         return self._kept(_PREPROCESSING, fingerprint, _preprocessing_of)
+
+    def read_agreed(self, fingerprint: str) -> tuple[str, ...]:
+        """Name the labs that agreed on it; none where an earlier version did not keep them."""
+        return (
+            self._kept(_PREPROCESSING, fingerprint, lambda told: tuple(told.get("labs", ()))) or ()
+        )
 
     def read_quality(self, fingerprint: str) -> Quality | None:
         """Give what quality control has decided, as :meth:`read_preprocessing`."""
@@ -274,6 +282,7 @@ class RunFolder:
 
 
 def _preprocessing_of(about: dict[str, Any]) -> Preprocessing:
+    about.pop("labs", None)
     names = {name: tuple(about[name]) for name in ("genes", "vocabulary")}
     scales = {name: np.array(about[name], dtype=np.float64) for name in ("mean", "std")}
     return Preprocessing(**about | names | scales)

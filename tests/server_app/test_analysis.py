@@ -379,6 +379,22 @@ def test_a_run_resumed_without_a_lab_keeps_the_genes_all_agreed_on(tiny, change,
 
 
 @pytest.mark.slow
+def test_a_lab_that_comes_to_a_resumed_run_is_said_to_have_no_part_in_its_statistics(
+    quick, change, lead, files
+):
+    alone = lead(change(quick, wait_for_labs=1), nodes_of(files)[:1])
+    assert not [text for text in warnings_of(alone) if "came after" in text]
+    both = lead(change(quick, resume=str(alone)), nodes_of(files))
+    (warning,) = (text for text in warnings_of(both) if "came after" in text)
+    assert warning.startswith("lab B came after genes and statistics were agreed on")
+    assert "by those of A; only a new run" in warning
+    assert (both / "run.log").read_text().count(warning) == 2  # in time, and at the end
+
+
+def warnings_of(folder):
+    return json.loads((folder / "scores.json").read_text())["warnings"]
+
+
 def test_labs_of_unlike_panels_of_which_one_is_annotated_get_the_same_kind_of_file(
     tiny, change, files, lead
 ):

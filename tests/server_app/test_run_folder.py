@@ -87,7 +87,7 @@ def test_what_labs_agreed_on_comes_back_bit_for_bit(tmp_path):
     agreed = Preprocessing(
         ("b", "a"), np.array([0.1, 1 / 3]), np.array([1.0, 2e-17]), 0.1 + 0.2, np.inf, ("a", "b")
     )
-    folder.write_preprocessing(agreed, "print")
+    folder.write_preprocessing(agreed, "BA", "print")
     back = folder.read_preprocessing("print")
     assert back.mean.tobytes() == agreed.mean.tobytes()
     assert back.std.tobytes() == agreed.std.tobytes()
