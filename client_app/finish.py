@@ -9,7 +9,8 @@ from flwr.common import log
 from client_app.labs import Lab, LabFile
 from client_app.state import load_embedding
 from client_app.subjects import embedding_of
-from fedsc.data.annotated import Annotation, Origin, additions_of, write_annotated
+from fedsc.data.additions import Annotation, additions_of
+from fedsc.data.annotated import Origin, write_annotated
 from fedsc.data.coverage import coverage_warning
 from fedsc.data.quality import reasons
 from fedsc.errors import ConfigError

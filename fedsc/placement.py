@@ -9,7 +9,7 @@ from warnings import warn
 import numpy as np
 
 from fedsc.clusters import CLUSTERS, Clusters, load_clusters
-from fedsc.data.annotated import Annotation, additions_of
+from fedsc.data.additions import Annotation, additions_of
 from fedsc.data.coverage import blank_cells, coverage_warning
 from fedsc.data.expression import Expression
 from fedsc.data.genes import case_note

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fedsc.clusters import Clusters, load_clusters
-from fedsc.data.annotated import cluster_column, type_column
+from fedsc.data.additions import cluster_column, type_column
 from fedsc.data.joined import concat
 from fedsc.data.reading.memory import refuse_large
 from fedsc.data.reading.read import explained, read_anndata

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedsc.baselines.method import Fitted
-from fedsc.data.annotated import Additions, storable
+from fedsc.data.additions import Additions, storable
 
 
 def additions_of(fitted: Fitted, about: dict[str, Any]) -> Additions:

@@ -70,7 +70,8 @@ def embed(
     """
     import numpy as np
 
-    from fedsc.data.annotated import Origin, additions_of, write_annotated
+    from fedsc.data.additions import additions_of
+    from fedsc.data.annotated import Origin, write_annotated
     from fedsc.data.expression import Expression
     from fedsc.data.reading.read import read_or_open
     from fedsc.placement import place
@@ -115,7 +116,7 @@ def embed(
         soft_wrap=True,
     )
     if plot is not None:
-        from fedsc.data.annotated import cluster_column, type_column
+        from fedsc.data.additions import cluster_column, type_column
         from fedsc.plots.maps import embedding_map, tsne
         from fedsc.plots.style import save
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from fedsc.data.additions import MARKERS
 from fedsc.data.annotated import pack, reserve
 from fedsc.data.genes import fold_case, match
 from fedsc.data.joined_matrices import JoinedMatrix, joined_matrix
@@ -29,7 +30,6 @@ from fedsc.files import replacing
 if TYPE_CHECKING:
     import anndata
 
-_MARKERS = "rank_genes_groups"
 
 _Tables = Mapping[str, pd.DataFrame]
 """Annotation of genes by lab."""
@@ -199,8 +199,8 @@ def _rename(parts: "Mapping[str, anndata.AnnData]", raw: _Tables) -> dict[str, p
     for lab, part in parts.items():
         part.var_names = whole[lab]
     uns, renamed = parts[first].uns, {a: b for a, b in renamed.items() if a != b}
-    if renamed and _MARKERS in uns:
-        uns[_MARKERS] = _renamed_markers(uns[_MARKERS], renamed)
+    if renamed and MARKERS in uns:
+        uns[MARKERS] = _renamed_markers(uns[MARKERS], renamed)
     return {lab: var.set_axis(raw_names[lab]) for lab, var in raw.items()}
 
 
@@ -268,8 +268,8 @@ def _joined(parts: "Mapping[str, anndata.AnnData]") -> "anndata.AnnData":
         index_unique=None if names.is_unique else "-",
     )
     first = next(iter(parts.values()))
-    if _MARKERS in first.uns:
-        joined.uns[_MARKERS] = first.uns[_MARKERS]
+    if MARKERS in first.uns:
+        joined.uns[MARKERS] = first.uns[MARKERS]
     categories = first.obs["fedsc_cluster"].cat.categories
     joined.obs["fedsc_cluster"] = pd.Categorical(joined.obs["fedsc_cluster"], categories)
     return joined

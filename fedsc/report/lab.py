@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import fedsc
-from fedsc.data.annotated import Annotation, cluster_column, type_column
+from fedsc.data.additions import Annotation, cluster_column, type_column
 from fedsc.report.page import render
 from fedsc.report.parts import Section, Table, cluster_table, map_pictures, share
 from fedsc.report.sent import what_left

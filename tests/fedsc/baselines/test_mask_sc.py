@@ -14,7 +14,7 @@ from fedsc.baselines.inputs import prepare
 from fedsc.baselines.mask_sc import PRESETS, fit
 from fedsc.baselines.method import Settings
 from fedsc.baselines.presets import choose
-from fedsc.data.annotated import storable
+from fedsc.data.additions import storable
 from fedsc.data.expression import Expression
 from fedsc.errors import ConfigError, DataError
 from fedsc.models.mlp import init_mlp

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from fedsc.cli.run import parse_settings
-from fedsc.data.annotated import Annotation
+from fedsc.data.additions import Annotation
 from fedsc.errors import DataError
 from fedsc.report.lab import lab_report
 from fedsc.report.parts import as_option, cluster_table
