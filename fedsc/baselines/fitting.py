@@ -1,5 +1,6 @@
 """Fit one method to one file: which preset, which k, how long, how good; one record of it all."""
 
+import math
 import time
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -49,11 +50,10 @@ def fit(method: str, expression: Expression, settings: Settings, k: int | str = 
     RunError
         If there is a checkpoint of something else, or training diverged.
     """
-    require_method(method)
+    preset = preset_of(method, settings, k)
     require_device(settings.device)
     clusters, k_from = resolve_k(k, expression)
     module = import_module(METHODS[method])
-    preset = choose(module.PRESETS, settings.preset, settings.overrides)
     began = time.monotonic()
     fitted: Fitted = module.fit(expression, preset, clusters, settings)
     record = {
@@ -82,6 +82,24 @@ def require_method(method: str) -> None:
         raise ConfigError(f"unknown method '{method}'; known are {', '.join(METHODS)}")
 
 
+def preset_of(method: str, settings: Settings, k: int | str = "auto") -> Any:
+    """Give what a method is to be fitted with; refuse what no cells could be.
+
+    Raises
+    ------
+    ConfigError
+        If method, preset, overrides, resolution or k are impossible.
+    """
+    require_method(method)
+    module = import_module(METHODS[method])
+    asked = _asked_k(k)
+    if method == "leiden":
+        module.refuse_k(asked)
+    if not 0 <= settings.resolution < math.inf:
+        raise ConfigError(f"option resolution = {settings.resolution!r}: should be 0 or more")
+    return choose(module.PRESETS, settings.preset, settings.overrides)
+
+
 def resolve_k(k: int | str, expression: Expression) -> tuple[int | None, str]:
     """Say how many clusters are meant; the labels are looked at only when asked to.
 
@@ -104,10 +122,10 @@ def resolve_k(k: int | str, expression: Expression) -> tuple[int | None, str]:
     DataError
         If it is ``"true"`` and no labels are known.
     """
-    text = str(k).strip().lower()
-    if text == "auto":
+    asked = _asked_k(k)
+    if asked is None:
         return None, "chosen by Leiden, labels not looked at"
-    if text == "true":
+    if asked == "true":
         labels = expression.labels
         if labels is None:
             raise DataError(
@@ -116,8 +134,18 @@ def resolve_k(k: int | str, expression: Expression) -> tuple[int | None, str]:
             )
         known = len(set(labels) - {""})
         return known, f"TAKEN FROM THE LABELS ({known} types in '{expression.label_key}')"
+    return int(asked), "given"
+
+
+def _asked_k(k: int | str) -> int | str | None:
+    """Read what a person typed for k: a number, ``"true"``, or ``None`` for ``"auto"``."""
+    text = str(k).strip().lower()
+    if text == "auto":
+        return None
+    if text == "true":
+        return text
     if text.isascii() and text.isdigit() and int(text) > 0:
-        return int(text), "given"
+        return int(text)
     raise ConfigError(f"k = {k!r}: should be a number of clusters, 'auto' or 'true'")
 
 

@@ -53,11 +53,7 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
         If there are too few cells, nothing that varies, or the column of batches is not there or
         has gaps.
     """
-    if k is not None:
-        raise ConfigError(
-            f"leiden finds the number of clusters itself, so k = {k} cannot be asked of "
-            "it; change the resolution, or take pca for k-means on the same components"
-        )
+    refuse_k(k)
     cells, _ = prepare(expression, preset.n_genes, preset.max_value)
     embedding, _ = principal_components(dense(cells), preset.components, settings.seed)
     if preset.batch_key:
@@ -70,6 +66,21 @@ def fit(expression: Expression, preset: Preset, k: int | None, settings: Setting
         "clusters": choice,
     }
     return Fitted(embedding, clusters, record)
+
+
+def refuse_k(k: int | str | None) -> None:
+    """Refuse a number of clusters: the graph decides.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    if k is not None:
+        raise ConfigError(
+            f"leiden finds the number of clusters itself, so k = {k} cannot be asked of "
+            "it; change the resolution, or take pca for k-means on the same components"
+        )
 
 
 def _harmony(embedding: np.ndarray, expression: Expression, key: str, seed: int) -> np.ndarray:

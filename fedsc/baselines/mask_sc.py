@@ -22,10 +22,10 @@ from fedsc.baselines.method import Fitted, Settings
 from fedsc.baselines.presets import choose
 from fedsc.data.expression import Expression
 from fedsc.data.preprocess import CellMatrix, Preprocessing
-from fedsc.errors import ConfigError, DataError
+from fedsc.errors import DataError
 from fedsc.models.masked import attention, embed, step_flops
 from fedsc.models.mlp import Weights
-from fedsc.models.patches import PATCH, PATCH_SIDE, Layout, patches_of
+from fedsc.models.patches import PATCH, Layout, patches_of
 from fedsc.threads import one_thread
 
 PRESETS = {
@@ -72,13 +72,12 @@ def fit(
     Raises
     ------
     ConfigError
-        If values of the preset do not fit together, or k is impossible.
+        If k is impossible.
     DataError
         If there are too few cells or genes.
     RunError
         If the checkpoint is of something else.
     """
-    _check(preset)
     cells, preprocessing = prepare(expression, preset.side**2, preset.max_value)
     cells, preprocessing = _at_most(preset.side**2, cells, preprocessing)
     if k is not None:
@@ -101,15 +100,6 @@ def fit(
         **_cost(preset, cells.n_cells, layout, trained.seconds),
     }
     return Fitted(embedding, clusters, record, extras)
-
-
-def _check(preset: Preset) -> None:
-    if preset.side % PATCH_SIDE:
-        raise ConfigError(f"option side = {preset.side}: must be a multiple of {PATCH_SIDE}")
-    if preset.warmup >= preset.epochs:
-        raise ConfigError(
-            f"option warmup = {preset.warmup}: must be less than epochs = {preset.epochs}"
-        )
 
 
 def _at_most(

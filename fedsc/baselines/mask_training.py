@@ -10,13 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsc.baselines import loop
+from fedsc.baselines import contrastive_sc, loop
 from fedsc.baselines.checkpoint import fingerprint
 from fedsc.baselines.dense import dense
 from fedsc.baselines.inputs import Clip
 from fedsc.baselines.method import Settings
 from fedsc.baselines.patch_targets import Features, features_of
+from fedsc.baselines.presets import choose
 from fedsc.data.preprocess import CellMatrix
+from fedsc.errors import ConfigError
 from fedsc.models.encoder import EMBEDDING
 from fedsc.models.masked import (
     SIZES,
@@ -28,7 +30,14 @@ from fedsc.models.masked import (
     predict,
 )
 from fedsc.models.mlp import Weights
-from fedsc.models.patches import PATCH, Layout, matrix_layout, patches_of, sequence_layout
+from fedsc.models.patches import (
+    PATCH,
+    PATCH_SIDE,
+    Layout,
+    matrix_layout,
+    patches_of,
+    sequence_layout,
+)
 from fedsc.options import Count, NonNegative, Positive
 from fedsc.rng import torch_generator
 
@@ -60,6 +69,11 @@ class Preset:
         Preset of contrastive-sc the teacher is trained with; ``""`` = its first.
     recompute
         Gradient checkpointing: less memory, a third more time.
+
+    Raises
+    ------
+    ConfigError
+        If values do not fit together.
     """
 
     size: Literal["tiny", "small", "base"]
@@ -75,6 +89,15 @@ class Preset:
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     teacher: str = ""
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.side % PATCH_SIDE:
+            raise ConfigError(f"option side = {self.side}: must be a multiple of {PATCH_SIDE}")
+        if self.warmup >= self.epochs:
+            raise ConfigError(
+                f"option warmup = {self.warmup}: must be less than epochs = {self.epochs}"
+            )
+        choose(contrastive_sc.PRESETS, self.teacher, {})  # which refuses one that is none
 
 
 def layout_of(preset: Preset, n_genes: int) -> Layout:

@@ -104,6 +104,9 @@ def bench(
         _list_suites(Console())
         return
     whole, settings = load(suite), parse_settings(set_ or [])
+    every = [*(data.name for data in whole.datasets), *(dataset or [])]
+    shown = whole.narrowed(every, max(whole.seeds, seeds or 0), settings)
+    of_tables = plan(shown)
     chosen = _without_absent_sets(whole.narrowed(dataset or [], seeds, settings), console)
     planned = of_lines(plan(chosen), line or [])
     cells = list({cell.key: cell for _, cell in planned}.values())
@@ -132,15 +135,12 @@ def bench(
                 stopped = True
     for key, reason in outcome.failures.items():
         console.print(f"{key} failed: {reason}", highlight=False, soft_wrap=True, markup=False)
-    every = [*(data.name for data in whole.datasets), *(dataset or [])]
-    shown = whole.narrowed(every, max(whole.seeds, chosen.seeds), settings)
-    planned = plan(shown)
-    if rows := finished([cell for _, cell in planned], kept).rows:
+    if rows := finished([cell for _, cell in of_tables], kept).rows:
         console.print("writing tables and figures …")
         changed = [f"{name}-{value}".replace("/", "-") for name, value in settings.items()]
         folder = output / "-".join([Path(suite).stem, *changed])
         command = f"fedsc bench {' '.join([suite, *(f'--set {s}' for s in set_ or [])])}"
-        for path in write_report(shown, planned, rows, kept, folder, command):
+        for path in write_report(shown, of_tables, rows, kept, folder, command):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if stopped:
         console.print(f"stopped with {len(outcome.rows)} of {len(cells)} runs done; run it again")
@@ -193,12 +193,12 @@ def _share(cell: "Cell", kept: Path) -> float:
 
 
 def _list_suites(console: Console) -> None:
-    from simulations.bench.suite import load, plan, suites
+    from simulations.bench.suite import expand, load, suites
 
     table = Table("suite", "what it is", "runs")
     for name in suites():
         suite = load(name)
-        cells = {cell.name for _, cell in plan(suite)}
+        cells = {cell.name for _, cell in expand(suite)}
         table.add_row(name, suite.title, str(len(cells)))
     console.print(table)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -24,11 +24,16 @@ from fedsc.baselines import METHODS as CENTRALISED
 from fedsc.config import Config
 from fedsc.data.expression import Expression, LabCells
 from fedsc.data.registry import resolve
+from fedsc.errors import ConfigError
 from fedsc.evaluate import METRICS
 from fedsc.files import locked, make_folder, replace
 from fedsc.names import LONGEST
+from fedsc.options import kebab
 from fedsc.versions import versions
 from simulations.bench.provenance import code_digest, data_digest
+
+if TYPE_CHECKING:
+    from fedsc.baselines.method import Settings
 
 Scalar = bool | int | float | str
 Row = dict[str, Scalar | None]
@@ -102,21 +107,43 @@ class Cell(BaseModel):
         Raises
         ------
         ConfigError
-            If an option is unknown or out of range.
+            If an option is unknown, out of range or not the suite's to set.
         """
-        return Config.from_mapping(
-            {
-                "draw-map": False,  # nobody looks at it
-                "files": False,
-                **self.options,
-                "method": self.method,
-                "dataset": self.dataset,
-                "label-key": self.label_key,
-                "seed": self.seed,
-                "output": str(output),
-                "run-name": self.key,
-            }
-        )
+        own: Row = {
+            "method": self.method,
+            "dataset": self.dataset,
+            "label-key": self.label_key,
+            "seed": self.seed,
+            "output": str(output),
+            "run-name": self.key,
+        }
+        if taken := [name for name in self.options if kebab(name) in (*own, "resume")]:
+            raise ConfigError(
+                f"option {taken[0]} = {self.options[taken[0]]!r}: leave it out; a suite sets it "
+                "itself, from its lines, datasets and seeds"
+            )
+        # Nobody looks at the map.
+        return Config.from_mapping({"draw-map": False, "files": False, **self.options, **own})
+
+    def settings(self, folder: Path) -> "tuple[Settings, int | str]":
+        """Give the settings and the k of a centralised cell.
+
+        Raises
+        ------
+        ConfigError
+            If the resolution is no number.
+        """
+        from fedsc.baselines.method import Settings
+
+        options: dict[str, Any] = dict(self.options)
+        k = options.pop("k", "auto")
+        resolution = options.pop("resolution", Settings.resolution)
+        if isinstance(resolution, bool | str):
+            raise ConfigError(f"option resolution = {resolution!r}: should be a number")
+        preset = str(options.pop("preset", ""))
+        checkpoint = folder / "checkpoint"
+        settings = Settings(resolution, self.seed, preset, options, checkpoint=checkpoint)
+        return settings, k
 
 
 def load_row(cell: Cell, output: Path) -> Row | None:
@@ -302,18 +329,9 @@ def whole_set(cell: Cell) -> Expression:
 
 def _centralised(cell: Cell, folder: Path) -> Row:
     from fedsc.baselines.fitting import fit
-    from fedsc.baselines.method import Settings
 
     expression = whole_set(cell)
-    options: dict[str, Any] = dict(cell.options)
-    k = options.pop("k", "auto")
-    settings = Settings(
-        resolution=options.pop("resolution", Settings.resolution),
-        seed=cell.seed,
-        preset=str(options.pop("preset", "")),
-        overrides=options,
-        checkpoint=folder / "checkpoint",
-    )
+    settings, k = cell.settings(folder)
     make_folder(folder)
     fitted = fit(cell.method, expression, settings, k)
     found = fitted.record["scores"]
@@ -328,7 +346,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         batches = expression.obs[batch_key].astype(str).to_numpy()
         mixing = _mixing(fitted.embedding, batches, [expression])
     return {
-        "k_is": {"auto": "Leiden", "true": "true k"}.get(k, f"k = {k}"),
+        "k_is": {"auto": "Leiden", "true": "true k"}.get(str(k), f"k = {k}"),
         "clusters": int(found["k"]),
         **{name: found[name] for name in METRICS},
         **mixing,

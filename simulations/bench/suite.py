@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedsc.errors import ConfigError
 from simulations.bench.cell import Cell, Scalar
+from simulations.bench.check import check, require_method
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Options = dict[str, Scalar]
 Figure = Literal["bars", "dots", "sweep", "splits", "maps", "pulls", "attention"]
@@ -52,6 +56,15 @@ class Line(_Strict):
     clusters: Literal["k-means", "graph"] = "k-means"
     harmony: bool = False
     reading_of: str = ""
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            require_method(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @property
     def federated(self) -> bool:
@@ -192,6 +205,17 @@ class Suite(_Strict):
         )
 
 
+_ENTRIES: dict[str, type[_Strict]] = {"datasets": Data, "lines": Line, "published": Published}
+_SCALAR_TYPES = {
+    "bool_type": "bool",
+    "int_type": "int",
+    "float_type": "float",
+    "string_type": "str",
+}
+"""Findings on a value that may be of any of these types, each of which has one."""
+_TOML_TYPES = {"tuple_type": "should be a list", "model_type": "should be a table"}
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a cell's scores stand in the tables; the seeds of a place are averaged.
@@ -245,11 +269,33 @@ def load(suite: str) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ConfigError(f"suite {path}: {found}") from None
+        raise ConfigError(f"suite {path}: {'; '.join(_explain(error, content))}") from None
+
+
+def _explain(error: ValidationError, content: dict[str, Any]) -> list[str]:
+    """Turn pydantic's findings into sentences, which say where in the file each is."""
+    return list(dict.fromkeys(_sentence(finding, content) for finding in error.errors()))
+
+
+def _sentence(finding: "ErrorDetails", content: dict[str, Any]) -> str:
+    keys, where = list(finding["loc"]), ""
+    model = _ENTRIES.get(str(keys[0]), Suite) if keys else Suite
+    if len(keys) > 1 and keys[0] in (*_ENTRIES, "grid"):
+        table, number = str(keys[0]), int(keys[1])
+        entry = content[table][number]
+        named = entry.get("name", entry.get("line")) if isinstance(entry, dict) else None
+        where = f"{table}, entry {number + 1}{f' ({named!r})' if named else ''}: "
+        keys = keys[2:]
+    if finding["type"] == "extra_forbidden":
+        return f"{where}unknown key '{keys[0]}'; known are {', '.join(model.model_fields)}"
+    message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = _TOML_TYPES.get(finding["type"], message)
+    if finding["type"] in _SCALAR_TYPES and keys[-1] == _SCALAR_TYPES[finding["type"]]:
+        keys, message = keys[:-1], "should be a number, a text, true or false"
+    path = ".".join(map(str, keys))
+    if finding["type"] == "missing":
+        return f"{where}{path}: {message}"
+    return f"{where}{path} = {finding['input']!r}: {message}" if path else f"{where}{message}"
 
 
 def plan(suite: Suite) -> list[tuple[Place, Cell]]:
@@ -258,17 +304,27 @@ def plan(suite: Suite) -> list[tuple[Place, Cell]]:
     Raises
     ------
     ConfigError
-        If an option of a federated line is unknown or out of range.
+        If a cell could not run on any data (:func:`~simulations.bench.check.check`), naming line,
+        option and value of all that could not.
     """
-    planned = list(_expand(suite))
-    for cell in {cell.key: cell for _, cell in planned if not cell.centralised}.values():
-        cell.config(Path())
+    planned = list(expand(suite))
+    problems: dict[tuple[str, str], str] = {}  # and the set where one is first met
+    for place, cell in planned:
+        if cell.seed:
+            continue  # which changes no option
+        try:
+            check(cell)
+        except ConfigError as error:
+            problems.setdefault((place.line, str(error)), place.dataset)
+    if problems:
+        found = problems.items()
+        raise ConfigError("; ".join(f"line '{line}' on {name}: {e}" for (line, e), name in found))
     return planned
 
 
 def places(suite: Suite) -> list[Place]:
     """List the places of a suite's tables in their order."""
-    return list(dict.fromkeys(place for place, _ in _expand(suite)))
+    return list(dict.fromkeys(place for place, _ in expand(suite)))
 
 
 def of_lines(planned: list[tuple[Place, Cell]], lines: list[str]) -> list[tuple[Place, Cell]]:
@@ -285,7 +341,8 @@ def of_lines(planned: list[tuple[Place, Cell]], lines: list[str]) -> list[tuple[
     return [(place, cell) for place, cell in planned if not lines or place.line in lines]
 
 
-def _expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:
+def expand(suite: Suite) -> Iterator[tuple[Place, Cell]]:
+    """Expand a suite as :func:`plan` does, without a look at its options."""
     points = [
         dict(zip(table, values, strict=True))
         for table in suite.grid

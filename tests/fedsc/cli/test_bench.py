@@ -81,3 +81,11 @@ def test_a_quick_look_does_not_take_the_place_of_the_whole_suite(cli, tmp_path):
 def test_a_line_that_is_none_is_refused(cli, tmp_path):
     with pytest.raises(ConfigError, match="'FedSD' is no line of the suite: FedSC; FedBYOL"):
         cli("fedsc-table1", "--dataset", "pbmc68k_reduced", "--line", "FedSD", "-o", tmp_path)
+
+
+def test_a_line_that_cannot_run_is_refused_before_another_does_whatever_is_chosen(cli, tmp_path):
+    suite, out = tmp_path / "mine.toml", tmp_path / "out"
+    suite.write_text(SUITE.replace("components = 5", "components = 0"))
+    with pytest.raises(ConfigError, match="line 'five' on pbmc68k_reduced: option components = 0"):
+        cli(suite, "-o", out, "--line", "two")
+    assert not out.exists()

@@ -20,6 +20,8 @@ datasets = [{ name = "x", federated = { subtypes-per-lab = 2 } }, { name = "y" }
 lines = [{ name = "a", method = "fedsc" }, { name = "b", method = "pca", options = { k = "true" } }]
 """
 
+FEDERATED = SUITE.replace('"pca", options = { k = "true" }', '"fedpca"')
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -154,7 +156,7 @@ def test_labs_made_from_labels_need_a_control(write):
 
 
 def test_grids_are_the_union_of_their_products_and_points_are_not_doubled(write):
-    text = SUITE + "[[grid]]\nrounds = [1, 2]\n[[grid]]\nrounds = [1]\nlocal-epochs = [5, 6]\n"
+    text = FEDERATED + "[[grid]]\nrounds = [1, 2]\n[[grid]]\nrounds = [1]\nlocal-epochs = [5, 6]\n"
     places = {p.at for p, _ in plan(load(write(text))) if not p.control}
     assert places == {
         (("rounds", 1),),
@@ -165,7 +167,7 @@ def test_grids_are_the_union_of_their_products_and_points_are_not_doubled(write)
 
 
 def test_controls_do_not_vary_with_options_of_the_split(write):
-    text = SUITE + "[[grid]]\nsubtypes-per-lab = [1, 2]\nrounds = [1, 2]\n"
+    text = FEDERATED + "[[grid]]\nsubtypes-per-lab = [1, 2]\nrounds = [1, 2]\n"
     controls = [(p, c) for p, c in plan(load(write(text))) if p.control and p.dataset == "x"]
     assert {p.at for p, _ in controls} == {(("rounds", 1),), (("rounds", 2),)}
     assert len({c.key for _, c in controls}) == 2 * 2  # rounds × seeds
@@ -189,7 +191,26 @@ def test_a_set_the_suite_does_not_list_is_added_as_a_known_one(write):
     [
         ("title = ", "not TOML"),
         ("title = 'x'", "reference: Field required"),
-        (SUITE + "colour = 'red'", "colour: Extra inputs"),
+        (SUITE + "colour = 'red'", "toml: unknown key 'colour'; known are title, about, reference"),
+        (
+            SUITE.replace('method = "pca"', 'metod = "pca"'),
+            r"lines, entry 2 \('b'\): method: Field required; lines, entry 2 \('b'\): "
+            "unknown key 'metod'; known are name, method, options, clusters, harmony, reading_of$",
+        ),
+        (
+            SUITE.replace('{ name = "y" }', '{ name = "y", label-key = "z" }'),
+            r"datasets, entry 2 \('y'\): unknown key 'label-key'; known are name, label_key, ",
+        ),
+        (
+            SUITE.replace('"pca"', '"pcaa"'),
+            r"lines, entry 2 \('b'\): method = 'pcaa': should be one of fedsc, .*pca, leiden",
+        ),
+        (
+            SUITE.replace('k = "true"', "k = [1, 2]"),
+            r"lines, entry 2 \('b'\): options.k = \[1, 2\]: should be a number, a text, true or",
+        ),
+        (SUITE + "[[grid]]\nrounds = 3", "grid, entry 1: rounds = 3: should be a list"),
+        (SUITE.replace("lines = [", "lines = [3, "), "lines, entry 1: should be a table"),
         (SUITE.replace('reference = "a"', 'reference = "c"'), "'c' is not the name of a line"),
         (SUITE.replace('name = "a",', 'name = "a", reading_of = "z",'), "'z' is not the name of a"),
         (SUITE.replace('name = "b"', 'name = "a"'), "two lines"),
@@ -201,9 +222,49 @@ def test_a_bad_file_is_refused_in_words(write, text, said):
         load(write(text))
 
 
-def test_an_unknown_option_is_found_before_anything_runs(write):
-    with pytest.raises(ConfigError, match="did you mean 'rounds'"):
-        plan(load(write(SUITE.replace("rounds = 1", "roundz = 1"))))
+PCA = 'method = "pca", options = { k = "true" }'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("rounds = 1", "roundz = 1", "line 'a' on x: unknown option 'roundz': did you mean"),
+        ("rounds = 1", "rounds = 0", "line 'a' on x: option rounds = 0: "),
+        ("rounds = 1", "seed = 3", "line 'a' on x: option seed = 3: leave it out"),
+        ("subtypes-per-lab = 2", "cover = 'some'", "line 'a' on x: option cover = 'some': "),
+        ('k = "true"', 'k = "many"', "line 'b' on x: k = 'many': should be a number of clusters"),
+        ('k = "true"', "component = 3", "line 'b' on x: unknown option 'component': did you"),
+        ('k = "true"', 'preset = "new"', "line 'b' on x: unknown preset 'new'; known are"),
+        ('k = "true"', 'resolution = "high"', "line 'b' on x: option resolution = 'high': "),
+        ('k = "true"', "resolution = -1", "line 'b' on x: option resolution = -1: "),
+        (PCA, 'method = "leiden", options = { k = 3 }', "line 'b' on x: leiden finds .* k = 3 "),
+        (PCA, 'method = "mask-sc", options = { side = 10 }', "line 'b' on x: option side = 10: "),
+        (PCA, 'method = "mask-sc", options = { teacher = "he" }', "line 'b' on x: .* preset 'he'"),
+        (PCA, 'method = "nothing:HERE"', "line 'b' on x: option method = 'nothing:HERE': "),
+        (PCA, 'method = "json:dumps"', "line 'b' on x: option method = 'json:dumps': should be"),
+        (
+            PCA,
+            'method = "fedpca", options = { integrate = "harmony" }',
+            "line 'b' on x: integrate = 'harmony' on a split of partition = 'subtypes'",
+        ),
+    ],
+)
+def test_what_no_run_could_begin_with_is_found_before_any_does(write, before, after, said):
+    assert before in SUITE
+    with pytest.raises(ConfigError, match=said):
+        plan(load(write(SUITE.replace(before, after))))
+
+
+def test_an_option_of_the_grid_is_one_of_every_line(write):
+    with pytest.raises(ConfigError, match="line 'b' on x: unknown option 'rounds'"):
+        plan(load(write(SUITE + "[[grid]]\nrounds = [1, 2]\n")))
+
+
+def test_all_lines_with_a_bad_option_are_named_once(write):
+    text = SUITE.replace("rounds = 1", "roundz = 1").replace('k = "true"', "ks = 3")
+    with pytest.raises(ConfigError) as error:
+        plan(load(write(text)))
+    assert [str(error.value).count(f"line '{name}'") for name in "ab"] == [1, 1]
 
 
 def test_an_unknown_suite_is_told_which_there_are():
