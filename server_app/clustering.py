@@ -98,7 +98,7 @@ def find_clusters(federation: Federation, config: Config, model: Model, integrat
             )
     elif k:
         warnings.append(
-            f"no k-means: clusters = {k}, and {pool} cells are left; the clusters are the graph's"
+            f"no k-means: clusters = {k}, and {pool} cells are left: the clusters are the graph's"
         )
     elif options.cluster_by == "kmeans":
         warnings.append(

@@ -133,8 +133,11 @@ def bench(
                 outcome = run_cells(cells, kept, jobs or os.cpu_count() or 1, watch)
             except KeyboardInterrupt:
                 stopped = True
+    runs = {cell.key: f"{p.dataset}, {p.words}, seed {cell.seed}" for p, cell in planned}
     for key, reason in outcome.failures.items():
-        console.print(f"{key} failed: {reason}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"{runs[key]} failed: {reason} ({key})", highlight=False, soft_wrap=True, markup=False
+        )
     if rows := finished([cell for _, cell in of_tables], kept).rows:
         console.print("writing tables and figures …")
         changed = [f"{name}-{value}".replace("/", "-") for name, value in settings.items()]

@@ -13,6 +13,7 @@ from fedsc.data.catalogue import DATASETS
 from fedsc.rng import numpy_generator
 from simulations.bench.cell import Cell, Row
 from simulations.bench.suite import Line, Place, Suite
+from simulations.bench.warned import concerning, sentences
 
 SCORES = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette"}
 _MIXING = {
@@ -149,7 +150,15 @@ def tables(
     command
         What would run the lines that are not finished.
     """
-    done = {place: seeds for place, seeds in by_place.items() if seeds}
+    lines = {line.name: line for line in suite.lines}
+    done = {
+        place: {
+            seed: {**row, "warning": concerning(lines[place.line], row)}
+            for seed, row in seeds.items()
+        }
+        for place, seeds in by_place.items()
+        if seeds
+    }
     parts: list[str] = []
     if done:
         parts += _means(suite, done, heading) if len(suite.datasets) > _MANY else []
@@ -159,9 +168,7 @@ def tables(
             if places:
                 parts += [f"{heading} {data.name}", _table(suite, places)]
         parts.append(_legend(suite, len({seed for seeds in done.values() for seed in seeds})))
-        rows = [row for seeds in done.values() for row in seeds.values()]
-        warnings = sorted({str(row["warning"]) for row in rows} - {""})
-        parts += [f"**Warning**: {warning}." for warning in warnings]
+        parts += sentences(done)
     waiting = [place for place in by_place if place not in done]
     return [*parts, _not_run(waiting, command)] if waiting else parts
 

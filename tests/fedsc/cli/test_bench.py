@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from fedsc.cli import app
 from fedsc.errors import ConfigError, DataError
 from simulations.bench.cell import run_cell
+from simulations.bench.execute import Outcome
 from simulations.bench.suite import load, plan
 
 
@@ -89,3 +90,16 @@ def test_a_line_that_cannot_run_is_refused_before_another_does_whatever_is_chose
     with pytest.raises(ConfigError, match="line 'five' on pbmc68k_reduced: option components = 0"):
         cli(suite, "-o", out, "--line", "two")
     assert not out.exists()
+
+
+def test_a_run_that_fails_is_named_by_set_line_and_seed(tmp_path, monkeypatch):
+    suite = tmp_path / "mine.toml"
+    suite.write_text(SUITE)
+
+    def run_cells(cells, *_):
+        return Outcome({}, {cells[-1].key: "no memory"})
+
+    monkeypatch.setattr("simulations.bench.execute.run_cells", run_cells)
+    result = CliRunner().invoke(app, ["bench", str(suite), "-o", str(tmp_path / "out")])
+    assert "pbmc68k_reduced, five, seed 1 failed: no memory (pca-pbmc68k_" in result.stderr
+    assert str(result.exception) == "1 of 4 runs failed (see above)"

@@ -179,8 +179,11 @@ def test_costs_that_are_not_known_are_left_out_of_the_median(done):
 def test_warnings_of_rows_are_on_the_page(done):
     suite, planned, rows = done
     next(iter(rows.values()))["warning"] = "scale = 'lab' leaks"
+    list(rows.values())[2]["warning"] = "the graph has a single cluster at resolution 0.4"
     page = markdown(suite, planned, rows, "run it")
-    assert "**Warning**: scale = 'lab' leaks." in page
+    assert "**Warning** (x, ours, seed 0): scale = 'lab' leaks." in page
+    assert "single cluster" not in page  # the line is about k-means
+    assert cells_of(page, "theirs")[2] == "51.0 ± 1.0"
     assert cells_of(page, "ours (see the warning)")[2] == "41.0 ± 1.0"
 
 
