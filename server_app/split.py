@@ -60,11 +60,27 @@ def refuse_integration(federation: Federation, config: Config) -> None:
         If one set was split by its labels, or at random; if Harmony is asked for where all cells
         are of one lab and one batch.
     """
-    wanted = config.analysis.integrate
-    if wanted == "none":
+    if config.analysis.integrate == "none":
         return
     simulation = simulation_of(federation, config)
-    scheme = simulation.scheme
+    refuse_integration_of(config, simulation.scheme)
+    batches = sum(
+        len(cells.batches(simulation.batch_keys.get(lab) or config.analysis.batch_key)[1]) or 1
+        for lab, cells in simulation.labs.items()
+        if lab in federation.labs
+    )
+    if config.analysis.integrate == "harmony" and batches == 1:
+        raise ConfigError(f"integrate = 'harmony': {ONE_BATCH}, or leave integrate out")
+
+
+def refuse_integration_of(config: Config, scheme: str) -> None:
+    """Refuse to integrate labs of a split that makes them alike, or unlike by cell type.
+
+    Raises
+    ------
+    ConfigError
+        If one set is split by its labels, or at random.
+    """
     reason = {
         "subtypes": "labs differ by cell type there, and types would be pulled over one another",
         "dirichlet": "labs differ by cell type there, and types would be pulled over one another",
@@ -72,16 +88,9 @@ def refuse_integration(federation: Federation, config: Config) -> None:
     }.get(scheme)
     if reason is not None:
         raise ConfigError(
-            f"integrate = '{wanted}' on a split of partition = '{scheme}': "
+            f"integrate = '{config.analysis.integrate}' on a split of partition = '{scheme}': "
             f"{reason}; use partition = 'column', a file for each lab, or integrate = 'none'"
         )
-    batches = sum(
-        len(cells.batches(simulation.batch_keys.get(lab) or config.analysis.batch_key)[1]) or 1
-        for lab, cells in simulation.labs.items()
-        if lab in federation.labs
-    )
-    if wanted == "harmony" and batches == 1:
-        raise ConfigError(f"integrate = 'harmony': {ONE_BATCH}, or leave integrate out")
 
 
 def left_out(federation: Federation, config: Config) -> list[str]:

@@ -34,7 +34,7 @@ def check(cell: Cell) -> None:
         If its method or an option is unknown or out of range, or its method cannot be imported.
     """
     from fedsc.baselines.fitting import preset_of
-    from server_app.split import refuse_integration
+    from server_app.split import refuse_integration_of
 
     if cell.centralised:
         settings, k = cell.settings(Path())
@@ -44,4 +44,4 @@ def check(cell: Cell) -> None:
     if cell.method not in FEDERATED:
         load_objective(method_of(config.method))
     if config.analysis.integrate != "none" and not holds_labs(Path(cell.dataset)):
-        refuse_integration(config, config.split.scheme)
+        refuse_integration_of(config, config.split.scheme)
