@@ -90,6 +90,7 @@ def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ..
     published
         ARI, NMI, silhouette in % by line (:attr:`~simulations.bench.suite.Place.words`) and set.
     """
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -99,6 +100,7 @@ def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ..
     lines = list(dict.fromkeys(names))
     figure = Figure(figsize=(1.5 + 4.5 * len(sets), 0.6 + 0.62 * len(lines)), layout="constrained")
     grid = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
+    with_published = False
     for axes, name in zip(grid, sets, strict=True):
         for j, score in enumerate(_SCORES):
             for i, line in enumerate(lines):
@@ -117,21 +119,23 @@ def bars(rows: pd.DataFrame, published: Mapping[tuple[str, str], tuple[float, ..
                 )
                 axes.plot(values, [at] * len(values), "o", color="black", markersize=3)
                 if (line, name) in published:
+                    with_published = True
                     there = published[line, name][j]
                     axes.plot(there, at, "D", color="white", markeredgecolor="black", markersize=5)
         axes.set(title=name, xlabel="%", xlim=(0, 100))
         axes.set_yticks(range(len(lines)), lines)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].invert_yaxis()
+    handles: list[Artist] = [
+        Patch(facecolor=COLOURS[j], hatch=HATCHES[j], edgecolor="black", label=title)
+        for j, title in enumerate(_SCORES.values())
+    ]
+    handles.append(Line2D([], [], ls="", marker="o", color="black", markersize=3, label="a seed"))
+    if with_published:
+        diamond = Line2D([], [], ls="", marker="D", color="white", mec="black", label="published")
+        handles.append(diamond)
     figure.legend(
-        handles=[
-            *(
-                Patch(facecolor=COLOURS[j], hatch=HATCHES[j], edgecolor="black", label=title)
-                for j, title in enumerate(_SCORES.values())
-            ),
-            Line2D([], [], ls="", marker="o", color="black", markersize=3, label="a seed"),
-            Line2D([], [], ls="", marker="D", color="white", mec="black", label="published"),
-        ],
+        handles=handles,
         loc="outside lower center",
         ncols=4,
         fontsize="small",

@@ -35,6 +35,16 @@ def test_bars_have_a_diamond_where_a_paper_has_a_figure():
     )
     diamonds = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert [line.get_xdata()[0] for line in diamonds] == [33.0, 44.0]
+    assert legend_of(figure) == ["ARI", "NMI", "a seed", "published"]
+
+
+def test_a_legend_names_no_diamond_where_there_is_none():
+    elsewhere = {("b", "x"): (1, 2, 3), ("a", "y"): (1, 2, 3)}
+    assert legend_of(bars(rows(ari=[0.2], nmi=[0.5]), elsewhere)) == ["ARI", "NMI", "a seed"]
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_points_of_a_grid_have_bars_and_dots_of_their_own():
