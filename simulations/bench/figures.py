@@ -16,6 +16,7 @@ from fedsc.plots.maps import scatter_groups, tsne
 from fedsc.plots.style import COLOURS, HATCHES, LINES, save
 from simulations.bench.cell import Cell, labs_of_run, types_of, whole_set
 from simulations.bench.suite import Place, Suite
+from simulations.bench.table import places_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -281,12 +282,7 @@ def _legend_below(figure: "Figure", panel: "Axes", columns: int) -> None:
 
 def _words(rows: pd.DataFrame) -> pd.Series:
     """Name each row's line, control and point of the grid."""
-    places = zip(rows["dataset"], rows["line"], rows["at"], rows["control"], strict=True)
-    words = [
-        Place(dataset, line, tuple(json.loads(at).items()), control).words
-        for dataset, line, at, control in places
-    ]
-    return pd.Series(words, index=rows.index, dtype=str)
+    return pd.Series([place.words for place in places_of(rows)], index=rows.index, dtype=str)
 
 
 def _series(rows: pd.DataFrame, axis: str) -> pd.DataFrame:

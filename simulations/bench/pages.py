@@ -17,7 +17,7 @@ from fedsc.files import replace
 from simulations.bench.cell import Cell, Row
 from simulations.bench.provenance import data_digest
 from simulations.bench.suite import Place, Suite, load, places, plan, suites
-from simulations.bench.table import frame, tables
+from simulations.bench.table import frame, places_of, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = DOCS / "results" / "rows"
@@ -143,15 +143,6 @@ def _finished(cell: Cell, cells: Path) -> Row | None:
 
 def _age(file: Path) -> float:
     return file.stat().st_mtime
-
-
-def places_of(rows: pd.DataFrame) -> list[Place]:
-    """Give the place of every row."""
-    columns = (rows[name] for name in ("dataset", "line", "at", "control"))
-    return [
-        Place(dataset, line, tuple(map(tuple, json.loads(at).items())), bool(control))
-        for dataset, line, at, control in zip(*columns, strict=True)
-    ]
 
 
 def _records(rows: pd.DataFrame) -> list[Row]:

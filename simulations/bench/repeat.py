@@ -12,9 +12,9 @@ import pandas as pd
 
 from fedsc.errors import RunError
 from simulations.bench.cell import COSTS, Cell, load_row, run_cell
-from simulations.bench.pages import ROWS, places_of, read_rows
+from simulations.bench.pages import ROWS, read_rows
 from simulations.bench.suite import Suite, load, plan, suites
-from simulations.bench.table import seen
+from simulations.bench.table import places_of, seen
 from simulations.inprocess import silence_flower
 
 _ROWS = 2

@@ -116,6 +116,15 @@ def frame(
     return pd.DataFrame(records).drop_duplicates(ignore_index=True)
 
 
+def places_of(rows: pd.DataFrame) -> list[Place]:
+    """Give the place of every row of :func:`frame`."""
+    columns = (rows[name] for name in ("dataset", "line", "at", "control"))
+    return [
+        Place(dataset, line, tuple(map(tuple, json.loads(at).items())), bool(control))
+        for dataset, line, at, control in zip(*columns, strict=True)
+    ]
+
+
 def markdown(
     suite: Suite, planned: Sequence[tuple[Place, Cell]], rows: Mapping[str, Row], command: str
 ) -> str:

@@ -26,10 +26,8 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from fedsc.data.expression import Expression
-from fedsc.data.reading.how import ReadAs
-from fedsc.data.reading.read import read
-from fedsc.data.registry import resolve
 from fedsc.errors import DataError
+from simulations.bench.cell import Cell, whole_set
 
 Theirs = Callable[[np.ndarray, int], np.ndarray]
 """Cluster counts, float64 (cells, genes), into k clusters: int (cells,)."""
@@ -127,8 +125,8 @@ def measure(
     DataError
         If cells have no labels.
     """
-    source = resolve(dataset)
-    cells = read(source.path, ReadAs(source.layer, label_key or source.label_key))
+    cell = Cell(method=method, dataset=dataset, label_key=label_key, seed=seed, options={})
+    cells = whole_set(cell)
     if cells.labels is None:
         raise DataError(f"{dataset}: no column of cell types is known; name it with --label-key")
     if whose == "theirs":
