@@ -28,17 +28,6 @@ federated, and has a practitioner's number of genes."""
 WHERE = ("output", "run-name", "resume")
 """Options that say where a run is, not what it does."""
 
-OF_SIMULATIONS = (
-    "dataset",
-    "partition",
-    "labs",
-    "subtypes-per-lab",
-    "cover",
-    "beta",
-    "partition-key",
-)
-"""Options that mean nothing to real labs: what is split, and how."""
-
 
 class Config(BaseModel):
     """The options of one run; frozen, validated on construction.

@@ -244,12 +244,6 @@ class Run:
         return counts.rename(columns=str)
 
     @property
-    def of_real_labs(self) -> bool:
-        """Whether its labs were real ones; of a run that has not ended nobody knows."""
-        labs = (self.record.get("labs") or {}).values()
-        return any(not lab.get("simulated", True) for lab in labs)
-
-    @property
     def alpha(self) -> float | None:
         """Radius of FedSC's pull; ``None`` under another pull."""
         from fedsc.config import Config

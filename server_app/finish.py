@@ -7,7 +7,7 @@ import numpy as np
 from flwr.common import log
 
 import fedsc
-from fedsc.config import OF_SIMULATIONS, Config
+from fedsc.config import Config
 from fedsc.model import Model
 from protocol.checks import BadReply
 from protocol.embed import pack_model
@@ -21,23 +21,18 @@ _MARKERS = 100  # genes of each cluster that a lab's file holds
 
 def finish(
     federation: Federation, config: Config, model: Model, analysis: Analysis, warnings: list[str]
-) -> dict[str, str]:
+) -> None:
     """Let every lab write its results into a copy of its own file; simulated ones if wanted.
 
     A real lab that is busy still is waited for, and one that was left out of the clusters embeds
     its cells first. A lab that cannot is told of in the log; it can do so later with
     ``fedsc embed``.
-
-    Returns
-    -------
-    dict
-        By lab why it has no results.
     """
     labs = [
         lab for lab, about in federation.labs.items() if config.run.files or not about.simulated
     ]
     if not labs:
-        return {}
+        return
     options = config.analysis
     by_kmeans = analysis.clusters.centres is not None
     about: dict[str, str | int | float] = {
@@ -63,33 +58,23 @@ def finish(
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
-        _options_of_labs(federation, config),
+        {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
     )
-    served, unserved = _tell_results(federation, labs, results)
+    served = _tell_results(federation, labs, results)
     for late in federation.stragglers(served):
         if not analysis.integration.harmony:  # or it would lose its correction
             answers = federation.tell(late, EMBED, pack_model(model))
             _, failures = read_all_embedded(federation, answers)
             _warn(failures)
-            unserved |= failures
             late = [lab for lab in late if lab not in failures]
-        has_them, failures = _tell_results(federation, late, results)
-        unserved = {lab: why for lab, why in unserved.items() if lab not in has_them} | failures
-    return dict(sorted(unserved.items()))
+        _tell_results(federation, late, results)
 
 
-def _options_of_labs(federation: Federation, config: Config) -> dict[str, str | int | float]:
-    """Give the options that a lab's file names: none of the server's files, nor of another kind."""
-    other = {"output", "resume"}
-    if not any(about.simulated for about in federation.labs.values()):
-        other |= set(OF_SIMULATIONS)
-    return {name: value for name, value in config.to_mapping().items() if name not in other}
+_OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 
 
-def _tell_results(
-    federation: Federation, labs: list[str], results: Results
-) -> tuple[list[str], dict[str, str]]:
-    """Tell labs the results; list those that have them, or never will, and why some have none."""
+def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
+    """Tell labs the results; list those that have them, or never will."""
     answers = federation.tell(labs, FINISH, pack_results(results))
     failures, served = dict(answers.failures), []
     for lab, reply in answers.records.items():
@@ -107,7 +92,7 @@ def _tell_results(
             extra={"lab": lab, "file": file},
         )
     _warn(failures)
-    return [*served, *answers.final], failures
+    return [*served, *answers.final]
 
 
 def _warn(failures: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ Each lab moves its own cells; the server learns sums alone.
 """
 
 from dataclasses import dataclass
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,10 @@ class Integration:
 
     @property
     def warnings(self) -> list[str]:
-        """Say so where Harmony was asked for, and could not be done or should not have been."""
-        if self.about["asked"] != "harmony" or self.about["advised"]:
+        """Say so where what was asked for could not be done."""
+        if self.about["asked"] != "harmony" or self.about["done"]:
             return []
-        done = "done against advice" if self.about["done"] else "not done"
-        return [f"integrate = harmony: {done}; {self.about['reason']}"]
+        return [f"integrate = harmony: not done; {self.about['reason']}"]
 
 
 def integrate(federation: Federation, config: Config, dimensions: int) -> Integration:
@@ -71,8 +70,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     advice = decide(before)
     if not advice.integrate and (wanted == "auto" or before.batches < 2):
         log(INFO, "integrate = %s: not done; %s", wanted, advice.reason)
-        not_done = {"asked": wanted, "done": False, "advised": False, "reason": advice.reason}
-        return Integration(None, not_done)
+        return Integration(None, {"asked": wanted, "done": False, "reason": advice.reason})
     harmony = learn_harmony(ask, n_cells, start, _harmony_reporter)
     moved = federation.ask(
         asking.INTEGRATION,
@@ -82,11 +80,16 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     after = learn_mixing(moved, harmony.centres)
     advice = decide(before, after)
     done = wanted == "harmony" or advice.integrate
-    log(INFO, "integrate = %s: %s; %s", wanted, "done" if done else "not done", advice.reason)
+    log(
+        INFO if advice.integrate else WARNING,
+        "integrate = %s: %s; %s",
+        wanted,
+        "done" if done else "not done",
+        advice.reason,
+    )
     about = {
         "asked": wanted,
         "done": done,
-        "advised": advice.integrate,
         "reason": advice.reason,
         "mixing_before": before.index,
         "mixing_after": after.index,

@@ -135,14 +135,7 @@ def main(grid: Grid, context: Context) -> None:
         }
         folder.write_json(SCORES, scores)
         begin("files")
-        unserved = finish(federation, config, model, analysis, warnings)
-        scores["unserved"] = unserved
-        warnings += [
-            f"lab {lab} has no results in a copy of its own file: {reason}; it can make one with "
-            "fedsc embed, from this run's folder"
-            for lab, reason in unserved.items()
-        ]
-        folder.write_json(SCORES, scores)
+        finish(federation, config, model, analysis, warnings)
         traffic = federation.traffic
         log(
             INFO,
@@ -179,7 +172,6 @@ def _described(
             "genes": len(about.genes),
             "chosen": len(preprocessing.genes),
             "measured": int((match(about.genes, preprocessing.genes) >= 0).sum()),
-            "simulated": about.simulated,
         }
         for lab, about in federation.labs.items()
     }

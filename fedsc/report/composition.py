@@ -15,8 +15,8 @@ def composition(run: Run) -> Section | None:
             "Labs and clusters",
             [
                 "The cells of each lab by cluster are not known here: only sums over all labs came "
-                f"to the server. {_who_has_them(run)} in its own file and its own report."
-                if run.of_real_labs or run.options.get("files", True)
+                "to the server. Each lab has them in its own file and its own report."
+                if run.options.get("files", True)
                 else "The run was made without labs' files (files = false), so the cells of each "
                 "lab by cluster were not kept."
             ],
@@ -35,11 +35,6 @@ def composition(run: Run) -> Section | None:
         pictures=[_bars(run)],
         tables=[table],
     )
-
-
-def _who_has_them(run: Run) -> str:
-    unserved = run.record.get("unserved")
-    return f"Each lab but {', '.join(unserved)} has them" if unserved else "Each lab has them"
 
 
 def _bars(run: Run) -> Picture:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
-from fedsc.federated.annotation import UNKNOWN
 from fedsc.plots.maps import draw_map, make_room
 from fedsc.plots.style import GROUP_COLOURS
 
@@ -139,10 +138,7 @@ def cluster_table(
     k = len(markers)
     kinds = ["–"] * k
     if shares is not None and len(types):
-        kinds = [
-            UNKNOWN if kind == UNKNOWN else f"{kind} ({share(part)})"
-            for kind, part in zip(types, shares, strict=True)
-        ]
+        kinds = [f"{kind} ({share(part)})" for kind, part in zip(types, shares, strict=True)]
     columns = {
         "cluster": [str(cluster) for cluster in range(k)],
         **figures,

@@ -1,7 +1,5 @@
 """Scores of the clusters, beside those without any training."""
 
-from typing import Any
-
 from fedsc.report.parts import Section, Table, number
 from fedsc.results import WAYS, Run
 
@@ -42,24 +40,11 @@ def scores(run: Run) -> Section | None:
         )
     if not known:
         texts = ["No lab names cell types, so there are no scores."]
-    texts += _integration(run.record["integration"])
+    if run.record["integration"]["done"]:
+        texts.append("The papers' scores are of the embedding before integration.")
     caption = "Scores beside the floor" if has_floor else "Scores"
     return Section(
         "Scores",
         texts,
         tables=[Table(caption, head, rows, numbers=head[1:])] if known else [],
     )
-
-
-def _integration(about: dict[str, Any]) -> list[str]:
-    """Say what was asked for, what was done, and why."""
-    if about["asked"] == "none":
-        return []
-    done = "Labs were integrated by Harmony" if about["done"] else "Labs were not integrated"
-    texts = [f"{done} (integrate = {about['asked']}). Why: {about['reason']}."]
-    if about["done"]:
-        texts.append(
-            f"The mixing of labs, 0 to 1, was {number(about['mixing_before'])} before and is "
-            f"{number(about['mixing_after'])} now. The papers' scores are of the embedding before."
-        )
-    return texts

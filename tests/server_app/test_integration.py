@@ -24,7 +24,6 @@ from fedsc.federated.harmony_lab import CORRECT
 from fedsc.model import load_model
 from protocol.ask import CLUSTERS, INTEGRATION
 from protocol.replies import pack_error
-from server_app.integration import Integration
 
 N_TYPES, DIMENSIONS = 3, 50
 
@@ -400,15 +399,3 @@ def test_labs_of_a_column_or_with_a_file_each_are(tiny, change, lead, files):
     assert left.scores["integration"]["done"] is True
     clusters = load_clusters(left.folder, load_model(left.folder))
     assert clusters.k == left.scores["graph"]["clusters"]
-
-
-@pytest.mark.parametrize("done", [True, False])
-def test_harmony_against_advice_is_warned_of(done):
-    about = {"asked": "harmony", "done": done, "advised": False, "reason": "labs are mixed"}
-    (warning,) = Integration(None, about).warnings
-    assert (
-        warning
-        == f"integrate = harmony: {'done against advice' if done else 'not done'}; labs are mixed"
-    )
-    assert not Integration(None, about | {"advised": True}).warnings
-    assert not Integration(None, {"asked": "none", "done": False}).warnings

@@ -16,7 +16,7 @@ from fedsc.cli.run import parse_settings
 from fedsc.data.additions import Annotation
 from fedsc.errors import DataError
 from fedsc.report.lab import lab_report
-from fedsc.report.parts import as_option, cluster_table
+from fedsc.report.parts import as_option
 from fedsc.report.run import report_of, write_report
 from fedsc.results import load
 from fedsc.sent import Answer, Part
@@ -173,26 +173,6 @@ def test_options_are_written_as_the_command_line_takes_them(value, written):
     assert as_option(value) == written
     (read,) = parse_settings([f"option={written}"]).values()
     assert str(read) == str(value)
-
-
-def test_a_cluster_of_unknown_type_has_no_share_of_another():
-    shares = np.array([0.9, 0.48])
-    table = cluster_table("Clusters", {}, ("B cell", "unknown"), shares, [["a"], ["b"]])
-    assert [row[1] for row in table.rows] == ["B cell (90%)", "unknown"]
-
-
-def test_the_report_says_what_became_of_the_integration(finished, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished.folder, folder)
-    scores = json.loads((folder / "scores.json").read_text())
-    scores["integration"] = {
-        **{"asked": "harmony", "done": True, "advised": False, "reason": "labs mixed before"},
-        **{"mixing_before": 0.5, "mixing_after": 0.75},
-    }
-    (folder / "scores.json").write_text(json.dumps(scores))
-    page = check_page(report_of(load(folder)))
-    assert "Labs were integrated by Harmony (integrate = harmony). Why: labs mixed" in page.text
-    assert "was 0.50 before and is 0.75 now" in page.text
 
 
 def test_labs_that_are_real_keep_their_cells_to_themselves(finished, tmp_path):
