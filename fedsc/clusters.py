@@ -47,7 +47,8 @@ class Clusters:
         Cell type of every cluster, ``"unknown"`` where none is known; empty where no lab is
         annotated.
     shares
-        Share of a cluster's annotated cells that are of its type, float64 (k,).
+        Share of a cluster's annotated cells that have the commonest type among them, float64 (k,);
+        of a cluster ``"unknown"`` too, where that type is not named.
     model
         Digest of the model whose embedding they are of.
     integration

@@ -168,7 +168,10 @@ def embed(
 
     Adds ``obsm["X_fedsc"]``, ``obs["fedsc_cluster"]`` and ``uns["fedsc"]``; of the run's clusters
     also ``obs["fedsc_distance"]``, ``obsm["X_fedsc_umap"]`` if the run drew a map and, where some
-    lab was annotated, ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``.
+    lab was annotated, ``obs["fedsc_type"]`` and ``obs["fedsc_type_share"]``, the
+    share of the cluster's annotated cells that have its commonest type. A type is ``"unknown"``
+    where that share is below the run's ``type-threshold`` or fewer than 10 cells are annotated;
+    the share is then of a type that is not named.
 
     Parameters
     ----------

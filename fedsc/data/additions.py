@@ -64,7 +64,8 @@ class Annotation:
     types
         Cell type of every cluster, (k,); empty where none is known.
     shares
-        Share of a cluster's annotated cells that are of its type, float (k,).
+        Share of a cluster's annotated cells that have the commonest type among them, float (k,);
+        of a cluster ``"unknown"`` too, where that type is not named.
     distances
         Of every cell to the nearest centre of its cluster, float (cells,); ``None`` = not known.
     places

@@ -1,6 +1,6 @@
 """The pool's clusters: their cells, markers and suggested types, and the map."""
 
-from fedsc.report.parts import Section, cluster_table, map_pictures, share
+from fedsc.report.parts import Section, about_unknown, cluster_table, map_pictures, share
 from fedsc.results import Run
 
 
@@ -26,8 +26,12 @@ def clusters(run: Run) -> Section | None:
             "a somewhat lower or higher resolution. Near 1 they do not depend on that choice; "
             "below 0.6 they do."
         )
+    if found.types:
+        texts.append(
+            "A type is a suggestion: of the cluster's annotated cells, the share in brackets has "
+            f"it. {about_unknown(run.options)}"
+        )
     texts.append(
-        "A type is a suggestion: of the cluster's annotated cells, the share in brackets has it. "
         "A gene is followed by the number of labs in which it is higher inside the cluster than "
         "outside, of the labs that can say."
     )

@@ -8,7 +8,7 @@ import numpy as np
 import fedsc
 from fedsc.data.additions import Annotation, cluster_column, type_column
 from fedsc.report.page import render
-from fedsc.report.parts import Section, Table, cluster_table, map_pictures, share
+from fedsc.report.parts import Section, Table, about_unknown, cluster_table, map_pictures, share
 from fedsc.report.sent import what_left
 from fedsc.sent import Answer
 
@@ -36,10 +36,16 @@ def lab_report(results: Annotation, sizes: np.ndarray, sent: Sequence[Answer]) -
         f"The run found {results.k} clusters; {np.count_nonzero(own)} have cells of this lab.",
         "This page was made in the lab from its own file. It was sent to nobody.",
     ]
+    texts = []
+    if len(results.types):
+        texts.append(
+            "A type is a suggestion: of the cluster's annotated cells in the pool, the share in "
+            f"brackets has it. {about_unknown(about['options'])}"
+        )
     sections = [
         Section(
             "Clusters",
-            ["A type is a suggestion: the share in brackets of the pool's annotated cells has it."],
+            texts,
             tables=[_clusters(results, own, sizes)],
         ),
         *_map(results),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
+from fedsc.federated.annotation import LEAST_CELLS, UNKNOWN
 from fedsc.plots.maps import draw_map, make_room
 from fedsc.plots.style import GROUP_COLOURS
 
@@ -138,7 +139,10 @@ def cluster_table(
     k = len(markers)
     kinds = ["–"] * k
     if shares is not None and len(types):
-        kinds = [f"{kind} ({share(part)})" for kind, part in zip(types, shares, strict=True)]
+        kinds = [
+            kind if kind == UNKNOWN else f"{kind} ({share(part)})"
+            for kind, part in zip(types, shares, strict=True)
+        ]
     columns = {
         "cluster": [str(cluster) for cluster in range(k)],
         **figures,
@@ -148,6 +152,14 @@ def cluster_table(
     rows = list(zip(*columns.values(), strict=True))
     colours = [GROUP_COLOURS[i % len(GROUP_COLOURS)] for i in range(k)]
     return Table(caption, list(columns), rows, list(figures), colours)
+
+
+def about_unknown(options: Mapping[str, Any]) -> str:
+    """Say when a cluster's type is unknown, under the options of a run."""
+    return (
+        f"A type is {UNKNOWN} where fewer than {LEAST_CELLS} of the cluster's cells are annotated, "
+        f"or no type has a share of {share(options['type-threshold'])} (type-threshold) of them."
+    )
 
 
 def number(value: float | None, digits: int = 2) -> str:

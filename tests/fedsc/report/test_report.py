@@ -1,5 +1,6 @@
 """The report of a run and of a lab: what stands in it, and what never does."""
 
+import dataclasses
 import json
 import math
 import re
@@ -175,6 +176,19 @@ def test_options_are_written_as_the_command_line_takes_them(value, written):
     assert str(read) == str(value)
 
 
+def test_a_cluster_of_unknown_type_has_no_share_of_another_type(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    found = load(finished.folder).clusters
+    types = ("unknown", *found.types[1:])
+    shares = np.array([0.4321, *found.shares[1:]])
+    packed = dataclasses.replace(found, types=types, shares=shares).pack()
+    (tmp_path / "run" / "clusters.safetensors").write_bytes(packed)
+    page = check_page(write_report(tmp_path / "run").read_text())
+    assert "43%" not in page.text
+    assert "fewer than 10 of the cluster's cells are annotated" in page.text
+    assert "a share of 50% (type-threshold)" in page.text
+
+
 def test_labs_that_are_real_keep_their_cells_to_themselves(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
@@ -202,6 +216,7 @@ def test_a_lab_s_report_tells_of_its_own_cells():
         "warnings": f"few {NASTY}",
         "coverage": {"measured": 70, "genes": 100, "weight": 0.5, "share": 0.7},
         "versions": {"fedsc": "0"},
+        "options": {"type-threshold": 0.65},
     }
     annotation = Annotation(
         np.zeros((5, 2)),
@@ -209,7 +224,7 @@ def test_a_lab_s_report_tells_of_its_own_cells():
         3,
         about,
         types=("T", NASTY, "unknown"),
-        shares=np.array([0.9, 0.6, 0.0]),
+        shares=np.array([0.9, 0.72, 0.58]),
         places=np.random.default_rng(0).normal(size=(5, 2)),
         markers={
             "names": {str(i): np.array(["GENE1", "GENE2"][i:]) for i in range(3)},
@@ -224,7 +239,9 @@ def test_a_lab_s_report_tells_of_its_own_cells():
     assert "2 have cells of this lab" in page.text
     assert "70 of the 100 genes" in page.text
     assert f"few {NASTY}" in page.text
-    assert "60%" in page.text
+    assert "(72%)" in page.text
+    assert "58%" not in page.text  # the share is of a type that is not named
+    assert "a share of 65% (type-threshold)" in page.text
     assert page.text.count("GENE1") == 1
     assert "GENE2" not in page.text  # no higher in its cluster than outside
     # By question: how often, how many bytes, and what they were.
