@@ -4,7 +4,7 @@ Each lab moves its own cells; the server learns sums alone.
 """
 
 from dataclasses import dataclass
-from logging import INFO, WARNING
+from logging import INFO
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,13 @@ class Integration:
         ``None`` where the embedding is as it was.
     about
         What was asked for, what was done and why, for ``scores.json``.
+    warnings
+        What has to be known to trust clusters of the integrated embedding.
     """
 
     harmony: Harmony | None
     about: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,7 +84,7 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     advice = decide(before, after)
     done = wanted == "harmony" or advice.integrate
     log(
-        INFO if advice.integrate else WARNING,
+        INFO,
         "integrate = %s: %s; %s",
         wanted,
         "done" if done else "not done",
@@ -98,7 +101,15 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
         "steps": len(harmony.questions),
         "converged": harmony.converged,
     }
-    return Integration(harmony if done else None, about)
+    if not done:
+        return Integration(None, about)
+    if advice.integrate:
+        return Integration(harmony, about)
+    doubt = (
+        f"labs were integrated (integrate = {wanted}), though it may not help: {advice.reason}; "
+        "compare with integrate = none"
+    )
+    return Integration(harmony, about, (doubt,))
 
 
 class _IntegrationAnswers:

@@ -10,6 +10,7 @@ from fedsc.report.clusters import cluster_map, clusters
 from fedsc.report.composition import composition
 from fedsc.report.cost import cost
 from fedsc.report.genes import genes, quality
+from fedsc.report.integration import integration
 from fedsc.report.page import render
 from fedsc.report.repetition import repetition
 from fedsc.report.scores import scores
@@ -53,6 +54,7 @@ def report_of(run: Run) -> str:
         clusters(run),
         cluster_map(run),
         composition(run),
+        integration(run),
         scores(run),
         training(run),
         warnings(run),

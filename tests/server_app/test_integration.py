@@ -1,5 +1,6 @@
 """Labs of different techniques, brought together by Harmony in whole runs of real labs."""
 
+import html
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,8 @@ from fedsc.errors import ConfigError, DataError
 from fedsc.federated.harmony import HARMONY
 from fedsc.federated.harmony_lab import CORRECT
 from fedsc.model import load_model
+from fedsc.report.run import report_of
+from fedsc.results import load
 from protocol.ask import CLUSTERS, INTEGRATION
 from protocol.replies import pack_error
 
@@ -282,6 +285,25 @@ def test_batches_within_a_lab_by_columns_of_the_labs_own(config, files, lead, tm
     assert "the lab had no batch 'C'; it had A, B" in str(done.exception)
 
 
+def test_an_integration_that_may_not_help_is_warned_of_where_people_read(config, lead, tmp_path):
+    for name, cells in (("A", 120), ("B", 110)):  # of one technique: they are mixed already
+        technique(name, seed=cells, cells=cells, of=6).write_h5ad(tmp_path / f"{name}.h5ad")
+    left = lead(
+        config.replace(integrate="harmony", output=str(tmp_path), wait_for_labs=2, files=True),
+        nodes_of(tmp_path, tmp_path)[:2],
+    )
+    (doubt,) = [w for w in left.scores["warnings"] if "integrate" in w]
+    assert "labs were integrated (integrate = harmony), though it may not help" in doubt
+    assert "mixed already" in doubt
+    assert doubt in copy_of(tmp_path, "A").uns["fedsc"]["warnings"]
+    report = " ".join(html.unescape((left.folder / "report.html").read_text()).split())
+    assert report.count(doubt) == 1
+    assert "Asked for: integrate = harmony. Labs were brought together." in report
+    about = left.scores["integration"]
+    figures = f"{about['mixing_before']:.2f} before and {about['mixing_after']:.2f} after"
+    assert figures in report
+
+
 @pytest.mark.slow
 def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated):
     done = lead(
@@ -300,6 +322,10 @@ def test_auto_says_what_it_did_and_why(config, files, lead, tmp_path, integrated
     assert declined["done"] is False
     assert "mixed already" in declined["reason"]
     assert not (left.folder / HARMONY).exists()
+    report = report_of(load(left.folder))
+    assert "Asked for: integrate = auto. Labs were left as they were." in report
+    assert "mixed already" in report
+    assert not [warning for warning in left.scores["warnings"] if "integrate" in warning]
 
 
 @pytest.mark.slow
