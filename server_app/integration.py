@@ -31,7 +31,7 @@ class Integration:
     about
         What was asked for, what was done and why, for ``scores.json``.
     warnings
-        What has to be known to trust clusters of the integrated embedding.
+        What has to be known where Harmony was asked for.
     """
 
     harmony: Harmony | None
@@ -42,13 +42,6 @@ class Integration:
     def name(self) -> str:
         """Of this integration, for messages; ``""`` where the embedding is as it was."""
         return self.harmony.name if self.harmony else ""
-
-    @property
-    def warnings(self) -> list[str]:
-        """Say so where what was asked for could not be done."""
-        if self.about["asked"] != "harmony" or self.about["done"]:
-            return []
-        return [f"integrate = harmony: not done; {self.about['reason']}"]
 
 
 def integrate(federation: Federation, config: Config, dimensions: int) -> Integration:
@@ -73,7 +66,8 @@ def integrate(federation: Federation, config: Config, dimensions: int) -> Integr
     advice = decide(before)
     if not advice.integrate and (wanted == "auto" or before.batches < 2):
         log(INFO, "integrate = %s: not done; %s", wanted, advice.reason)
-        return Integration(None, {"asked": wanted, "done": False, "reason": advice.reason})
+        told = (f"integrate = harmony: not done; {advice.reason}",) if wanted == "harmony" else ()
+        return Integration(None, {"asked": wanted, "done": False, "reason": advice.reason}, told)
     harmony = learn_harmony(ask, n_cells, start, _harmony_reporter)
     moved = federation.ask(
         asking.INTEGRATION,

@@ -197,7 +197,7 @@ def test_cells_without_a_gene_of_the_model_are_told_wherever_they_are_placed(cel
 
 def test_cells_are_embedded_as_those_of_a_lab_of_the_run_or_of_another(cells, tmp_path):
     labs = {"A": cells[:50].copy(), "B": cells[50:].copy()}
-    with pytest.warns(UserWarning, match="integrate = harmony: done against advice"):
+    with pytest.warns(UserWarning, match="though it may not help: mixing of labs"):
         run = fedsc.run(labs, integrate="harmony", output=tmp_path, **FEW)
     other = run.embed(labs["A"])
     assert "integrated as a new lab" in other.uns["fedsc"]["said"]
