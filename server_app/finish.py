@@ -1,7 +1,10 @@
 """The results go to the labs: each writes them into a copy of its own file."""
 
+import shlex
+from collections import defaultdict
 from collections.abc import Mapping
 from logging import INFO, WARNING
+from pathlib import Path
 
 import numpy as np
 from flwr.common import log
@@ -17,22 +20,30 @@ from server_app.analysis import Analysis, read_all_embedded
 from server_app.federation import Federation
 
 _MARKERS = 100  # genes of each cluster that a lab's file holds
+_UNASKED = "left out of the clusters, and away or busy until the end"
 
 
 def finish(
     federation: Federation, config: Config, model: Model, analysis: Analysis, warnings: list[str]
-) -> None:
+) -> dict[str, str]:
     """Let every lab write its results into a copy of its own file; simulated ones if wanted.
 
     A real lab that is busy still is waited for, and one that was left out of the clusters embeds
-    its cells first. A lab that cannot is told of in the log; it can do so later with
-    ``fedsc embed``.
+    its cells first. A lab that cannot is told of in the log.
+
+    Returns
+    -------
+    dict
+        Labs without such a copy, sorted by name, and why.
     """
-    labs = [
-        lab for lab, about in federation.labs.items() if config.run.files or not about.simulated
-    ]
+
+    def wanted() -> list[str]:
+        labs = federation.labs.items()
+        return [lab for lab, about in labs if config.run.files or not about.simulated]
+
+    labs = wanted()
     if not labs:
-        return
+        return {}
     options = config.analysis
     by_kmeans = analysis.clusters.centres is not None
     about: dict[str, str | int | float] = {
@@ -60,30 +71,55 @@ def finish(
         about,
         {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
     )
-    served = _tell_results(federation, labs, results)
-    for late in federation.stragglers(served):
+    missing, final = _tell_results(federation, labs, results)
+    asked = set(labs)
+    for late in federation.stragglers([lab for lab in labs if lab not in missing.keys() - final]):
+        asked.update(late)
+        failures: dict[str, str] = {}
         if not analysis.integration.harmony:  # or it would lose its correction
             answers = federation.tell(late, EMBED, pack_model(model))
             _, failures = read_all_embedded(federation, answers)
             _warn(failures)
-            late = [lab for lab in late if lab not in failures]
-        _tell_results(federation, late, results)
+        can = [lab for lab in late if lab not in failures]
+        failures |= _tell_results(federation, can, results)[0]
+        missing = {lab: why for lab, why in missing.items() if lab not in late} | failures
+    unasked = {lab: _UNASKED for lab in wanted() if lab not in asked}
+    _warn(unasked)
+    return dict(sorted((missing | unasked).items()))
+
+
+def without_files(missing: Mapping[str, str], folder: Path, *, simulated: bool) -> list[str]:
+    """Say which labs have no copy with their results, why, and what to do."""
+    of_reason = defaultdict[str, list[str]](list)
+    for lab, why in missing.items():
+        of_reason[why].append(lab)
+    run = shlex.quote(str(folder))
+    how = (
+        f"when that is put right: fedsc run --resume {run}"
+        if simulated
+        else f"when that is over, in the lab: fedsc embed FILE --model {run} -o OUT.h5ad"
+    )
+    return [
+        f"no file with the results at lab {', '.join(labs)} ({why}); {how}"
+        for why, labs in of_reason.items()
+    ]
 
 
 _OF_THE_SERVER = ("output", "resume")  # options that say where its files are
 
 
-def _tell_results(federation: Federation, labs: list[str], results: Results) -> list[str]:
-    """Tell labs the results; list those that have them, or never will."""
+def _tell_results(
+    federation: Federation, labs: list[str], results: Results
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Tell labs the results; give by lab why it has none, and which labs never will."""
     answers = federation.tell(labs, FINISH, pack_results(results))
-    failures, served = dict(answers.failures), []
+    failures = dict(answers.failures)
     for lab, reply in answers.records.items():
         try:
             file = read_finished(reply, lab)
         except BadReply as bad:
             failures[lab] = str(bad)
             continue
-        served.append(lab)
         log(
             INFO,
             "lab %s has its results in a copy of its own file: %s",
@@ -92,7 +128,7 @@ def _tell_results(federation: Federation, labs: list[str], results: Results) -> 
             extra={"lab": lab, "file": file},
         )
     _warn(failures)
-    return [*served, *answers.final]
+    return failures, answers.final
 
 
 def _warn(failures: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from server_app.analysis import analyse
 from server_app.checkpoint import ServerState, load_checkpoint, save_checkpoint
 from server_app.clustering import refuse_k
 from server_app.federation import Federation
-from server_app.finish import finish
+from server_app.finish import finish, without_files
 from server_app.floor import pca, pooled, score_floor
 from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
@@ -132,10 +132,18 @@ def main(grid: Grid, context: Context) -> None:
             "versions": versions(*_PACKAGES),
             "config": config.to_mapping(),
             "warnings": warnings,
+            "without_files": {},
         }
         folder.write_json(SCORES, scores)
         begin("files")
-        finish(federation, config, model, analysis, warnings)
+        if missing := finish(federation, config, model, analysis, warnings):
+            simulated = bool(simulation_of(federation, config).labs)
+            told = without_files(missing, folder.path, simulated=simulated)
+            for warning in told:
+                log(WARNING, "%s", warning)
+            folder.write_json(
+                SCORES, scores | {"warnings": warnings + told, "without_files": missing}
+            )
         traffic = federation.traffic
         log(
             INFO,

@@ -8,6 +8,8 @@ from fedsc.results import Run
 def composition(run: Run) -> Section | None:
     """Count cells by lab and cluster, or say why nobody here can."""
     counts = run.composition
+    missing = ", ".join(run.record.get("without_files", ()))
+    lacks = [f"Without a file: {missing}. The warnings say why, and what to do."] if missing else []
     if counts.empty:
         if not run.finished:
             return None
@@ -15,11 +17,14 @@ def composition(run: Run) -> Section | None:
             "Labs and clusters",
             [
                 "The cells of each lab by cluster are not known here: only sums over all labs came "
-                "to the server. Each lab has them in its own file and its own report."
+                "to the server. "
+                + ("Each other lab" if missing else "Each lab")
+                + " has them in its own file and its own report."
                 if run.options.get("files", True)
                 else "The run was made without labs' files (files = false), so the cells of each "
                 "lab by cluster were not kept."
             ],
+            lacks,
         )
     head = ["lab", "cells", *(f"cluster {cluster}" for cluster in counts.columns)]
     rows = [
@@ -32,6 +37,7 @@ def composition(run: Run) -> Section | None:
     return Section(
         "Labs and clusters",
         ["A cluster that a single lab holds is a type only that lab has, or its technique."],
+        lacks,
         pictures=[_bars(run)],
         tables=[table],
     )

@@ -1,5 +1,6 @@
 """The end of a run with real labs, each with a file of its own: clusters, copies, scores."""
 
+import html
 import json
 import re
 import shutil
@@ -176,6 +177,21 @@ def test_a_lab_that_names_no_copy_does_not_count_as_served(quick, lead, files):
     assert "lab B has its results" not in said
 
 
+def test_labs_without_a_file_are_named_where_people_read(quick, change, lead, files):
+    app = lying("finished", ConfigRecord({"copy": ""}))
+    folder = lead(change(quick, files=True), nodes_of(files), app)
+    scores = scores_of(folder)
+    assert scores["without_files"] == {"B": "it does not name the copy it should have written"}
+    (warning,) = [w for w in scores["warnings"] if "no file" in w]
+    assert "no file with the results at lab B (it does not name the copy" in warning
+    assert f"in the lab: fedsc embed FILE --model {folder} -o OUT.h5ad" in warning
+    assert warning in (folder / "run.log").read_text()
+    report = html.unescape((folder / "report.html").read_text())
+    assert warning in report
+    assert "Each other lab has them in its own file" in report
+    assert "Without a file: B." in report
+
+
 @pytest.mark.slow
 def test_iterations_of_k_means_are_told(quick, lead, files, monkeypatch):
     monkeypatch.setattr("server_app.clustering._SECONDS_OF_SILENCE", 0.0)
@@ -330,6 +346,7 @@ def test_a_full_disk_at_one_lab_is_told_and_the_run_ends_with_scores(quick, lead
     log = (folder / "run.log").read_text()
     assert "lab A could not write its results" in log
     assert "No space left on device; free some space" in log
+    assert "No space left on device" in scores_of(folder)["without_files"]["A"]
     assert sorted(p.name for p in files.parent.rglob("*.fedsc.h5ad*")) == ["B.fedsc.h5ad"]
 
 

@@ -99,6 +99,7 @@ def test_a_lab_that_is_busy_beyond_the_last_round_gets_its_clusters_and_its_file
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {(row["round"], row["lab"]) for row in rows if "failed" in row} == {(2, "B")}
 
+    assert json.loads((folder / "scores.json").read_text())["without_files"] == {}
     model = load_model(folder)
     clusters = load_clusters(folder, model)
     assert clusters.sizes.sum() == 60  # the pool's clusters are of A alone
@@ -114,5 +115,7 @@ def test_a_lab_that_is_busy_beyond_the_last_round_gets_its_clusters_and_its_file
 def test_a_lab_that_stays_busy_holds_the_end_no_longer_than_a_round(run, clock):
     folder, copies = run(last_round(1e6))
     assert list(copies) == ["A"]
-    assert (folder / "scores.json").exists()
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores["without_files"]) == ["B"]
+    assert "busy" in scores["without_files"]["B"]
     assert clock.now < 5 * HANG

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from client_app.finish import write_results
 from fedsc.cli.run import parse_settings
-from fedsc.errors import ConfigError
+from fedsc.errors import ConfigError, RunError
 
 
 def _arguments(config, **options):
@@ -95,6 +96,34 @@ def test_a_run_ends_with_scores_and_its_folder(tiny, fedsc, left_by, monkeypatch
     # Three rounds on a tiny set: below the floor, and said so.
     assert left.scores["graph"]["ari"] < left.scores["floor"]["graph"]["ari"]
     assert "training has not helped (graph, k unknown" in out
+
+
+def test_a_lab_whose_file_cannot_be_written_is_named_at_the_end(
+    unlabelled, fedsc, left_by, monkeypatch
+):
+    def write(lab, folder, results):
+        if lab.name == "lab-1":
+            raise RunError("cannot write: No space left on device")
+        return write_results(lab, folder, results)
+
+    monkeypatch.setattr("client_app.finish.write_results", write)
+    monkeypatch.setattr("server_app.federation._PATIENCE", ())
+    monkeypatch.setenv("COLUMNS", "200")
+    config = unlabelled.replace(method="fedpca", files=True)
+    code, out, err = fedsc(*_arguments(config))
+    assert code == 0, err
+    left = left_by(config)
+    assert "warning: no file with the results at lab lab-1 (cannot write: No space left" in out
+    assert f"when that is put right: fedsc run --resume {left.folder}" in out
+    assert "cells: 3 files" in out
+    assert left.scores["without_files"] == {"lab-1": "cannot write: No space left on device"}
+    assert "Without a file: lab-1." in (left.folder / "report.html").read_text()
+
+    monkeypatch.setattr("client_app.finish.write_results", write_results)
+    code, out, _ = fedsc("run", "--resume", left.folder)
+    assert code == 0
+    assert "cells: 4 files" in out
+    assert left.scores["without_files"] == {}
 
 
 @pytest.mark.slow
