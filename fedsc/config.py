@@ -28,6 +28,12 @@ federated, and has a practitioner's number of genes."""
 WHERE = ("output", "run-name", "resume")
 """Options that say where a run is, not what it does."""
 
+OF_SIMULATION = (
+    *("dataset", "partition", "labs", "subtypes-per-lab", "cover", "beta"),
+    "partition-key",
+)
+"""Options that make the labs of a simulation: real labs bring their own files."""
+
 
 class Config(BaseModel):
     """The options of one run; frozen, validated on construction.

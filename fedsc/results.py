@@ -128,6 +128,13 @@ class Run:
         return (self.folder / "scores.json").exists()
 
     @property
+    def of_real_labs(self) -> bool:
+        """Whether labs brought files of their own; of a simulation the cells are known."""
+        if not (self.folder / "cells.json").exists():  # no lab has come yet
+            return bool(self.options.get("wait-for-labs"))
+        return self._once("cells.json", lambda: not self._json("cells.json")["labs"])
+
+    @property
     def scores(self) -> pd.DataFrame:
         """Scores: a row for each way to cluster, trained and (``floor``) without training.
 

@@ -105,6 +105,11 @@ class Federation:
         return {lab: a for lab, a in self._of_phase.items() if lab not in self._left_out}
 
     @property
+    def simulated(self) -> bool:
+        """Whether the labs are a simulation's: all are, or none."""
+        return all(about.simulated for about in self.labs.values())
+
+    @property
     def connected(self) -> list[str]:
         """Labs that take part and are connected, sorted by name."""
         taking_part = self.labs

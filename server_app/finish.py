@@ -10,7 +10,7 @@ import numpy as np
 from flwr.common import log
 
 import fedsc
-from fedsc.config import Config
+from fedsc.config import OF_SIMULATION, Config
 from fedsc.model import Model
 from protocol.checks import BadReply
 from protocol.embed import pack_model
@@ -64,12 +64,13 @@ def finish(
         about["resolution"] = options.resolutions[0]
     if warnings:
         about["warnings"] = "; ".join(warnings)
+    not_told = {*_OF_THE_SERVER, *(() if federation.simulated else OF_SIMULATION)}
     results = Results(
         analysis.clusters,
         analysis.markers.first(_MARKERS),
         np.array(model.preprocessing.vocabulary, dtype=object),
         about,
-        {name: value for name, value in config.to_mapping().items() if name not in _OF_THE_SERVER},
+        {name: value for name, value in config.to_mapping().items() if name not in not_told},
     )
     missing, final = _tell_results(federation, labs, results)
     asked = set(labs)

@@ -137,8 +137,7 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_json(SCORES, scores)
         begin("files")
         if missing := finish(federation, config, model, analysis, warnings):
-            simulated = bool(simulation_of(federation, config).labs)
-            told = without_files(missing, folder.path, simulated=simulated)
+            told = without_files(missing, folder.path, simulated=federation.simulated)
             for warning in told:
                 log(WARNING, "%s", warning)
             folder.write_json(

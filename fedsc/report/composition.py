@@ -10,22 +10,10 @@ def composition(run: Run) -> Section | None:
     counts = run.composition
     missing = ", ".join(run.record.get("without_files", ()))
     lacks = [f"Without a file: {missing}. The warnings say why, and what to do."] if missing else []
+    if counts.empty and not run.finished:
+        return None
     if counts.empty:
-        if not run.finished:
-            return None
-        return Section(
-            "Labs and clusters",
-            [
-                "The cells of each lab by cluster are not known here: only sums over all labs came "
-                "to the server. "
-                + ("Each other lab" if missing else "Each lab")
-                + " has them in its own file and its own report."
-                if run.options.get("files", True)
-                else "The run was made without labs' files (files = false), so the cells of each "
-                "lab by cluster were not kept."
-            ],
-            lacks,
-        )
+        return Section("Labs and clusters", [_why(run, "Each other" if missing else "Each")], lacks)
     head = ["lab", "cells", *(f"cluster {cluster}" for cluster in counts.columns)]
     rows = [
         (lab, f"{row.sum():,}", *(f"{n:,}" for n in row))
@@ -40,6 +28,21 @@ def composition(run: Run) -> Section | None:
         lacks,
         pictures=[_bars(run)],
         tables=[table],
+    )
+
+
+def _why(run: Run, each: str) -> str:
+    """Say why the cells of the labs are not here."""
+    if run.of_real_labs:
+        return (
+            "The cells of each lab by cluster are not known here: only sums over all labs came "
+            f"to the server. {each} lab has them in its own file and its own report."
+        )
+    if run.options.get("files", True):
+        return "The labs' files are not in the run folder, so the cells by cluster are not known."
+    return (
+        "The run was made without labs' files (files = false), so the cells of each lab by cluster "
+        "were not kept."
     )
 
 

@@ -1,6 +1,5 @@
 """``report.html``: a run for a person who was not there, from its folder alone."""
 
-import shlex
 from pathlib import Path
 
 import fedsc
@@ -12,7 +11,7 @@ from fedsc.report.cost import cost
 from fedsc.report.genes import genes, quality
 from fedsc.report.integration import integration
 from fedsc.report.page import render
-from fedsc.report.repetition import repetition
+from fedsc.report.repetition import FROM_A_DEPLOYMENT, repetition, resumption
 from fedsc.report.scores import scores
 from fedsc.report.training import training
 from fedsc.report.warnings import warnings
@@ -79,8 +78,8 @@ def _lead(run: Run) -> list[str]:
         if why := run.failure:
             lead.append(f"It stopped because of an error: {why}")
             lead.append("With the same options it may stop there again.")
-        again = f"fedsc run --resume {shlex.quote(str(run.folder.resolve()))}"
-        return [*lead, f"It can go on, also with some other options: {again}"]
+        lead.append(f"It can go on, also with some other options: {resumption(run)}")
+        return [*lead, FROM_A_DEPLOYMENT] if run.of_real_labs else lead
     labs, graph = record.get("labs") or {}, record["graph"]
     cells = sum(about["cells"] for about in labs.values())
     untrained = name in METHODS and not METHODS[name].objective

@@ -1,15 +1,23 @@
 """What two real labs find in the copies of their files, of other panels and columns each."""
 
+import html
 import json
+import re
+import shlex
+import shutil
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from flwr.common.config import parse_config_args
 
 from client_app import app as client
 from client_app import labs
+from fedsc.config import OF_SIMULATION, Config
+from fedsc.report.run import report_of
+from fedsc.results import load
 from protocol.records import FINISH
 
 PANELS = {"A": slice(0, 50), "B": slice(10, 60)}
@@ -80,6 +88,12 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
         page = (left.folder.parents[1] / name / "run" / f"{name}.fedsc.html").read_text()
         assert f"Lab {name} brought {copy.n_obs} of the 96 cells" in page
     assert "Each lab has them in its own file" in (left.folder / "report.html").read_text()
+    # Options that make a simulation's labs say nothing of these.
+    told = {"method", "seed", "min-cells"}
+    not_told = {*OF_SIMULATION, "output", "resume"}
+    for copy in copies.values():
+        assert told <= copy.uns["fedsc"]["options"].keys()
+        assert not not_told & copy.uns["fedsc"]["options"].keys()
     # A cluster has the same type everywhere.
     both = pd.concat([copy.obs for copy in copies.values()])
     assert (both.groupby("fedsc_cluster", observed=True)["fedsc_type"].nunique() == 1).all()
@@ -111,6 +125,32 @@ def test_both_labs_get_clusters_types_and_markers(finished, tiny_set, monkeypatc
     assert scores["graph"]["labs"] == [2] * len(clusters[0])
     markers = pd.read_csv(left.folder / "markers.csv")
     assert set(markers["cluster"].astype(str)) == set(clusters[0])
+
+
+def test_a_report_repeats_and_resumes_a_run_of_real_labs_as_a_deployment_does(finished, tmp_path):
+    left, _ = finished
+    made = json.loads((left.folder / "config.json").read_text())
+
+    def options_of(command):
+        *start, settings = shlex.split(html.unescape(command))
+        assert start == ["flwr", "run", ".", "fedsc", "--run-config"]
+        given = parse_config_args([settings])
+        assert not given.keys() & set(OF_SIMULATION)
+        return Config.from_mapping(given).to_mapping()
+
+    def other(options):
+        return {n for n, v in options.items() if v != made[n]} - {*OF_SIMULATION, "run-name"}
+
+    (command,) = re.findall(r"<pre><code>(.*)</code></pre>", report_of(load(left.folder)))
+    assert other(options_of(command)) == set()
+
+    folder = tmp_path / "run"
+    shutil.copytree(left.folder, folder)
+    (folder / "scores.json").unlink()
+    (command,) = re.findall(r"some other options: (.*)</p>", report_of(load(folder)))
+    options = options_of(command)
+    assert options["resume"] == str(folder)
+    assert other(options) == {"output", "resume"}
 
 
 @pytest.mark.slow  # UMAP is compiled when first used

@@ -193,6 +193,9 @@ def test_labs_that_are_real_keep_their_cells_to_themselves(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     shutil.rmtree(folder / "labs")
+    page = check_page(write_report(folder, tmp_path / "moved.html").read_text())
+    assert "The labs' files are not in the run folder" in page.text
+    (folder / "cells.json").write_text('{"labs": {}}')
     page = check_page(write_report(folder, tmp_path / "other.html").read_text())
     assert "Each lab has them in its own file and its own report" in page.text
     assert (folder / "report.html").read_text() != (tmp_path / "other.html").read_text()
