@@ -14,6 +14,7 @@ from typing import Any
 from deployment import flower
 from deployment.layout import read_nodes
 from fedsc.errors import RunError
+from fedsc.run_files import LOG
 from fedsc.run_log import Entry, read_entries
 
 # server_app/strategy.py writes these; a test holds both together.
@@ -208,12 +209,12 @@ def read_status(
 
 def _progress(run_id: str, where: list[str], home: Path) -> Progress:
     """Read ``log.jsonl``: of the deployment that ``home`` lies in, or where ``flwr log`` says."""
-    runs = home.parent.glob("server/runs/*/log.jsonl")
+    runs = home.parent.glob(f"server/runs/*/{LOG}")
     for path in sorted(runs, key=_changed, reverse=True):
         if (found := read_json_log(path, run_id)) is not None:
             return found
     told = read_log(flower.text("log", run_id, *where, "--show", home=home))
-    found = read_json_log(Path(told.folder) / "log.jsonl", run_id) if told.folder else None
+    found = read_json_log(Path(told.folder) / LOG, run_id) if told.folder else None
     return told if found is None else found
 
 

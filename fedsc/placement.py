@@ -21,6 +21,7 @@ from fedsc.federated.correction import BatchedCells, correct
 from fedsc.federated.harmony import HARMONY, Harmony, load_harmony
 from fedsc.federated.harmony_lab import load_correction
 from fedsc.model import load_model, load_private_norm
+from fedsc.run_files import QUALITY
 from fedsc.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def place(
         said.append("standardised within this file, as the run did within each lab")
     if integrated:
         said.append(f"integrated {integrated}")
-    if (folder / "quality.json").exists():
+    if (folder / QUALITY).exists():
         said.append("the run controlled quality; these cells are not judged")
     about["said"] = "; ".join(said)
     return Placement(annotation, tuple(said), warnings)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from fedsc.clusters import Clusters, load_clusters
+from fedsc.clusters import CLUSTERS, Clusters, load_clusters
 from fedsc.data.additions import cluster_column, type_column
 from fedsc.data.joined import concat
 from fedsc.data.reading.memory import refuse_large
@@ -22,8 +22,9 @@ from fedsc.data.reading.read import explained, read_anndata
 from fedsc.data.reading.safe_hdf5 import open_hdf5
 from fedsc.errors import DataError
 from fedsc.files import identity
-from fedsc.model import Model, load_model
+from fedsc.model import MODEL, Model, load_model
 from fedsc.placement import embed
+from fedsc.run_files import CELLS, CONFIG, LOG, MARKERS, METRICS, SCORES
 from fedsc.run_log import Entry, read_entries, read_metrics
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._read: dict[Hashable, tuple[object, Any]] = {}
-        if not (self.folder / "config.json").is_file():
-            raise DataError(f"{folder} is not the folder of a run: config.json is missing")
+        if not (self.folder / CONFIG).is_file():
+            raise DataError(f"{folder} is not the folder of a run: {CONFIG} is missing")
 
     def __repr__(self) -> str:
         return f"Run('{self.folder}')"
@@ -113,26 +114,24 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         """Every option of the run, by its kebab-case name."""
-        return self._once("config.json", lambda: dict(self._json("config.json")))
+        return self._once(CONFIG, lambda: dict(self._json(CONFIG)))
 
     @property
     def record(self) -> dict[str, Any]:
         """What ``scores.json`` holds (docs/reference/files.md); empty before the end."""
-        return self._once(
-            "scores.json", lambda: dict(self._json("scores.json")) if self.finished else {}
-        )
+        return self._once(SCORES, lambda: dict(self._json(SCORES)) if self.finished else {})
 
     @property
     def finished(self) -> bool:
         """Whether the run has come to its scores."""
-        return (self.folder / "scores.json").exists()
+        return (self.folder / SCORES).exists()
 
     @property
     def of_real_labs(self) -> bool:
         """Whether labs brought files of their own; of a simulation the cells are known."""
-        if not (self.folder / "cells.json").exists():  # no lab has come yet
+        if not (self.folder / CELLS).exists():  # no lab has come yet
             return bool(self.options.get("wait-for-labs"))
-        return self._once("cells.json", lambda: not self._json("cells.json")["labs"])
+        return self._once(CELLS, lambda: not self._json(CELLS)["labs"])
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -167,16 +166,16 @@ class Run:
         Columns ``round``, ``lab``, ``cells``, ``loss``, ``d``, ``mu``, ``seconds`` …; ``failed``
         says why a lab gave no update. Empty for a method without rounds.
         """
-        path = self.folder / "metrics.jsonl"
-        lines = self._text("metrics.jsonl").splitlines() if path.exists() else []
+        path = self.folder / METRICS
+        lines = self._text(METRICS).splitlines() if path.exists() else []
         rows = list(read_metrics(lines))
         return pd.DataFrame(rows, columns=None if rows else ["round", "lab", "loss", "d", "mu"])
 
     @property
     def log(self) -> list[Entry]:
         """What the run has logged (``log.jsonl``); empty where it has not."""
-        path = self.folder / "log.jsonl"
-        return list(read_entries(self._text("log.jsonl").splitlines())) if path.exists() else []
+        path = self.folder / LOG
+        return list(read_entries(self._text(LOG).splitlines())) if path.exists() else []
 
     @property
     def failure(self) -> str:
@@ -192,23 +191,23 @@ class Run:
     @property
     def markers(self) -> pd.DataFrame:
         """Marker genes of every cluster, the best first (``markers.csv``)."""
-        path = self.folder / "markers.csv"
+        path = self.folder / MARKERS
         if not path.exists():
-            raise DataError(f"{self.folder} has no markers.csv: the run has not come so far")
+            raise DataError(f"{self.folder} has no {MARKERS}: the run has not come so far")
         refuse_large(path, _MOST_TEXT)
         return pd.read_csv(path, dtype={"gene": str}, keep_default_na=False, na_values=[""])
 
     @property
     def model(self) -> Model:
         """The trained model."""
-        return self._once("model.safetensors", lambda: load_model(self.folder))
+        return self._once(MODEL, lambda: load_model(self.folder))
 
     @property
     def clusters(self) -> Clusters | None:
         """What places a cell; ``None`` before the run has clusters."""
-        if not (self.folder / "model.safetensors").exists():
+        if not (self.folder / MODEL).exists():
             return None
-        return self._once("clusters.safetensors", lambda: load_clusters(self.folder, self.model))
+        return self._once(CLUSTERS, lambda: load_clusters(self.folder, self.model))
 
     @property
     def warnings(self) -> list[str]:

@@ -18,6 +18,7 @@ from fedsc.federated.averaging import Arrays
 from fedsc.methods import load_objective, method_of
 from fedsc.model import Model
 from fedsc.report.run import write_report
+from fedsc.run_files import SCORES
 from fedsc.threads import one_blas_thread
 from fedsc.versions import versions
 from protocol.records import pack_preprocessing
@@ -30,7 +31,7 @@ from server_app.floor import pca, pooled, score_floor
 from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.remarks import newcomers, remarks
-from server_app.run_folder import SCORES, RunFolder
+from server_app.run_folder import RunFolder
 from server_app.split import hold_cells, leaks, left_out, refuse_integration
 from server_app.strategy import RoundResult, train
 from server_app.summary import summary

@@ -42,15 +42,21 @@ from fedsc.model import Model
 from fedsc.names import LONGEST, check_name, safe_name
 from fedsc.plots.curves import run_curves
 from fedsc.report.run import REPORT
+from fedsc.run_files import (
+    CELLS,
+    CONFIG,
+    LOG,
+    LOG_WORDS,
+    MARKERS,
+    METRICS,
+    PREPROCESSING,
+    QUALITY,
+    SCORES,
+)
 from fedsc.run_log import read_metrics
 from server_app.analysis import Analysis
 from server_app.preparation import Quality
 
-_PREPROCESSING = "preprocessing.json"
-_QUALITY = "quality.json"
-_CELLS = "cells.json"
-_MARKERS = "markers.csv"
-SCORES = "scores.json"
 _GENES = 500  # of each cluster in the table of markers
 _Kept = TypeVar("_Kept")
 _WORDS = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -102,8 +108,8 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"option output: cannot make {path}: {error.strerror}") from error
         folder = cls(path)
-        (path / _CELLS).unlink(missing_ok=True)  # of a start that came to nothing
-        folder.write_json("config.json", config.to_mapping())
+        (path / CELLS).unlink(missing_ok=True)  # of a start that came to nothing
+        folder.write_json(CONFIG, config.to_mapping())
         return folder
 
     @contextmanager
@@ -118,7 +124,7 @@ class RunFolder:
         RunError
             If another process leads the run.
         """
-        with (self.path / "run.log").open("ab") as lock:
+        with (self.path / LOG_WORDS).open("ab") as lock:
             if not _locked(lock):
                 raise RunError(
                     f"{self.path} is led by another process, which goes on when its SuperLink is "
@@ -135,14 +141,14 @@ class RunFolder:
         Then it keeps and tells what the run does otherwise.
         """
         copies = sorted((self.path / "labs").glob("*.h5ad"))
-        results = (self.path / name for name in (SCORES, REPORT, CLUSTERS, HARMONY, _MARKERS))
+        results = (self.path / name for name in (SCORES, REPORT, CLUSTERS, HARMONY, MARKERS))
         # At any moment, what is still there goes together: clusters never outlive an integration.
         for result in (*results, *copies):
             result.unlink(missing_ok=True)
         if self._taken_over:
-            before = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            before = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
             new = {name: value for name, (_, value) in self._taken_over.items()}
-            self.write_json("config.json", {**before, **new})
+            self.write_json(CONFIG, {**before, **new})
             changes = ", ".join(
                 f"{k} = {v!r} (was {old!r})" for k, (old, v) in self._taken_over.items()
             )
@@ -151,7 +157,7 @@ class RunFolder:
     @contextmanager
     def _logged(self) -> Iterator[None]:
         handlers = []
-        for name, formatter in (("run.log", _WORDS), ("log.jsonl", _JSON)):
+        for name, formatter in ((LOG_WORDS, _WORDS), (LOG, _JSON)):
             handlers.append(logging.FileHandler(self.path / name, encoding="utf-8"))
             handlers[-1].setFormatter(formatter)
             handlers[-1].setLevel(logging.INFO)  # below it Flower and Ray talk of themselves
@@ -180,15 +186,15 @@ class RunFolder:
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(preprocessing).items()
         }
-        self.write_json(_PREPROCESSING, {"fingerprint": fingerprint, "labs": sorted(labs), **about})
+        self.write_json(PREPROCESSING, {"fingerprint": fingerprint, "labs": sorted(labs), **about})
 
     def write_quality(self, quality: Quality, fingerprint: str) -> None:
         """Keep what quality control has decided, for the same reason."""
-        self.write_json(_QUALITY, {"fingerprint": fingerprint, **asdict(quality)})
+        self.write_json(QUALITY, {"fingerprint": fingerprint, **asdict(quality)})
 
     def write_cells(self, digests: Mapping[str, str], fingerprint: str) -> None:
         """Keep digests of the cells of a simulation's labs, by lab; of real labs none."""
-        self.write_json(_CELLS, {"fingerprint": fingerprint, "labs": digests})
+        self.write_json(CELLS, {"fingerprint": fingerprint, "labs": digests})
 
     def read_preprocessing(self, fingerprint: str) -> Preprocessing | None:
         """Give what an earlier start of this run agreed on, bit for bit.
@@ -200,21 +206,21 @@ class RunFolder:
         RunError
             If the file is damaged.
         """
-        return self._kept(_PREPROCESSING, fingerprint, _preprocessing_of)
+        return self._kept(PREPROCESSING, fingerprint, _preprocessing_of)
 
     def read_agreed(self, fingerprint: str) -> tuple[str, ...]:
         """Name the labs that agreed on it; none where an earlier version did not keep them."""
         return (
-            self._kept(_PREPROCESSING, fingerprint, lambda told: tuple(told.get("labs", ()))) or ()
+            self._kept(PREPROCESSING, fingerprint, lambda told: tuple(told.get("labs", ()))) or ()
         )
 
     def read_quality(self, fingerprint: str) -> Quality | None:
         """Give what quality control has decided, as :meth:`read_preprocessing`."""
-        return self._kept(_QUALITY, fingerprint, _quality_of)
+        return self._kept(QUALITY, fingerprint, _quality_of)
 
     def read_cells(self, fingerprint: str) -> dict[str, str] | None:
         """Give the digests of cells, as :meth:`read_preprocessing`."""
-        return self._kept(_CELLS, fingerprint, lambda about: dict(about["labs"]))
+        return self._kept(CELLS, fingerprint, lambda about: dict(about["labs"]))
 
     def _kept(self, name: str, fingerprint: str, make: Callable[[Any], _Kept]) -> _Kept | None:
         path = self.path / name
@@ -237,7 +243,7 @@ class RunFolder:
         if harmony is not None:  # first: clusters without it would be given to cells not moved
             replace(self.path / HARMONY, tensors.pack(harmony.arrays(), {"model": clusters.model}))
         replace(self.path / CLUSTERS, clusters.pack())
-        replace(self.path / _MARKERS, as_csv(analysis.markers.first(_GENES), vocabulary).encode())
+        replace(self.path / MARKERS, as_csv(analysis.markers.first(_GENES), vocabulary).encode())
 
     def write_curves(self, alpha: float | None) -> None:
         """Draw ``metrics.jsonl``."""
@@ -254,7 +260,7 @@ class RunFolder:
         RunError
             If the disk does not take them.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         try:
             with path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -267,12 +273,12 @@ class RunFolder:
         return [row for row in rows if row["round"] == rows[-1]["round"]]
 
     def _metrics(self) -> list[dict[str, Any]]:
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         return list(read_metrics(path.read_text().splitlines())) if path.exists() else []
 
     def forget_metrics_after(self, round_: int) -> None:
         """Drop lines of rounds that a resumed run will do again, and a half-written last line."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         if path.exists():
             lines = path.read_text().splitlines()
             kept = [
@@ -297,9 +303,9 @@ def _quality_of(about: dict[str, Any]) -> Quality:
 def _came_to_nothing(path: Path) -> bool:
     """Say whether a run's folder holds nothing but what it was to do, and nobody leads the run."""
     names = {file.name for file in path.iterdir()} if path.is_dir() else set()
-    if "config.json" not in names or names - {"config.json", _CELLS, "run.log", "log.jsonl"}:
+    if CONFIG not in names or names - {CONFIG, CELLS, LOG_WORDS, LOG}:
         return False
-    with (path / "run.log").open("ab") as lock:
+    with (path / LOG_WORDS).open("ab") as lock:
         return _locked(lock)
 
 
@@ -312,7 +318,7 @@ def _taken_over(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         If there is no run, or what it has done depends on such an option.
     """
     try:
-        before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        before = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         names = sorted(before.keys() | config.to_mapping().keys())
     except (OSError, ValueError, AttributeError):
         raise ConfigError(f"option resume = {str(path)!r}: no run folder is there") from None

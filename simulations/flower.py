@@ -19,6 +19,7 @@ import tomli_w
 from deployment import flower
 from fedsc.config import Config
 from fedsc.errors import RunError
+from fedsc.run_files import CONFIG, PREPROCESSING
 
 _PACKAGES = (
     "fedsc",
@@ -60,7 +61,7 @@ def run_flower(config: Config, nodes: int = 2, gpus: float = 0.0) -> None:
         if _NO_REASON not in why:
             raise RunError(why)
         # No lab has answered yet, so it was the start that failed.
-        again = (folder / "config.json").exists() and not (folder / "preprocessing.json").exists()
+        again = (folder / CONFIG).exists() and not (folder / PREPROCESSING).exists()
         if not (left and again):
             raise RunError(_RAY_CRASHED)
         config = config.replace(resume=str(folder))

@@ -13,6 +13,7 @@ from fedsc.cli.progress import Bars
 from fedsc.cli.run import parse_settings
 from fedsc.errors import DataError, RunError
 from fedsc.files import make_folder, replace
+from fedsc.run_files import METRICS
 
 if TYPE_CHECKING:
     from simulations.bench.cell import Cell
@@ -187,7 +188,7 @@ def _show(bars: Bars, kept: Path, outcome: "Outcome", running: "list[Cell]", tot
 
 def _share(cell: "Cell", kept: Path) -> float:
     """Tell how much of a cell is done, from the rounds it has written down."""
-    metrics = kept / cell.key / "metrics.jsonl"
+    metrics = kept / cell.key / METRICS
     if not metrics.exists():
         return 0.0
     config = cell.config(kept)

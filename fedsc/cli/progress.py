@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedsc.run_files import LOG_WORDS, METRICS
 from fedsc.run_log import read_metrics
 
 _EVERY = 0.5  # seconds
@@ -83,8 +84,8 @@ class RunProgress:
     """
 
     def __init__(self, folder: Path, rounds: int, console: Console) -> None:
-        self._metrics = _Tail(folder / "metrics.jsonl")
-        self._log = _Tail(folder / "run.log")
+        self._metrics = _Tail(folder / METRICS)
+        self._log = _Tail(folder / LOG_WORDS)
         self._bars = Bars(console)
         self._plain = not console.is_terminal
         self._rounds = rounds

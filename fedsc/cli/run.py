@@ -16,6 +16,7 @@ from fedsc.config import TEXTS, Config
 from fedsc.errors import ConfigError
 from fedsc.methods import load_objective, method_of
 from fedsc.options import kebab
+from fedsc.run_files import CONFIG
 
 _INTERRUPTED = 130
 
@@ -193,7 +194,7 @@ def _config(options: dict[str, Any], resume: Path | None) -> Config:
     """Complete the options with what this process knows: absolute paths and the run's name."""
     if resume is not None:
         try:
-            saved = json.loads((resume / "config.json").read_text(encoding="utf-8"))
+            saved = json.loads((resume / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"--resume {resume}: not a run folder ({error})") from error
         return Config.from_mapping(saved | options | {"resume": str(resume.resolve())})

@@ -29,6 +29,7 @@ from fedsc.evaluate import METRICS
 from fedsc.files import locked, make_folder, replace
 from fedsc.names import LONGEST
 from fedsc.options import kebab
+from fedsc.run_files import CONFIG, SCORES
 from fedsc.versions import versions
 from simulations.bench.provenance import code_digest, data_digest
 
@@ -41,7 +42,9 @@ Row = dict[str, Scalar | None]
 COSTS = ("seconds", "cpu_seconds", "peak_memory", "bytes_to_labs", "bytes_from_labs", "questions")
 """What a row says about the run, not about its result."""
 
-_ROW = "row.json"
+ROW, EMBEDDING = "row.json", "embedding.npz"
+"""Files of a finished cell: what it says, and what a centralised method found."""
+
 _MOST_READABLE = LONGEST - 2 * len("-01234567")  # two digests follow
 _OF_GRAPH = ("ari", "nmi", "rare_f1", "clusters", "stability")
 _PACKAGES = ("torch", "numpy", "scikit-learn", "scanpy", "flwr")
@@ -148,7 +151,7 @@ class Cell(BaseModel):
 
 def load_row(cell: Cell, output: Path) -> Row | None:
     """Load the row of a finished cell, or ``None``."""
-    path = output / cell.key / _ROW
+    path = output / cell.key / ROW
     if not path.exists():
         return None
     row: Row = json.loads(path.read_text())
@@ -158,7 +161,7 @@ def load_row(cell: Cell, output: Path) -> Row | None:
 def of_other_code_or_data(cell: Cell, output: Path) -> bool:
     """Say whether a cell is finished with other code, packages or data only: such is not used."""
     folders = output.glob(f"{glob.escape(cell.name)}-*")
-    return load_row(cell, output) is None and any((f / _ROW).exists() for f in folders)
+    return load_row(cell, output) is None and any((f / ROW).exists() for f in folders)
 
 
 def run_cell(cell: Cell, output: Path) -> Row:
@@ -213,7 +216,7 @@ def run_cell(cell: Cell, output: Path) -> Row:
             "resumed": resumed,
             **versions(*_PACKAGES),
         }
-        replace(folder / _ROW, (json.dumps(row, indent=2) + "\n").encode())
+        replace(folder / ROW, (json.dumps(row, indent=2) + "\n").encode())
         return row
 
 
@@ -224,7 +227,7 @@ def _begun_with_shorter(cell: Cell, output: Path) -> bool:
     run.
     """
     shorter: dict[int, Path] = {}
-    for row in output.glob(f"{glob.escape(cell.readable)}-*/{_ROW}"):
+    for row in output.glob(f"{glob.escape(cell.readable)}-*/{ROW}"):
         rounds = json.loads(json.loads(row.read_text())["options"]).get("rounds")
         other = cell.model_copy(update={"options": {**cell.options, "rounds": rounds}})
         if rounds is not None and other.key == row.parent.name and _goes_on(other, cell, output):
@@ -234,7 +237,7 @@ def _begun_with_shorter(cell: Cell, output: Path) -> bool:
     folder = output / cell.key
     part = folder.with_name(f"{cell.key}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(shorter[max(shorter)], part, ignore=shutil.ignore_patterns(_ROW))
+    shutil.copytree(shorter[max(shorter)], part, ignore=shutil.ignore_patterns(ROW))
     part.rename(folder)
     return True
 
@@ -254,10 +257,10 @@ def _federated(cell: Cell, output: Path) -> Row:
 
     config = cell.config(output)
     folder = output / cell.key
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         config = config.replace(resume=str(folder))
     traffic = run_inprocess(config)
-    written = json.loads((folder / "scores.json").read_text())
+    written = json.loads((folder / SCORES).read_text())
     pooled = written["pooled_integrated"] or written["pooled"]
     scores = pooled or written["kmeans"] or {}  # of encoders of their own, k unknown: none
     graph = written["graph"]
@@ -340,7 +343,7 @@ def _centralised(cell: Cell, folder: Path) -> Row:
         "clusters": fitted.clusters,
         **fitted.extras,
     }
-    np.savez_compressed(folder / "embedding.npz", **arrays)
+    np.savez_compressed(folder / EMBEDDING, **arrays)
     mixing: Row = {}
     if batch_key := str(cell.options.get("batch-key", "")):
         batches = expression.obs[batch_key].astype(str).to_numpy()

@@ -18,6 +18,7 @@ from deployment import flower, init, local
 from deployment.layout import Deployment
 from fedsc.config import Config
 from fedsc.errors import RunError
+from fedsc.run_files import LOG
 from fedsc.run_log import read_entries
 from simulations.flower import app_folder
 
@@ -73,7 +74,7 @@ def _looks(deployment: Deployment, options: Config) -> list[tuple[float, float]]
     with app_folder() as app:
         arguments = ("run", str(app), deployment.name, "--run-config", str(file))
         run_id = str(flower.ask(*arguments, home=deployment.flwr_home)["run-id"])
-    log = Path(options.run.output) / options.run.name / "log.jsonl"
+    log = Path(options.run.output) / options.run.name / LOG
     seen: list[tuple[float, float]] = []
     heard = time.monotonic()
     while len(seen) < _ROUNDS:

@@ -14,7 +14,8 @@ from fedsc.options import SplitOptions
 from fedsc.plots.attention import attention_map
 from fedsc.plots.maps import scatter_groups, tsne
 from fedsc.plots.style import COLOURS, HATCHES, LINES, save
-from simulations.bench.cell import Cell, labs_of_run, types_of, whole_set
+from fedsc.run_files import METRICS
+from simulations.bench.cell import EMBEDDING, ROW, Cell, labs_of_run, types_of, whole_set
 from simulations.bench.suite import Place, Suite
 from simulations.bench.table import places_of
 
@@ -69,7 +70,7 @@ def _figures(
         for (name, of_set), axis in product(sets, _axes(rows)):
             stem = f"-{Path(name).stem}" if len(sets) > 1 else ""
             yield f"sweep-{axis}{stem}", sweep(of_set, axis)
-    done = [(place, cell) for place, cell in planned if (cells / cell.key / "row.json").exists()]
+    done = [(place, cell) for place, cell in planned if (cells / cell.key / ROW).exists()]
     for data in suite.datasets:
         here = [(place, cell) for place, cell in done if place.dataset == data.name]
         stem = Path(data.name).stem
@@ -311,7 +312,7 @@ def _metrics(done: Planned, cells: Path) -> dict[str, pd.DataFrame]:
     """Read the metrics of the finished federated cells, by line."""
     found: dict[str, list[pd.DataFrame]] = {}
     for place, cell in done:
-        path = cells / cell.key / "metrics.jsonl"
+        path = cells / cell.key / METRICS
         if path.exists() and not place.control:
             found.setdefault(place.line, []).append(pd.read_json(path, lines=True))
     return {line: pd.concat(parts) for line, parts in found.items()}
@@ -327,7 +328,7 @@ def _embeddings(done: Planned, cells: Path) -> dict[str, tuple[np.ndarray, np.nd
             continue
         folder = cells / cell.key
         if cell.centralised:
-            with np.load(folder / "embedding.npz") as file:
+            with np.load(folder / EMBEDDING) as file:
                 found[place.line] = file["embedding"], types_of([whole_set(cell)])
         else:
             labs = labs_of_run(cell.config(cells), folder)
@@ -343,7 +344,7 @@ def _attention(done: Planned, cells: Path) -> "Figure | None":
     for _, cell in done:
         if cell.method != "mask-sc":
             continue
-        with np.load(cells / cell.key / "embedding.npz") as file:
+        with np.load(cells / cell.key / EMBEDDING) as file:
             seen, places = file["attention_mean"], file["patch_places"]
         side = int(cell.options.get("side", PRESETS["base"].side))
         return attention_map(seen, places, side, types_of([whole_set(cell)]))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedsc.files import replace
-from simulations.bench.cell import Cell, Row
+from simulations.bench.cell import ROW, Cell, Row
 from simulations.bench.provenance import data_digest
 from simulations.bench.suite import Place, Suite, load, places, plan, suites
 from simulations.bench.table import frame, places_of, tables
@@ -135,7 +135,7 @@ def _text(page: Path) -> str:
 
 def _finished(cell: Cell, cells: Path) -> Row | None:
     """Give the newest finished row of a cell, whatever code made it."""
-    files = cells.glob(f"{glob.escape(cell.name)}-*/row.json")
+    files = cells.glob(f"{glob.escape(cell.name)}-*/{ROW}")
     rows: list[Row] = [json.loads(file.read_text()) for file in sorted(files, key=_age)]
     known = [row for row in rows if row["data"] == data_digest(cell.dataset)]
     return known[-1] if known else None

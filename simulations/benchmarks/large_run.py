@@ -25,6 +25,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.rng import numpy_generator
+from fedsc.run_files import SCORES
 
 LABS, TYPES = 8, 20
 _GENES, _PER_CELL = 20_000, 1200  # genes; of them above zero in a cell, about
@@ -158,7 +159,7 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
         start, cpu = time.perf_counter(), time.process_time()
         run_inprocess(config, processes=1)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    scores = json.loads((scratch / "run" / "scores.json").read_text())
+    scores = json.loads((scratch / "run" / SCORES).read_text())
     cells = sum(lab["cells"] for lab in scores["labs"].values())
     analysis = cpu - phases.get("training", 0.0)
     graph = {name: scores["graph"][name] for name in ("clusters", "sizes", "stability")}

@@ -24,6 +24,7 @@ from fedsc.evaluate import kmeans, scores
 from fedsc.federated.pull import divergence
 from fedsc.methods import method_of
 from fedsc.model import load_model
+from fedsc.run_files import CONFIG
 from fedsc.training import embed_cells
 from server_app.checkpoint import load_checkpoint
 from simulations.bench.cell import labs_of_run
@@ -51,7 +52,7 @@ def measure(folder: Path) -> dict[str, Any]:
     DataError
         If the run has no labels or no models.
     """
-    config = Config.from_mapping(json.loads((folder / "config.json").read_text()))
+    config = Config.from_mapping(json.loads((folder / CONFIG).read_text()))
     state = load_checkpoint(folder / "checkpoint.safetensors", config.fingerprint())
     if state is None or not state.uploads:
         raise DataError(f"{folder}: holds no models of labs")
