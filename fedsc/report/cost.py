@@ -24,6 +24,11 @@ def cost(run: Run) -> Section | None:
         rows.append(("all", *(number(sum(column), 1) for column in known)))
         caption = "Time and traffic of each phase" if len(of) > 1 else "Time of each phase"
         tables.append(Table(caption, ("phase", *of), rows, numbers=tuple(of)))
+        if times_resumed(run.log):
+            texts.append(
+                "The run was resumed: times and traffic are those of all its parts together, "
+                "without the time between them."
+            )
         if len(of) > 1:
             texts.append(
                 "Traffic is what messages carried, of all labs together: arrays, texts and "

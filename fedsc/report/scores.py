@@ -43,8 +43,21 @@ def scores(run: Run) -> Section | None:
     if run.record["integration"]["done"]:
         texts.append("The papers' scores are of the embedding before integration.")
     caption = "Scores beside the floor" if has_floor else "Scores"
-    return Section(
-        "Scores",
-        texts,
-        tables=[Table(caption, head, rows, numbers=head[1:])] if known else [],
-    )
+    tables = [Table(caption, head, rows, numbers=head[1:])] if known else []
+    return Section("Scores", texts, tables=[*tables, *_by_resolution(run)])
+
+
+def _by_resolution(run: Run) -> list[Table]:
+    """List the graph's clusters at all resolutions, where several were asked for."""
+    graph = run.record["graph"]
+    if not graph.get("resolutions"):
+        return []
+    head = ("resolution", "clusters", "ARI", "NMI")
+    rows = [
+        (f"{at['resolution']:g}", str(at["clusters"]), number(at["ari"]), number(at["nmi"]))
+        for at in sorted([graph, *graph["resolutions"]], key=lambda at: at["resolution"])
+    ]
+    caption = f"Graph clusters by resolution; the cells have those of {graph['resolution']:g}"
+    if run.clusters is not None and run.clusters.centres is not None:
+        caption = "Graph clusters by resolution"
+    return [Table(caption, head, rows, numbers=head)]

@@ -144,6 +144,28 @@ def test_a_run_that_has_not_ended_has_a_report_too(finished, tmp_path):
     assert "Scores" not in page.text
 
 
+def test_the_time_of_a_resumed_run_is_said_to_be_that_of_all_its_parts(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    said = "times and traffic are those of all its parts together"
+    assert said not in check_page(write_report(tmp_path / "run").read_text()).text
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() * 2)
+    assert said in check_page(write_report(tmp_path / "run").read_text()).text
+
+
+def test_clusters_at_every_resolution_that_was_asked_for_are_listed(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    assert "by resolution" not in check_page(write_report(tmp_path / "run").read_text()).text
+    record = finished.scores
+    first, other = record["graph"], {"resolution": 1.5, "clusters": 17, "ari": 0.123, "nmi": None}
+    first |= {"resolutions": [other], "ari": 0.456, "nmi": 0.567}
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(record))
+    page = check_page(write_report(tmp_path / "run").read_text())
+    table = page.text.split("Graph clusters by resolution; the cells have those of 0.4")[1]
+    line = f"resolution clusters ARI NMI 0.4 {first['clusters']} 0.46 0.57 1.5 17 0.12 –"
+    assert table.strip().startswith(line)
+
+
 def test_a_floor_that_was_integrated_alone_has_no_line_of_its_own(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "scores.json").read_text())
