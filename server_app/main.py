@@ -32,7 +32,13 @@ from server_app.identity import Identities
 from server_app.preparation import Quality, control_quality, prepare
 from server_app.remarks import newcomers, remarks
 from server_app.run_folder import RunFolder
-from server_app.split import hold_cells, leaks, left_out, refuse_integration
+from server_app.split import (
+    hold_cells,
+    leaks,
+    left_out,
+    refuse_integration,
+    unshared_types,
+)
 from server_app.strategy import RoundResult, train
 from server_app.summary import summary
 
@@ -115,6 +121,7 @@ def main(grid: Grid, context: Context) -> None:
             *newcomers(federation, agreed),
             *left_out(federation, config),
             *leaks(federation, config),
+            *unshared_types(federation, config),
             *_of_collapse(folder),
             *analysis.found.warnings,
         ]

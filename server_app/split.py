@@ -10,6 +10,8 @@ from protocol.cells import cells_digest
 from server_app.federation import Federation
 from server_app.run_folder import RunFolder
 
+_OF_LABELS = ("subtypes", "dirichlet")  # splits that are made from labels
+
 
 def simulation_of(federation: Federation, config: Config) -> Simulation:
     """Give the labs whose cells this process may read; none where labs are real."""
@@ -106,6 +108,19 @@ def left_out(federation: Federation, config: Config) -> list[str]:
     ]
 
 
+def unshared_types(federation: Federation, config: Config) -> list[str]:
+    """Say so where labs that were not made from labels have no name of a cell type in common."""
+    named = [set(about.types) for about in federation.labs.values() if about.types]
+    scheme = simulation_of(federation, config).scheme
+    if len(named) < 2 or scheme in _OF_LABELS or len(set().union(*named)) < sum(map(len, named)):
+        return []
+    return [
+        f"no two of the {len(named)} annotated labs have a name of a cell type in common: they may "
+        "use different names for the same types, and then ARI, NMI and suggested types say "
+        "little; give a type the same name in all labs"
+    ]
+
+
 def leaks(federation: Federation, config: Config) -> list[str]:
     """Say so where per-lab statistics hand the labels of a label-made split to the clustering."""
     scheme = simulation_of(federation, config).scheme
@@ -117,7 +132,7 @@ def leaks(federation: Federation, config: Config) -> list[str]:
         }.items()
         if used
     ]
-    if not (scheme in ("subtypes", "dirichlet") and per_lab):
+    if not (scheme in _OF_LABELS and per_lab):
         return []
     return [
         f"{' and '.join(per_lab)} on a split made from labels ({scheme}): a lab is a "

@@ -260,6 +260,19 @@ def test_clusters_of_noise_are_not_given_without_a_word(tiny, change, lead, file
     assert copy_of(files, "A").uns["fedsc"]["warnings"] == warning
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_labs_without_a_name_of_a_type_in_common_are_warned_of(quick, lead, files, shared):
+    cells = anndata.read_h5ad(files / "B.h5ad")
+    names = {kind: f"Type {kind[-1]}" for kind in list(cells.obs["cell_type"].cat.categories)}
+    if shared:
+        del names["type3"]
+    cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories(names)
+    cells.write_h5ad(files / "B.h5ad")
+    warnings = scores_of(lead(quick, nodes_of(files)))["warnings"]
+    said = [w for w in warnings if "no two of the 2 annotated labs" in w]
+    assert len(said) == (not shared)
+
+
 @pytest.mark.slow
 def test_stability_does_not_depend_on_what_else_is_asked(tiny, change, lead, files):
     config = change(tiny, method="fedpca", label_key="")
