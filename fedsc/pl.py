@@ -73,7 +73,8 @@ def map(
     """
     places, table = _places(data, color)
     if color not in table:
-        raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(table)}")
+        known = dict.fromkeys([*table, *(data.columns if isinstance(data, Run) else ())])
+        raise DataError(f"there is no column '{color}' to colour by; there are: {', '.join(known)}")
     axes = _panels(1, width=5.0)[0] if ax is None else ax
     left_out = table["fedsc_cluster"].isna().to_numpy() if "fedsc_cluster" in table else None
     draw_map(axes, places, table[color], color, left_out)

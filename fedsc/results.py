@@ -250,6 +250,12 @@ class Run:
         return counts.rename(columns=str)
 
     @property
+    def columns(self) -> list[str]:
+        """Columns of ``obs`` that some lab's file has; none without labs' files."""
+        of_labs = (_columns_of(self.labs.path(lab)) for lab in self.labs)
+        return list(dict.fromkeys(name for names in of_labs for name in names))
+
+    @property
     def alpha(self) -> float | None:
         """Radius of FedSC's pull; ``None`` under another pull."""
         from fedsc.config import Config
@@ -358,6 +364,11 @@ def load(folder: str | Path) -> Run:
         If it is not the folder of a run.
     """
     return Run(folder)
+
+
+def _columns_of(path: Path) -> list[str]:
+    with explained(), open_hdf5(path) as file:
+        return [str(name) for name in file["obs"].attrs["column-order"]]
 
 
 def _results_in(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
