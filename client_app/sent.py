@@ -15,6 +15,7 @@ from protocol.records import (
     TRAIN,
     content_bytes,
     unpack_arrays,
+    what_and_lab,
 )
 
 _ASKED = {
@@ -76,7 +77,7 @@ def _asked(message: Message) -> tuple[tuple[str, ...], str]:
 
 def _parts(content: RecordDict) -> Iterator[Part]:
     for name, own in content.items():
-        what, _, _ = name.partition(":")
+        what, _ = what_and_lab(name)
         if isinstance(own, ArrayRecord):
             for of, array in sorted(unpack_arrays(own).items()):  # they come in any order
                 yield Part(f"{what}/{of}", str(array.dtype), array.shape)

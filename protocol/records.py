@@ -27,6 +27,12 @@ def key(what: str, lab: str) -> str:
     return f"{what}:{lab}"
 
 
+def what_and_lab(name: str) -> tuple[str, str]:
+    """Take the name of a record apart; the lab is ``""`` where it is of none."""
+    what, _, lab = name.partition(":")
+    return what, lab
+
+
 def pack_addressees(labs: list[str]) -> ConfigRecord:
     """Name the labs that a message is for."""
     return ConfigRecord({"names": labs})

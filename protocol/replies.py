@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsc.errors import ConfigError, DataError, FedscError, with_place
 from protocol.checks import is_final, last_line, reason_of
+from protocol.records import what_and_lab
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def sort_replies(
             if is_final(content["error"]):
                 final.update(lab for lab, own in nodes.items() if own == node)
         for name in content:
-            what, _, lab = name.partition(":")
+            what, lab = what_and_lab(name)
             # A node speaks for its own labs only.
             if nodes.get(lab) != node:
                 continue

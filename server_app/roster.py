@@ -12,7 +12,7 @@ from fedsc.errors import ConfigError, DataError, RunError
 from fedsc.options import FederationOptions
 from protocol.checks import BadReply, is_final, last_line, reason_of
 from protocol.describe import About, read_about
-from protocol.records import DESCRIBE, labs_in
+from protocol.records import DESCRIBE, labs_in, what_and_lab
 from server_app.identity import Identities
 from server_app.post import Clock, Post
 
@@ -229,7 +229,7 @@ class Roster:
             yield self._refuse(node, f"node {node}", last_line(reply.error.reason), final=False)
             return
         for name in reply.content:
-            what, _, lab = name.partition(":")
+            what, lab = what_and_lab(name)
             record = reply.content[name]
             if what == "error":
                 who = f"lab {lab[:40]}" if lab else f"node {node}"

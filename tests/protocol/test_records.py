@@ -23,6 +23,13 @@ def test_arrays_travel_as_one():
     assert all(np.array_equal(again[name], array) for name, array in arrays.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "apart"), [("sums:A", ("sums", "A")), ("error", ("error", "")), ("a:b:", ("a", "b:"))]
+)
+def test_names_of_records_are_taken_apart_at_the_first_colon(name, apart):
+    assert records.what_and_lab(name) == apart
+
+
 def test_what_is_no_packed_record_is_a_key_or_value_error():
     with pytest.raises(KeyError):
         records.unpack_arrays(ArrayRecord([np.ones(2)]))
