@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsc.data.preprocess import mean_variance
+from fedsc.data.columns import mean_variance
 from fedsc.federated.bounds import Asked, Check, at_most, finding, moments
 from fedsc.federated.clustered import Clustered
 from fedsc.federated.query import Ask, Question, Sums

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fedsc.data.aligned import Aligned, align
+from fedsc.data.columns import standard_deviation
 from fedsc.data.expression import Kind, LabCells
 from fedsc.data.genes import agree, read_reference
-from fedsc.data.preprocess import Preprocessing, standard_deviation
+from fedsc.data.preprocess import Preprocessing
 from fedsc.errors import DataError
 from fedsc.federated.bounds import Agreement, Check
 from fedsc.federated.hvg import seurat, seurat_v3

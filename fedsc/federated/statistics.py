@@ -12,13 +12,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from fedsc.data.aligned import Aligned
-from fedsc.data.preprocess import (
-    centred_sums,
-    count_columns,
-    log_normalise,
-    mean_variance,
-    normalise,
-)
+from fedsc.data.columns import centred_sums, count_columns, mean_variance
+from fedsc.data.preprocess import log_normalise, normalise
 from fedsc.errors import DataError
 from fedsc.federated.bounds import Asked, at_least, at_most, finding, moments, same
 from fedsc.federated.medians import histograms, learn_medians
