@@ -1,7 +1,7 @@
 """Clusters of the pool by both ways, graph and k-means, and how good they are, from sums."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from logging import INFO
 from typing import Any
 
@@ -143,7 +143,7 @@ def _by_kmeans(
     # The last components are mostly noise, and k-means, unlike the graph, minds it.
     columns = model.dimensions if model.unit else min(_PCA_COLUMNS, model.dimensions)
     ask = _ask_embedding(federation, model, columns, integration, "kmeans")
-    centres = _without_empty(learn_kmeans(ask, k, config.run.seed, _reporter()))
+    centres = learn_kmeans(ask, k, config.run.seed, _reporter())
     k_from = "given" if config.analysis.k else f"the {k} cell types the labs name"
     log(INFO, "k-means: %d clusters (k: %s)", len(centres.sizes), k_from)
     return centres, {
@@ -152,11 +152,6 @@ def _by_kmeans(
         "k_from": k_from,
         "sizes": centres.sizes.tolist(),
     }
-
-
-def _without_empty(found: Centres) -> Centres:
-    some = found.sizes > 0
-    return replace(found, centres=found.centres[some], sizes=found.sizes[some])
 
 
 _UNIT = 1.0 + 1e-6  # a unit vector's largest coordinate, as float32 rounds it

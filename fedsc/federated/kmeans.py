@@ -17,7 +17,7 @@ cell, except the last bits of sums.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class Centres:
     centres
         float64 (k, d).
     sizes
-        Cells of the pool nearest to each, int64 (k,); 0 only when there are fewer than k
-        different cells.
+        Cells of the pool nearest to each, int64 (k,); of :func:`lloyd`, 0 where fewer than k
+        cells differ.
     inertia
         Sum of the squared distances of all cells to their nearest centre.
     iterations
@@ -122,7 +122,8 @@ def learn_kmeans(ask: Ask, k: int, seed: int, report: Report | None = None) -> C
     ask
         Puts a question to labs that answer with :data:`ANSWERS`.
     k
-        Number of clusters, from 1 to the number of cells.
+        Number of clusters, from 1 to the number of cells; there are fewer where fewer cells
+        differ, as clusters without a cell are left out.
     seed
         Moves the start.
     report
@@ -150,7 +151,9 @@ def learn_kmeans(ask: Ask, k: int, seed: int, report: Report | None = None) -> C
 
     points, weights = grow(step, mean, _SKETCHES, 2 * k, seed)
     starts = _refine(points.reshape(-1, len(mean)), weights.ravel(), k, tolerance, seed)
-    return min(lloyd(ask, starts, tolerance, report=report), key=lambda run: run.inertia)
+    best = min(lloyd(ask, starts, tolerance, report=report), key=lambda run: run.inertia)
+    some = best.sizes > 0  # no cell is near an empty centre, so leaving it out moves none
+    return replace(best, centres=best.centres[some], sizes=best.sizes[some])
 
 
 def lloyd(

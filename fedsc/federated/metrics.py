@@ -155,8 +155,7 @@ def learn_scores(
         ``calinski_harabasz`` over all; ``None`` where one is undefined (no labels, a single
         cluster, as many clusters as cells).
     """
-    # No cell is near an empty centre, so leaving it out moves none.
-    centres = found.centres[found.sizes > 0]
+    centres = found.centres
     ari = nmi = rare = None
     spreads = Question(SPREAD, {"centres": centres})
     if len(vocabulary):

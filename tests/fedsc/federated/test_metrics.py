@@ -8,7 +8,7 @@ from sklearn.datasets import make_blobs
 from fedsc.errors import DataError
 from fedsc.evaluate import rare_type_f1
 from fedsc.federated.answers import answer
-from fedsc.federated.kmeans import Centres, assign, learn_kmeans
+from fedsc.federated.kmeans import assign, learn_kmeans
 from fedsc.federated.metrics import (
     Embedded,
     ari_from_contingency,
@@ -180,20 +180,6 @@ def test_scores_of_the_pool_equal_scikit_learn():
         },
         rel=1e-9,
     )
-
-
-def test_scores_do_not_see_empty_centres():
-    x, labels = blobs()
-    full = learn_kmeans(ask_locally([Embedded(x, None)], answer), 4, 0)
-    far = Centres(
-        np.vstack([full.centres[:1], [[1e4] * 4], full.centres[1:]]),
-        np.insert(full.sizes, 1, 0),
-        full.inertia,
-        full.iterations,
-    )
-    vocabulary = np.unique(labels)
-    expected = learn_scores(ask_of(x, labels), full, vocabulary)
-    assert learn_scores(ask_of(x, labels), far, vocabulary) == pytest.approx(expected, rel=1e-12)
 
 
 def test_scores_count_labelled_cells_alone():
