@@ -187,8 +187,7 @@ def _data_problems(lab: str, path: Path, how: ReadAs, batch_key: str) -> list[st
         own = told_by_labs(path.parent).get(lab, {})
     except ConfigError as error:
         return [f"lab {lab}: {error}"]
-    own_how, own_batch_key = read_as(own, how)
-    found = examine(path, own_how, own_batch_key or batch_key).problems
+    found = examine(path, *read_as(own, how, batch_key)).problems
     return [f"lab {lab}: {path}: {problem}" for problem in found]
 
 

@@ -82,8 +82,7 @@ def check_folder(
     files = lab_files(folder)
     columns = own_columns(folder, files)
     for lab, file in files.items():
-        own_how, own_batch_key = read_as(columns[lab], how)
-        found = examine(file, own_how, own_batch_key or batch_key)
+        found = examine(file, *read_as(columns[lab], how, batch_key))
         problems = []
         if found.shape is not None and found.shape[0] < min_cells:
             problems.append(f"{found.shape[0]} cells are fewer than min-cells = {min_cells}")

@@ -79,23 +79,23 @@ def told_by_labs(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def read_as(own: Mapping[str, Any], how: ReadAs) -> tuple[ReadAs, str]:
+def read_as(own: Mapping[str, Any], how: ReadAs, batch_key: str = "") -> tuple[ReadAs, str]:
     """Let what a lab says of its file go before the run's options.
 
     Parameters
     ----------
     own
         Of one lab, as :func:`told_by_labs` gives it.
-    how
+    how, batch_key
         What the run's options say.
 
     Returns
     -------
     tuple
-        How the file is read, and its column with batches, ``""`` = the run's.
+        How the file is read, and its column with batches: its own, or that of the run.
     """
     columns = dict(own)
-    batch_key = columns.pop("batch_key", "")
+    batch_key = columns.pop("batch_key", "") or batch_key
     return replace(how, **columns), batch_key
 
 

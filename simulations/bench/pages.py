@@ -91,7 +91,7 @@ def block(name: str, rows: pd.DataFrame) -> str:
     parts = tables(suite, by_place, "###", f"fedsc bench {name} --seeds {suite.seeds}")
     if seeds := {seed for of_place in by_place.values() for seed in of_place}:
         command = f"fedsc bench {name} --seeds {max(seeds) + 1}"
-        made_by = f"`{command}`, as far as it has run; {_versions(rows)}; [rows](rows/{name}.csv)."
+        made_by = f"`{command}`, as far as it has run: [rows](rows/{name}.csv). {_versions(rows)}."
         parts = [made_by, *parts]
     return "\n\n".join(parts) + "\n"
 
@@ -163,7 +163,7 @@ def _versions(rows: pd.DataFrame) -> str:
         for name in _VERSIONS
         if name in rows
     ]
-    return f"digest of the code {codes}, {', '.join(packages)}"
+    return f"Made with {', '.join(packages)}. Digest of the code: {codes}"
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_rows_come_back_to_the_bit_and_become_a_table(suite, tmp_path):
         in text
     )
     assert "`fedsc bench mine --seeds 2`, as far as it has run" in text
-    assert "`aaaaaaaa`, torch 2.0" in text
+    assert "Made with torch 2.0. Digest of the code: `aaaaaaaa`." in text
     assert "- pbmc68k_reduced: fifty" in text
     assert "not at hand (`fedsc datasets` tells where each comes from): klein_mouse_es" in text
 
