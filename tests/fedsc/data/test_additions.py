@@ -1,13 +1,7 @@
 import anndata
 import numpy as np
-import pytest
 
 from fedsc.data.additions import Annotation, additions_of, storable
-
-
-@pytest.fixture
-def cells(tiny_set):
-    return anndata.read_h5ad(tiny_set)
 
 
 def _results(**more):

@@ -14,11 +14,6 @@ from fedsc.data.reading.read import read
 from fedsc.errors import DataError, RunError
 
 
-@pytest.fixture
-def cells(tiny_set):
-    return anndata.read_h5ad(tiny_set)
-
-
 def _results(**more):
     given = {"embedding": np.zeros((96, 3)), "clusters": np.full(96, 2), "k": 4, "about": {"k": 4}}
     return Annotation(**given | more)
